@@ -1,0 +1,100 @@
+"""The one interface between the API machinery and the kinds it serves.
+
+The machinery asks a `Kind` what to do with an object at each step of a write and how to print it; it
+never looks inside an object itself. Everything here is pure: no clock but where a caller passes one, no I/O.
+
+The order of a create is: `unknown_fields` → `default` → `prepare_create` → `validate(new, None)`;
+of an update: `unknown_fields` → `default` → `prepare_update(new, old)` → `validate(new, old)`;
+of an update of the status subresource the same with `prepare_status` and `validate_status`.
+`unknown_fields`, `default` and the two `prepare_*` may be given any JSON object: parts of the wrong type
+are left alone, and `validate` names them. None of the functions raises on any JSON object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from netplane.kube.errors import Cause
+from netplane.kube.objects import Object
+from netplane.kube.resources import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the Table that `kubectl get` prints; priority 1 is shown by `-o wide` only.
+
+    `value` gives the cell for one object. Columns of type "date" give an RFC 3339 time, or None; the
+    Table code turns it into an age, as kubectl prints ages that the server has computed.
+    """
+
+    name: str
+    type: str
+    value: Callable[[Object], object]
+    priority: int = 0
+    format: str = ""
+    description: str = ""
+
+
+def nothing_unknown(_obj: Object) -> list[str]:
+    """The `unknown_fields` of a kind that accepts anything."""
+    return []
+
+
+def keep_created(_obj: Object) -> None:
+    """The `prepare_create` of a kind without a status and without a generation."""
+
+
+def keep_updated(_new: Object, _old: Object) -> None:
+    """The `prepare_update` of a kind without a status and without a generation."""
+
+
+def keep_all_but_status(new: Object, old: Object) -> None:
+    """The usual `prepare_status`: of what the writer sent, only the status counts (and who holds the object's RV)."""
+    status = new.get("status")
+    metadata = new.get("metadata")
+    sent = metadata if isinstance(metadata, dict) else {}
+    for field in [field for field in new if field not in old]:
+        del new[field]
+    new.update({field: value for field, value in old.items() if field != "status"})
+    new["metadata"] = dict(old.get("metadata") or {})
+    for field in ("resourceVersion", "uid", "managedFields"):
+        if field in sent:
+            new["metadata"][field] = sent[field]
+    if status is None:
+        new.pop("status", None)
+    else:
+        new["status"] = status
+
+
+def valid_status(_new: Object, _old: Object) -> list[Cause]:
+    """The `validate_status` of a kind whose status is the business of its writer."""
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Everything the API server knows about one kind.
+
+    default          fills, in place, what kube-apiserver fills; idempotent
+    validate         (new, old or None for a create) → the causes of a 422; immutability included
+    columns          kubectl's columns
+    fields           the values a field selector may ask for; asking for another field is a 400
+    subresources     "status", "scale", "binding", ...
+    prepare_create   in place: drops what a creator may not set (status), sets generation 1
+    prepare_update   (new, old) in place: keeps the old status, bumps the generation if the spec changed
+    prepare_status   (new, old) in place: keeps everything but the status
+    unknown_fields   paths ("spec.foo") of fields the kind does not have, for fieldValidation
+    """
+
+    resource: Resource
+    default: Callable[[Object], None]
+    validate: Callable[[Object, Object | None], list[Cause]]
+    columns: tuple[Column, ...]
+    fields: Callable[[Object], Mapping[str, str]]
+    subresources: frozenset[str] = frozenset()
+    prepare_create: Callable[[Object], None] = keep_created
+    prepare_update: Callable[[Object, Object], None] = keep_updated
+    prepare_status: Callable[[Object, Object], None] = keep_all_but_status
+    validate_status: Callable[[Object, Object], list[Cause]] = valid_status
+    unknown_fields: Callable[[Object], list[str]] = nothing_unknown
