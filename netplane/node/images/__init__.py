@@ -13,7 +13,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType({"netplane/echo": "netplane.node.
 def module_of(image: str) -> str | None:
     """The module that the image stands for, or None when the image is not built in.
 
-    A tag or digest is ignored (`netplane/echo:v1` is `netplane/echo`): there is one version, the installed one.
+    A tag or digest is ignored (`netplane/echo:v1` is `netplane/echo`): the one version is the installed one.
     """
     name = image.partition("@")[0]
     path, slash, last = name.rpartition("/")

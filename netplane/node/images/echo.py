@@ -1,8 +1,8 @@
 """The image `netplane/echo`: a server that says who it is and whom it saw.
 
 Demos and tests need one thing from a pod: an answer that proves which pod, on which node, was reached, from
-which client address. It runs inside pods on the bare Python of the host, so it imports nothing but the standard
-library, and it starts fast.
+which client address. Every pod of a test starts one, so it starts fast: it imports nothing but the standard
+library.
 
   PORT       HTTP/1.1 (default 8080): any path answers JSON, `/healthz` answers for probes, `?delay=MS` waits
              first
@@ -12,6 +12,7 @@ SIGTERM stops accepting, lets open requests finish, closes idle connections and 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ ACCEPT_TURNS = 8
 """Turns of the event loop from a connection in the kernel's queue to its first read, with room to spare."""
 
 
-class BadRequest(ValueError):
+class BadRequestError(ValueError):
     """The peer's request cannot be served; the connection ends after the answer."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
@@ -80,34 +81,36 @@ class Request:
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before answering. Raises BadRequest for a delay that is no number in range."""
+        """Seconds to wait before answering. Raises BadRequestError for a delay that is no number in range."""
         text = parse_qs(urlsplit(self.target).query).get("delay", ["0"])[-1]
         if not text.isascii() or not text.isdigit() or int(text) > DELAY_LIMIT_MS:
-            raise BadRequest(
+            raise BadRequestError(
                 HTTPStatus.BAD_REQUEST, f"delay: {text!r} is not between 0 and {DELAY_LIMIT_MS} ms"
             )
         return int(text) / 1000
 
 
 def parse_head(head: bytes) -> Request:
-    """The request in `head`, which ends with an empty line. Raises BadRequest."""
+    """The request in `head`, which ends with an empty line. Raises BadRequestError."""
     lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     parts = lines[0].split(" ")
     if len(parts) != 3 or not parts[0].isupper() or not parts[2].startswith("HTTP/1."):
-        raise BadRequest(HTTPStatus.BAD_REQUEST, f"not an HTTP/1 request line: {lines[0][:80]!r}")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, f"not an HTTP/1 request line: {lines[0][:80]!r}")
     headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
-            raise BadRequest(HTTPStatus.BAD_REQUEST, f"not a header line: {line[:80]!r}")
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, f"not a header line: {line[:80]!r}")
         headers[name.lower()] = value.strip()
     if "transfer-encoding" in headers:
-        raise BadRequest(
+        raise BadRequestError(
             HTTPStatus.NOT_IMPLEMENTED, "transfer-encoding: send a body with content-length instead"
         )
     length = headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit() or int(length) > BODY_LIMIT:
-        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"content-length: {length[:40]!r} is not taken")
+        raise BadRequestError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"content-length: {length[:40]!r} is not taken"
+        )
     connection = headers.get("connection", "").lower()
     wanted = "keep-alive" in connection if parts[2] == "HTTP/1.0" else "close" not in connection
     return Request(
@@ -157,7 +160,7 @@ class Server:
         try:
             while await self._exchange(reader, writer):
                 pass
-        except BadRequest as error:
+        except BadRequestError as error:
             body = {"error": str(error)}
             writer.write(render_answer(error.status, body, keep_alive=False, head_only=False))
         except (asyncio.IncompleteReadError, TimeoutError, OSError):
@@ -176,7 +179,7 @@ class Server:
             request = parse_head(first + await reader.readuntil(b"\r\n\r\n"))
         except asyncio.LimitOverrunError as error:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise BadRequest(status, f"more than {HEAD_LIMIT} bytes of headers") from error
+            raise BadRequestError(status, f"more than {HEAD_LIMIT} bytes of headers") from error
         if request.expects_continue:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         await skip(reader, request.body_length)
@@ -226,10 +229,8 @@ class Server:
     async def _gone(self, writer: asyncio.StreamWriter) -> None:
         self.idle.discard(writer)
         writer.close()
-        try:
+        with contextlib.suppress(OSError):  # reset while closing: gone is gone
             await writer.wait_closed()
-        except OSError:
-            pass  # reset while closing: gone is gone
         self.open.discard(writer)
         if not self.open:
             self.empty.set()
@@ -296,9 +297,10 @@ async def serve(identity: Identity, http_port: int, echo_port: int) -> None:
         await asyncio.start_server(server.http, sock=http, limit=HEAD_LIMIT, backlog=BACKLOG),
         await asyncio.start_server(server.echo, sock=echo, backlog=BACKLOG),
     ]
-    print(f"echo: http on {http.getsockname()[1]}, echo on {echo.getsockname()[1]}", flush=True)
+    sys.stdout.write(f"echo: http on {http.getsockname()[1]}, echo on {echo.getsockname()[1]}\n")
+    sys.stdout.flush()
     await stopping.wait()
-    # A closed listener resets what waits in its queue: the turns before accept that, the turns after start it.
+    # A closed listener resets what waits in its queue: the turns before accept it, those after start it.
     await turns()
     for listener in listeners:
         listener.close()
@@ -329,7 +331,7 @@ def main(environment: Mapping[str, str]) -> int:
     try:
         asyncio.run(serve(Identity.from_environment(environment), http_port, echo_port))
     except OSError as error:
-        print(f"cannot start echo: {error}", file=sys.stderr)
+        sys.stderr.write(f"cannot start echo: {error}\n")
         return 1
     return 0
 

@@ -14,7 +14,7 @@ from http import HTTPStatus
 import pytest
 
 from netplane.node.images import module_of
-from netplane.node.images.echo import BadRequest, Identity, main, parse_head, render_answer
+from netplane.node.images.echo import BadRequestError, Identity, main, parse_head, render_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +149,14 @@ async def test_a_bad_request_is_answered_and_the_connection_closed(request_bytes
 def test_head_parsing() -> None:
     request = parse_head(b"HEAD http://h/a?delay=5 HTTP/1.0\r\nHost: h\r\nConnection: Keep-Alive\r\n\r\n")
     assert (request.method, request.path, request.delay, request.keep_alive) == ("HEAD", "/a", 0.005, True)
-    with pytest.raises(BadRequest, match="not an HTTP/1 request line"):
+    with pytest.raises(BadRequestError, match="not an HTTP/1 request line"):
         parse_head(b"GET / HTTP/2\r\n\r\n")
 
 
 def test_head_has_the_length_but_not_the_body() -> None:
     raw = render_answer(HTTPStatus.OK, {"a": 1}, keep_alive=True, head_only=True)
-    assert b"content-length: 9\r\n" in raw and raw.endswith(b"\r\n\r\n")
+    assert b"content-length: 9\r\n" in raw
+    assert raw.endswith(b"\r\n\r\n")
 
 
 def test_identity_falls_back_to_the_host_name() -> None:
