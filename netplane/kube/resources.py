@@ -63,7 +63,9 @@ EVENTS = Resource("", "v1", "events", "Event", short_names=("ev",))
 ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 REPLICASETS = Resource("apps", "v1", "replicasets", "ReplicaSet", short_names=("rs",), categories=("all",))
-DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment", short_names=("deploy",), categories=("all",))
+DEPLOYMENTS = Resource(
+    "apps", "v1", "deployments", "Deployment", short_names=("deploy",), categories=("all",)
+)
 
 ALL: tuple[Resource, ...] = (
     NAMESPACES,

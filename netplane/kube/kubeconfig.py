@@ -1,0 +1,137 @@
+"""Who and where: the kubeconfig file that every Kubernetes client reads.
+
+Only what netplane itself writes and what kubectl's users commonly have is understood: one current context, a
+CA, a client certificate or a bearer token. Exec plugins are refused by name.
+"""
+
+import base64
+import os
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from netplane.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Kubeconfig:
+    """The current context, resolved. PEM texts are bytes; ``token`` may be empty."""
+
+    server: str
+    ca: bytes = b""
+    certificate: bytes = b""
+    key: bytes = b""
+    token: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> "Kubeconfig":
+        """Read a file. Raises ConfigError naming the file and the field that is missing or wrong."""
+        try:
+            document = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"cannot read kubeconfig {path}: no such file", "Pass --kubeconfig FILE"
+            ) from None
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read kubeconfig {path}: {error}") from None
+        return _Reader(path, document).resolve()
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """TLS for this server, or None where the URL is plain http. Raises ConfigError on unusable PEM."""
+        if not self.server.startswith("https://"):
+            return None
+        try:
+            context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+            if self.certificate:
+                _load_chain(context, self.certificate, self.key)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigError(f"cannot use the certificates for {self.server}: {error}") from None
+        return context
+
+
+def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """OpenSSL takes a client certificate only from a file: give it one for the moment of reading."""
+    descriptor, name = tempfile.mkstemp(prefix="netplane-", suffix=".pem")
+    try:
+        os.write(descriptor, certificate + b"\n" + key)
+        os.close(descriptor)
+        context.load_cert_chain(name)
+    finally:
+        Path(name).unlink()
+
+
+class _Reader:
+    """Follows ``current-context`` through a kubeconfig, saying where it breaks off."""
+
+    def __init__(self, path: Path, document: Any) -> None:
+        self._path = path
+        if not isinstance(document, dict):
+            raise ConfigError(f"cannot read kubeconfig {path}: it is not a mapping")
+        self._document = document
+
+    def resolve(self) -> Kubeconfig:
+        context = self._named("contexts", "context", str(self._document.get("current-context") or ""))
+        cluster = self._named("clusters", "cluster", str(context.get("cluster") or ""))
+        user = self._named("users", "user", str(context.get("user") or ""))
+        for field in ("exec", "auth-provider"):
+            if field in user:
+                raise self._error(f"users: {field!r} is not supported by netplane")
+        server = cluster.get("server")
+        if not isinstance(server, str):
+            raise self._error("clusters: 'server' is missing")
+        return Kubeconfig(
+            server=server.rstrip("/"),
+            ca=self._pem(cluster, "certificate-authority"),
+            certificate=self._pem(user, "client-certificate"),
+            key=self._pem(user, "client-key"),
+            token=str(user.get("token") or ""),
+        )
+
+    def _named(self, section: str, field: str, name: str) -> dict[str, Any]:
+        for entry in self._document.get(section) or []:
+            if entry.get("name") == name:
+                return entry.get(field) or {}
+        raise self._error(f"{section}: there is no entry named {name!r}")
+
+    def _pem(self, entry: dict[str, Any], field: str) -> bytes:
+        try:
+            if data := entry.get(f"{field}-data"):
+                return base64.b64decode(data, validate=True)
+            if file := entry.get(field):
+                return (self._path.parent / str(file)).read_bytes()
+        except (ValueError, OSError) as error:
+            raise self._error(f"{field}: {error}") from None
+        return b""
+
+    def _error(self, cause: str) -> ConfigError:
+        return ConfigError(f"cannot use kubeconfig {self._path}: {cause}")
+
+
+def render(
+    server: str, ca: bytes, certificate: bytes, key: bytes, user: str, cluster: str = "netplane"
+) -> str:
+    """The text of a kubeconfig with one context, credentials embedded. Write it with mode 0600."""
+
+    def encoded(pem: bytes) -> str:
+        return base64.b64encode(pem).decode()
+
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": cluster, "cluster": {"server": server, "certificate-authority-data": encoded(ca)}}
+        ],
+        "users": [
+            {
+                "name": user,
+                "user": {"client-certificate-data": encoded(certificate), "client-key-data": encoded(key)},
+            }
+        ],
+        "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": user}}],
+        "current-context": cluster,
+    }
+    return yaml.safe_dump(document, sort_keys=False)
