@@ -39,9 +39,9 @@ def write_cluster(
     """Everything a control plane machine needs, in its `etc/netplane` directory `etc`.
 
     `server` is the URL in the kubeconfigs; `addresses` are the machine's own, `service_addresses` those of
-    the Service default/kubernetes, `names` further DNS names. Makes `pki/{ca,apiserver,apiserver-kubelet-client}`
-    `.crt` and `.key`, `admin.kubeconfig` and `controlplane.kubeconfig`. Raises ConfigError if what is there
-    is not a usable authority.
+    the Service default/kubernetes, `names` further DNS names. Makes `.crt` and `.key` of `pki/ca`, `pki/apiserver` and
+    `pki/apiserver-kubelet-client`, `admin.kubeconfig` and `controlplane.kubeconfig`.
+    Raises ConfigError if what is there is not a usable authority.
     """
     pki = etc / "pki"
     authority = Authority.create(pki)

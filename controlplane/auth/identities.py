@@ -1,4 +1,4 @@
-"""The names and groups of everyone who has a certificate: `files` and `join` issue them, `authz` reads them."""
+"""Everyone who has a certificate, by name and groups: `files` and `join` issue them, `authz` reads them."""
 
 from __future__ import annotations
 

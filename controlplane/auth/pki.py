@@ -1,7 +1,7 @@
 """The cluster's certificate authority: without it no part of netplane believes another.
 
-Keys are ECDSA P-256. Files of keys have mode 0600 from their first byte and are written before their
-certificate, both by rename, so a crash leaves a key that nobody knows and never a certificate without its key.
+Keys are ECDSA P-256. Files of keys have mode 0600 from their first byte and are written before
+their certificate, both by rename: a crash leaves a key that nobody knows, never a certificate without its key.
 Making what exists already is a load: every `create` may be run again.
 """
 
@@ -77,6 +77,17 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key in a PEM file. Raises OSError, or ValueError saying what the file holds instead."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{path.name} is not an unencrypted PEM private key: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path.name} is not an elliptic curve key")
+    return key
+
+
 def signing_request(key: ec.EllipticCurvePrivateKey, common_name: str) -> bytes:
     """A certificate signing request (PEM) that proves possession of `key`."""
     request = x509.CertificateSigningRequestBuilder().subject_name(_subject(common_name, ()))
@@ -123,18 +134,15 @@ class Authority:
         """The authority in `directory`. Raises ConfigError naming the file that is missing or wrong."""
         try:
             certificate = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
-            key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+            key = load_key(directory / "ca.key")
         except FileNotFoundError as error:
             raise ConfigError(
                 f"cannot load the certificate authority: {error.filename} is missing",
-                hint="restore the file, or remove the directory to make a new authority for a new cluster",
+                hint="Restore the file, or remove the directory to make a new authority for a new cluster",
             ) from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise ConfigError(
-                f"cannot load the certificate authority in {directory}: {error}",
-                hint="ca.crt and ca.key are PEM files made by netplane",
-            ) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot load the certificate authority in {directory}: {error}") from error
+        if key.public_key() != certificate.public_key():
             raise ConfigError(
                 f"cannot load the certificate authority in {directory}: ca.key is not the key of ca.crt"
             )
