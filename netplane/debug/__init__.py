@@ -1,0 +1,1 @@
+"""Tools that say how a connection is routed, with the evidence for each hop."""
