@@ -1,7 +1,7 @@
 """The SQL, and nothing but: a blocking connection to one SQLite file, for one thread at a time.
 
-Two tables hold everything: ``kv`` is the present, ``log`` is every change since the last compaction, each with the
-value before it. So the past can be listed by undoing the log from the present (source of the idea: kine's
+Two tables hold everything: ``kv`` is the present, ``log`` is every change since the last compaction, each with
+the value before it. So the past can be listed by undoing the log from the present (source of the idea: kine's
 append-only table, and etcd's PrevKV).
 """
 
@@ -40,6 +40,7 @@ INSERT INTO mark VALUES ('newest', 1), ('compacted', 1);
 """
 BUSY_SECONDS = 5.0
 
+_GET = "SELECT value, revision FROM kv WHERE key = ?"
 _PRESENT = "SELECT key, value, revision FROM kv WHERE key > ? AND key < ?"
 _PAST = """
 WITH undo AS (
@@ -50,19 +51,20 @@ SELECT key, value, revision FROM kv WHERE key > ?1 AND key < ?2 AND key NOT IN (
 UNION ALL SELECT key, value, revision FROM undo WHERE value IS NOT NULL
 """
 
+_RESTORE = "Restore a copy, or move it away to begin an empty cluster."
 _CAUSES = {
     sqlite3.SQLITE_FULL: (
         "there is no space left",
-        "Free space on its file system; writes work again at once.",
+        "Free some; writes work again at once.",
     ),
     sqlite3.SQLITE_IOERR: ("the disk failed", "Look at the kernel's log."),
     sqlite3.SQLITE_CORRUPT: (
         "the file is damaged",
-        "Restore a copy, or move it away to begin an empty cluster.",
+        _RESTORE,
     ),
     sqlite3.SQLITE_NOTADB: (
         "it is not a database",
-        "Restore a copy, or move it away to begin an empty cluster.",
+        _RESTORE,
     ),
     sqlite3.SQLITE_BUSY: ("another program has locked it", "Nothing else may write to it."),
     sqlite3.SQLITE_READONLY: ("it cannot be written", "Check its owner and its mode."),
@@ -143,9 +145,7 @@ class Database:
         """Look first, then write: a commit that is stale has written nothing."""
         events = []
         for operation in operations:
-            row = self._sql.execute(
-                "SELECT value, revision FROM kv WHERE key = ?", (operation.key,)
-            ).fetchone()
+            row = self._sql.execute(_GET, (operation.key,)).fetchone()
             previous, found = row if row is not None else (None, 0)
             expected = operation.expected
             if expected is None and isinstance(operation, Delete) and not found:
@@ -222,7 +222,7 @@ class Database:
         return self._number("SELECT revision FROM mark WHERE name = ?", (name,))
 
     def _number(self, query: str, arguments: Sequence[object] = ()) -> int:
-        row = self._sql.execute(query, arguments).fetchone()  # type: ignore[arg-type]
+        row = self._sql.execute(query, arguments).fetchone()
         return int(row[0])
 
     @contextmanager

@@ -1,7 +1,7 @@
 """The store of one machine: SQLite in two worker threads, one that writes and one that reads.
 
-Group commit: while the writer's thread waits for the disk, new commits gather, and go into its next transaction
-together. Durability costs one fsync a batch, and the event loop never waits for a disk.
+Group commit: while the writer's thread waits for the disk, new commits gather, and go into its next
+transaction together. Durability costs one fsync a batch, and the event loop never waits for a disk.
 """
 
 import asyncio
@@ -84,7 +84,8 @@ class SQLiteStore:
     def _land(self, batch: Sequence[_Waiting], flight: asyncio.Future[list[Outcome]]) -> None:
         """Tell the subscribers, then those who committed; and send what gathered meanwhile."""
         self._flight = None
-        error = flight.exception()
+        cancelled = StoreError("cannot write to the store: it is closing")
+        error = cancelled if flight.cancelled() else flight.exception()
         if error is not None:
             for waiting in batch:
                 _fail(waiting, error)
