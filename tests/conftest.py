@@ -1,0 +1,36 @@
+"""What holds for every tier: who may run here, and what a skip means."""
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tiers follow the folders; the kernel tiers need root and say so."""
+    root = os.geteuid() == 0
+    for item in items:
+        tier = next((t for t in ("netns", "e2e") if f"tests/{t}/" in str(item.path)), None)
+        if tier is not None:
+            item.add_marker(tier)
+        if (tier is not None or item.get_closest_marker("netns")) and not root:
+            item.add_marker(pytest.mark.skip(reason="needs root: it makes network namespaces"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Close with the plain count that any reader of a log understands."""
+    count = {
+        key: len(terminalreporter.stats.get(key, [])) for key in ("passed", "failed", "error", "skipped")
+    }
+    failed = count["failed"] + count["error"]
+    terminalreporter.write_line(f"{count['passed']} passed, {failed} failed, {count['skipped']} skipped")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI a skip is a failure unless it is marked as expected there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None or exitstatus != 0:
+        return
+    unexpected = [r for r in reporter.stats.get("skipped", []) if "expected skip" not in str(r.longrepr)]
+    if unexpected:
+        session.exitstatus = 1

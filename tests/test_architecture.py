@@ -1,0 +1,235 @@
+"""The house as a failing test: who may import whom, what stays pure, what every room must say of itself."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("netplane", "cni", "proxy", "controlplane")
+
+# Room → the rooms it may import. A room not named as a key is part of the nearest one above it.
+# foundation → parts (never each other) → tools → cli.
+FOUNDATION = {
+    "netplane.errors",
+    "netplane.config",
+    "netplane.metrics",
+    "netplane.runner",
+    "netplane.kube",
+    "netplane.linux",
+}
+ALLOWED: dict[str, set[str]] = {
+    "netplane": set(),
+    "netplane.errors": set(),
+    "netplane.config": {"netplane.errors"},
+    "netplane.metrics": {"netplane.errors"},
+    "netplane.runner": {"netplane.errors"},
+    "netplane.kube": {"netplane.errors"},
+    "netplane.linux": {"netplane.errors"},
+    "cni": FOUNDATION,
+    "proxy": FOUNDATION,
+    "controlplane": FOUNDATION,
+    "netplane.node": FOUNDATION,
+    "netplane.dns": FOUNDATION,
+    # Tools use a part's public read side; PKI and settings are what `lab up` and `up` must write.
+    "netplane.debug": FOUNDATION | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"},
+    "netplane.bench": FOUNDATION | {"netplane.lab", "proxy.datapath"},
+    "netplane.lab": FOUNDATION | {"netplane.debug", "netplane.node.supervise_control", "controlplane.auth"},
+    "netplane.cli": {"*"},
+    "netplane.__main__": {"netplane.cli"},
+}
+
+# Inside a part the decisions stay apart from the doing: these modules may not touch the outside world.
+PURE = (
+    "netplane/kube/cache.py",
+    "netplane/kube/errors.py",
+    "netplane/kube/objects.py",
+    "netplane/kube/quantity.py",
+    "netplane/kube/resources.py",
+    "netplane/kube/selectors.py",
+)
+IMPURE_IMPORTS = {
+    "socket",
+    "subprocess",
+    "asyncio",
+    "aiohttp",
+    "sqlite3",
+    "pyroute2",
+    "threading",
+    "ctypes",
+    "select",
+}
+
+MODULE_LINES = 420
+FUNCTION_LINES = 60
+
+
+def sources() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of every imported module, relative imports resolved."""
+    name = module_name(path)
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, node.module] if node.module else base)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(module: str) -> str:
+    return max((room for room in ALLOWED if module == room or module.startswith(room + ".")), key=len)
+
+
+def may_import(room: str, target: str) -> bool:
+    allowed = ALLOWED[room]
+    if "*" in allowed or room_of(target) == room or target in ("netplane", *ROOMS):
+        return True
+    return any(target == name or target.startswith(name + ".") for name in allowed)
+
+
+def test_imports_go_down_the_floors_only() -> None:
+    broken = []
+    for path in sources():
+        room = room_of(module_name(path))
+        for target in sorted(imports(path)):
+            if target.split(".")[0] in ROOMS and not may_import(room, target):
+                # `from a.b import name` is listed as a.b and a.b.name: an allowed a.b.name allows a.b.
+                if any(allowed.startswith(target + ".") for allowed in ALLOWED[room]):
+                    continue
+                broken.append(f"{path.relative_to(ROOT)}: {room} may not import {target}")
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_do_no_input_or_output(name: str) -> None:
+    used = {target.split(".")[0] for target in imports(ROOT / name)}
+    assert not used & IMPURE_IMPORTS
+
+
+def test_every_module_says_why_it_exists() -> None:
+    silent = [str(p.relative_to(ROOT)) for p in sources() if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert not silent, f"no docstring: {silent}"
+
+
+def test_modules_and_functions_stay_small() -> None:
+    large = []
+    for path in sources():
+        text = path.read_text()
+        lines = len(text.splitlines())
+        if lines > MODULE_LINES:
+            large.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > FUNCTION_LINES:
+                    large.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
+    assert not large, "\n".join(large)
+
+
+def test_architecture_document_names_only_what_exists() -> None:
+    """Every `path`, `path.py:name` and `package.module` in code quotes must be there."""
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    missing = []
+    for quoted in set(re.findall(r"`([^`\n]+)`", text)):
+        path, _, symbol = quoted.partition(":")
+        if not re.fullmatch(r"[\w./-]+", path) or not (path.endswith((".py", "/")) and "/" in path):
+            continue
+        place = ROOT / path
+        if not place.exists() or (symbol and not defines(place, symbol)):
+            missing.append(quoted)
+    assert not missing, f"docs/ARCHITECTURE.md names what does not exist: {sorted(missing)}"
+
+
+def defines(path: Path, symbol: str) -> bool:
+    """Whether a module defines ``name`` or ``Class.method``."""
+    scope: ast.AST = ast.parse(path.read_text())
+    for part in symbol.split("."):
+        found = next((n for n in ast.iter_child_nodes(scope) if part in names_of(n)), None)
+        if found is None:
+            return False
+        scope = found
+    return True
+
+
+def names_of(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return {node.target.id}
+    return set()
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [ROOT / name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+# Hosts that packages come from, and places that exist only on one machine.
+FORBIDDEN = re.compile(
+    r"(deb|snapshot|security)\.debian\.org|pypi\.org|pythonhosted|registry\.npmjs|archive\.ubuntu|"
+    r"--(extra-)?index-url|--find-links|--trusted-host|/wo" + r"rk/|/ro" + r"ot/|/ho" + r"me/[a-z]+/"
+)
+
+
+def test_no_tracked_file_names_a_package_host_or_a_path_of_one_machine() -> None:
+    found = []
+    for path in tracked():
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+            if match := FORBIDDEN.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {match[0]}")
+    assert not found, "\n".join(found)
+
+
+def test_requirement_files_are_hashed_and_bare() -> None:
+    for minor in ("3.11", "3.12", "3.13"):
+        for group in ("run", "test"):
+            lines = (ROOT / f"requirements/{group}-{minor}.txt").read_text().splitlines()
+            assert lines
+            assert all(
+                re.match(r"^(    --hash=sha256:[0-9a-f]{64}( \\)?|[a-z0-9._-]+==\S+ .*\\)$", line)
+                for line in lines
+            )
+
+
+def test_wheel_holds_exactly_our_four_names(tmp_path: Path) -> None:
+    """netplane is an application: what it installs is a promise (docs/decisions)."""
+    import sys
+    import zipfile
+
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+    ]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", *ROOMS):
+        (source / name).symlink_to(ROOT / name)
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == set(ROOMS)
