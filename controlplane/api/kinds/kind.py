@@ -21,11 +21,22 @@ from netplane.kube.resources import Resource
 
 
 @dataclass(frozen=True, slots=True)
+class Since:
+    """A cell that is an age: `when` is an RFC 3339 time or None, `form` the text around the age.
+
+    kubectl prints ages as the server computed them, and only who prints knows what time it is: `cells` does.
+    """
+
+    when: str | None
+    form: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column of the Table that `kubectl get` prints; priority 1 is shown by `-o wide` only.
 
-    `value` gives the cell for one object. Columns of type "date" give an RFC 3339 time, or None; the
-    Table code turns it into an age, as kubectl prints ages that the server has computed.
+    `value` gives the cell for one object: a string, an integer, or a Since. `printing.cells(kind, obj, now)`
+    gives a whole row, ready for JSON; `printing.definitions(kind)` its columnDefinitions.
     """
 
     name: str
