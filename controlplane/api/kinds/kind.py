@@ -22,21 +22,18 @@ from netplane.kube.resources import Resource
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """A cell that is an age: `when` is an RFC 3339 time or None, `form` the text around the age.
+    """A cell that holds an age inside other text: "2 (5m ago)". `when` is an RFC 3339 time."""
 
-    kubectl prints ages as the server computed them, and only who prints knows what time it is: `cells` does.
-    """
-
-    when: str | None
-    form: str = "{}"
+    when: str
+    form: str
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of the Table that `kubectl get` prints; priority 1 is shown by `-o wide` only.
 
-    `value` gives the cell for one object: a string, an integer, or a Since. `printing.cells(kind, obj, now)`
-    gives a whole row, ready for JSON; `printing.definitions(kind)` its columnDefinitions.
+    `value` gives the cell for one object: a string, an integer, or a Since. Columns of type "date" give an
+    RFC 3339 time, or None. The Table code turns both into ages: kubectl prints them as the server computed them.
     """
 
     name: str
