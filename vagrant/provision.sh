@@ -95,7 +95,7 @@ done
 case $ROLE in
   all-in-one | control-plane) [ -z "$JOIN$CA_HASH" ] || die "--join and --ca-hash are for a worker" ;;
   worker)
-    [ -n "$JOIN" ] && [ -n "$CA_HASH" ] || die "a worker needs --join TOKEN@HOST and --ca-hash HASH"
+    if [ -z "$JOIN" ] || [ -z "$CA_HASH" ]; then die "a worker needs --join TOKEN@HOST and --ca-hash HASH"; fi
     [ -z "$ADDRESS$TOKEN$CA" ] || die "--address, --token and --ca are for a control plane"
     ;;
   *) die "unknown role '$ROLE': all-in-one, control-plane or worker" ;;
