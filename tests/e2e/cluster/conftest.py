@@ -1,0 +1,29 @@
+"""One lab for all the tests that use a whole cluster."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster.driver import ROOT, Lab, eventually, hello_is_whole, ready
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Three nodes and the hello example, ready."""
+    lab = Lab("e2e")
+    lab.down()
+    try:
+        lab.up()
+        lab.kubectl("create", "--validate=false", "-f", str(ROOT / "examples/hello.yaml"))
+        eventually(lambda: sum(map(ready, lab.pods("app=hello"))) == 3, "three hello pods ready")
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def service(lab: Lab) -> str:
+    """The hello Service's URL by ClusterIP, with all its pods ready on all three nodes."""
+    eventually(lambda: hello_is_whole(lab), "three hello pods ready on three Ready nodes", 90)
+    address = lab.get("service", "hello")["spec"]
+    return f"http://{address['clusterIP']}:{address['ports'][0]['port']}/"

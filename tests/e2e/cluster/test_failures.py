@@ -1,0 +1,124 @@
+"""What breaks, breaks alone: each failure under a steady stream of requests, and what the stream lost.
+
+A test that allows a loss states the bound and the reason.
+"""
+
+import time
+from typing import Any
+
+from tests.e2e.cluster.driver import Lab, eventually, hello_is_whole, ready
+
+
+def pod_of(lab: Lab, node: str) -> dict[str, Any]:
+    return next(pod for pod in lab.pods("app=hello") if pod["spec"]["nodeName"] == node)
+
+
+def addresses(lab: Lab) -> dict[str, str]:
+    return {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in lab.pods("app=hello")}
+
+
+def restarts(lab: Lab) -> int:
+    return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in lab.pods("app=hello"))
+
+
+def test_a_deleted_pod_is_replaced_and_no_request_is_lost(lab: Lab, service: str) -> None:
+    victim = pod_of(lab, "n2")["metadata"]["name"]
+    with lab.stream("n1", service) as report:
+        lab.kubectl("delete", "pod", victim)
+        eventually(lambda: victim not in addresses(lab) and hello_is_whole(lab), "a replacement", 60)
+    assert report.failures == []
+    assert report.total > 20
+
+
+def test_a_killed_container_is_restarted(lab: Lab, service: str) -> None:
+    """Bound: requests that the killed process had already accepted, at this rate at most two."""
+    before = restarts(lab)
+    pod = pod_of(lab, "n2")
+    with lab.stream("n1", service) as report:
+        # The container's process as node n2 sees it: the echo program whose environment names the pod.
+        script = f"grep -lz NETPLANE_POD={pod['metadata']['name']} /proc/[0-9]*/environ | cut -d/ -f3 | xargs kill -9"
+        lab.exec("n2", "sh", "-c", script, check=False)
+        eventually(lambda: restarts(lab) > before and hello_is_whole(lab), "a restart", 60)
+    assert len(report.failures) <= 2, report.failures
+    assert addresses(lab)[pod["metadata"]["name"]] == pod["status"]["podIP"]
+
+
+def test_pods_outlive_their_agent(lab: Lab, service: str) -> None:
+    before, restarted = addresses(lab), restarts(lab)
+    with lab.stream("n1", service) as report:
+        for node in ("n1", "n2", "n3"):
+            lab.exec(node, "netplane", "supervise", "kill", "node")
+        eventually(lambda: agents_run(lab), "all agents back", 60)
+        eventually(lambda: hello_is_whole(lab), "all ready", 60)
+    assert report.failures == []
+    assert addresses(lab) == before
+    assert restarts(lab) == restarted
+
+
+def agents_run(lab: Lab) -> bool:
+    return all(
+        lab.exec(node, "netplane", "supervise", "status", "-o", "json").count('"running"') >= 4
+        for node in ("n1", "n2", "n3")
+    )
+
+
+def test_a_restarted_proxy_refuses_nobody(lab: Lab, service: str) -> None:
+    """Bound: flows that the ended process was relaying when it was killed; each request here is short."""
+    with lab.stream("n1", service) as report:
+        time.sleep(1)
+        lab.exec("n1", "netplane", "supervise", "restart", "proxy")
+        time.sleep(1)
+        lab.exec("n1", "netplane", "supervise", "kill", "proxy")
+        eventually(lambda: hello_is_whole(lab), "all ready", 30)
+        time.sleep(1)
+    assert len(report.failures) <= 2, report.failures
+    refused = [failure for failure in report.failures if "Refused" in str(failure["cause"])]
+    assert refused == []
+
+
+def test_nothing_notices_that_the_api_server_is_away(lab: Lab, service: str) -> None:
+    before = addresses(lab)
+    with (
+        lab.stream("n1", service, rate=20) as inside,
+        lab.stream("outside", nodeport(lab), rate=20) as outside,
+    ):
+        lab.exec("m1", "netplane", "supervise", "stop", "controlplane")
+        try:
+            time.sleep(60)  # the minute that the test is about, not a synchronisation
+        finally:
+            lab.exec("m1", "netplane", "supervise", "start", "controlplane")
+        eventually(lambda: hello_is_whole(lab), "the API back", 60)
+    assert inside.failures == []
+    assert outside.failures == []
+    assert addresses(lab) == before
+
+
+def nodeport(lab: Lab) -> str:
+    port = lab.get("service", "hello-nodeport")["spec"]["ports"][0]["nodePort"]
+    address = next(
+        entry["address"]
+        for entry in lab.get("node", "n1")["status"]["addresses"]
+        if entry["type"] == "InternalIP"
+    )
+    return f"http://{address}:{port}/"
+
+
+def test_a_dead_node_is_left_and_its_pods_start_elsewhere(lab: Lab, service: str) -> None:
+    """Bound: requests that the dead node's pod had accepted when the power went, at this rate at most two.
+
+    Requests that meet the dead endpoint later are dialled again elsewhere within the proxy's deadline.
+    """
+    try:
+        with lab.stream("n1", service) as report:
+            lab.netplane("lab", "kill", "--name", lab.name, "n3")
+            eventually(lambda: three_ready_elsewhere(lab, "n3"), "three ready pods on the other nodes", 90)
+    finally:
+        lab.netplane("lab", "start", "--name", lab.name, "n3")
+    eventually(lambda: all(map(ready, lab.get("nodes")["items"])), "n3 back and Ready", 60)
+    assert len(report.failures) <= 2, report.failures
+    assert report.slowest < 5
+
+
+def three_ready_elsewhere(lab: Lab, dead: str) -> bool:
+    pods = [pod for pod in lab.pods("app=hello") if pod["spec"].get("nodeName") != dead]
+    return sum(map(ready, pods)) >= 3
