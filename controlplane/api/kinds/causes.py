@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from netplane.kube.errors import Cause
 
 IMMUTABLE = "field is immutable"
+SHOWN_MOST = 512
+"""A wrong value of a megabyte is quoted to recognise it, not to repeat it."""
 
 
 def required(field: str, detail: str = "") -> Cause:
@@ -70,4 +72,5 @@ def _shown(value: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, default=str)
+    return text if len(text) <= SHOWN_MOST else text[:SHOWN_MOST] + "..."

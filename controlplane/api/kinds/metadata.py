@@ -1,0 +1,205 @@
+"""What every object has: its metadata, and how a kind is put together from shape, defaults and rules.
+
+Source: Kubernetes `apimachinery/pkg/api/validation/objectmeta.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from controlplane.api.kinds import causes, names
+from controlplane.api.kinds.shapes import (
+    ANY,
+    BOOLEAN,
+    LABELS,
+    LONG,
+    STRING,
+    STRINGS,
+    TIME,
+    ListOf,
+    Shape,
+    Struct,
+    drop_nulls,
+    strings,
+    type_errors,
+)
+from netplane.kube.errors import Cause
+from netplane.kube.objects import Object
+from netplane.kube.resources import Resource
+
+OWNER_REFERENCE = Struct(
+    {
+        **strings("apiVersion", "kind", "name", "uid"),
+        "controller": BOOLEAN,
+        "blockOwnerDeletion": BOOLEAN,
+    }
+)
+METADATA = Struct(
+    {
+        **strings("name", "generateName", "namespace", "selfLink", "uid", "resourceVersion"),
+        "generation": LONG,
+        "creationTimestamp": TIME,
+        "deletionTimestamp": TIME,
+        "deletionGracePeriodSeconds": LONG,
+        "labels": LABELS,
+        "annotations": LABELS,
+        "ownerReferences": ListOf(OWNER_REFERENCE),
+        "finalizers": STRINGS,
+        "managedFields": ListOf(ANY),
+    }
+)
+ANNOTATIONS_MOST = 256 * 1024
+IMMUTABLE_METADATA = ("name", "namespace", "uid", "creationTimestamp")
+
+Rules = Callable[[Object, Object | None], list[Cause]]
+
+
+def object_shape(**fields: Shape) -> Struct:
+    """The shape of a kind: the fields every object has, and its own."""
+    return Struct({"apiVersion": STRING, "kind": STRING, "metadata": METADATA, **fields})
+
+
+def defaulting(shape: Shape, default: Callable[[Object], None]) -> Callable[[Object], None]:
+    """`default` for objects whose known fields have the right types; others are left for `validate` to name."""
+
+    def apply(obj: Object) -> None:
+        drop_nulls(shape, obj)
+        if not type_errors(shape, obj):
+            default(obj)
+
+    return apply
+
+
+def validating(
+    resource: Resource, shape: Shape, rules: Rules, name: names.Check = names.dns_subdomain
+) -> Rules:
+    """Types first, as nothing else can be said before; then the metadata's rules, then the kind's own."""
+
+    def apply(new: Object, old: Object | None) -> list[Cause]:
+        return type_errors(shape, new) or [*metadata_causes(resource, new, old, name), *rules(new, old)]
+
+    return apply
+
+
+def validating_status(shape: Shape) -> Callable[[Object, Object], list[Cause]]:
+    """A status may say what its writer wants, in the right types."""
+
+    def apply(new: Object, _old: Object) -> list[Cause]:
+        return type_errors(shape, new)
+
+    return apply
+
+
+def with_generation(
+    *, status: bool = True
+) -> tuple[Callable[[Object], None], Callable[[Object, Object], None]]:
+    """(prepare_create, prepare_update) of a kind whose generation counts changes of its spec."""
+
+    def create(obj: Object) -> None:
+        if status:
+            obj.pop("status", None)
+        metadata = obj.get("metadata")
+        if isinstance(metadata, dict):
+            metadata["generation"] = 1
+
+    def update(new: Object, old: Object) -> None:
+        if status:
+            keep_status(new, old)
+        metadata = new.get("metadata")
+        if isinstance(metadata, dict):
+            generation = (old.get("metadata") or {}).get("generation") or 1
+            metadata["generation"] = generation + (new.get("spec") != old.get("spec"))
+
+    return create, update
+
+
+def keep_status(new: Object, old: Object) -> None:
+    """In place: a write to the object itself never changes its status."""
+    if "status" in old:
+        new["status"] = old["status"]
+    else:
+        new.pop("status", None)
+
+
+def metadata_causes(resource: Resource, new: Object, old: Object | None, check: names.Check) -> list[Cause]:
+    """Everything wrong with the metadata of an object whose types are right."""
+    metadata = new.get("metadata") or {}
+    found = _identity_causes(resource, metadata, check)
+    found += label_causes(metadata.get("labels") or {}, "metadata.labels")
+    found += annotation_causes(metadata.get("annotations") or {}, "metadata.annotations")
+    found += _owner_causes(metadata.get("ownerReferences") or [])
+    found += [
+        causes.invalid(f"metadata.finalizers[{index}]", finalizer, wrong)
+        for index, finalizer in enumerate(metadata.get("finalizers") or [])
+        if (wrong := names.qualified_name(finalizer))
+    ]
+    if old is not None:
+        found += _immutable_causes(metadata, old.get("metadata") or {})
+    return found
+
+
+def _identity_causes(resource: Resource, metadata: Mapping[str, Any], check: names.Check) -> list[Cause]:
+    found = []
+    name = metadata.get("name") or ""
+    if not name:
+        found.append(causes.required("metadata.name", "name or generateName is required"))
+    elif wrong := check(name):
+        found.append(causes.invalid("metadata.name", name, wrong))
+    namespace = metadata.get("namespace") or ""
+    if not resource.namespaced and namespace:
+        found.append(causes.forbidden("metadata.namespace", "not allowed on this type"))
+    elif resource.namespaced and not namespace:
+        found.append(causes.required("metadata.namespace"))
+    elif resource.namespaced and (wrong := names.dns_label(namespace)):
+        found.append(causes.invalid("metadata.namespace", namespace, wrong))
+    return found
+
+
+def _immutable_causes(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Cause]:
+    return [
+        causes.invalid(f"metadata.{field}", new.get(field), causes.IMMUTABLE)
+        for field in IMMUTABLE_METADATA
+        if old.get(field) and new.get(field) != old[field]
+    ]
+
+
+def label_causes(labels: Mapping[str, str], path: str) -> list[Cause]:
+    """What is wrong with a map of labels."""
+    found = []
+    for key, value in labels.items():
+        if wrong := names.qualified_name(key):
+            found.append(causes.invalid(path, key, wrong))
+        if wrong := names.label_value(value):
+            found.append(causes.invalid(path, value, wrong))
+    return found
+
+
+def annotation_causes(annotations: Mapping[str, str], path: str) -> list[Cause]:
+    """What is wrong with a map of annotations."""
+    found = [
+        causes.invalid(path, key, wrong)
+        for key in annotations
+        if (wrong := names.qualified_name(key.lower()))
+    ]
+    size = sum(len(f"{key}{value}".encode("utf-8", "surrogatepass")) for key, value in annotations.items())
+    return [*found, causes.too_long(path, ANNOTATIONS_MOST)] if size > ANNOTATIONS_MOST else found
+
+
+def _owner_causes(owners: Iterable[Mapping[str, Any]]) -> list[Cause]:
+    found = []
+    controllers = []
+    for index, owner in enumerate(owners):
+        path = f"metadata.ownerReferences[{index}]"
+        found += [
+            causes.invalid(f"{path}.{field}", owner.get(field) or "", "must not be empty")
+            for field in ("apiVersion", "kind", "name", "uid")
+            if not owner.get(field)
+        ]
+        if owner.get("controller"):
+            controllers.append(owner.get("name"))
+    if len(controllers) > 1:
+        detail = 'Only one reference can have Controller set to true. Found "true" in references for '
+        listed = " and ".join(str(name) for name in controllers)
+        found.append(causes.invalid("metadata.ownerReferences", controllers, detail + listed))
+    return found

@@ -1,0 +1,209 @@
+"""Shapes: which fields an object has and of what type, written by hand where a kind needs it.
+
+A shape answers three questions about any JSON value, and never raises: which known fields have the wrong
+type (`type_errors`), which fields are unknown (`unknown`), and how it looks without nulls (`drop_nulls`: the API
+reads null as absent). Nothing here makes a field required: the API's zero value of an absent field is fine.
+After `type_errors` is empty, a kind's code may trust the types of what its shape names.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.api.kinds.causes import invalid, mistyped
+from netplane.kube.errors import Cause
+from netplane.kube.objects import parse_time
+from netplane.kube.quantity import parse_quantity
+
+QUANTITY_TEXT = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A value without fields of its own. `wrong` says what it must be, "" if it is that."""
+
+    wrong: Callable[[object], str]
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list whose elements have one shape."""
+
+    item: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """An object with any keys, whose values have one shape."""
+
+    value: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """An object with these fields only."""
+
+    fields: Mapping[str, Shape] = field(default_factory=dict)
+
+
+Shape = Leaf | ListOf | MapOf | Struct
+
+
+def _integer(low: int, high: int) -> Leaf:
+    def wrong(value: object) -> str:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return "an integer"
+        return "" if low <= value <= high else f"an integer between {low} and {high}"
+
+    return Leaf(wrong)
+
+
+def _quantity(value: object) -> str:
+    try:
+        parse_quantity(value)
+    except ValueError:
+        return "a quantity such as 100m, 1.5 or 2Gi"
+    return ""
+
+
+def _time(value: object) -> str:
+    wanted = "a time in RFC 3339 form"
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", value):
+        return wanted
+    try:
+        return "" if parse_time(value).tzinfo else wanted
+    except ValueError:
+        return wanted
+
+
+def _encoded(value: object) -> str:
+    try:
+        if isinstance(value, str):
+            base64.b64decode(value, validate=True)
+            return ""
+    except (binascii.Error, ValueError):
+        pass
+    return "a base64 encoded string"
+
+
+def _integer_or_string(value: object) -> str:
+    if isinstance(value, str):
+        return ""
+    return "an integer or a string" if INTEGER.wrong(value) else ""
+
+
+ANY = Leaf(lambda _value: "")
+STRING = Leaf(lambda value: "" if isinstance(value, str) else "a string")
+BOOLEAN = Leaf(lambda value: "" if isinstance(value, bool) else "true or false")
+INTEGER = _integer(-(2**31), 2**31 - 1)
+LONG = _integer(-(2**63), 2**63 - 1)
+QUANTITY = Leaf(_quantity)
+TIME = Leaf(_time)
+BYTES = Leaf(_encoded)
+INTEGER_OR_STRING = Leaf(_integer_or_string)
+OBJECT = Leaf(lambda value: "" if isinstance(value, dict) else "an object")
+STRINGS = ListOf(STRING)
+LABELS = MapOf(STRING)
+QUANTITIES = MapOf(QUANTITY)
+
+
+def strings(*names: str) -> dict[str, Shape]:
+    """Fields that are all strings."""
+    return dict.fromkeys(names, STRING)
+
+
+def type_errors(shape: Shape, value: object, path: str = "") -> list[Cause]:
+    """A cause for each known field of the wrong type; null and absent are fine."""
+    if value is None:
+        return []
+    match shape:
+        case Leaf(wrong):
+            wanted = wrong(value)
+            return [_leaf_error(shape, path, value, wanted)] if wanted else []
+        case ListOf(item):
+            if not isinstance(value, list):
+                return [mistyped(path, value, "a list")]
+            return [
+                cause
+                for index, element in enumerate(value)
+                for cause in _element_errors(item, element, f"{path}[{index}]")
+            ]
+        case MapOf() | Struct():
+            if not isinstance(value, dict):
+                return [mistyped(path, value, "an object")]
+            known = shape.fields if isinstance(shape, Struct) else dict.fromkeys(value, shape.value)
+            return [
+                cause
+                for name, inner in known.items()
+                if name in value
+                for cause in type_errors(inner, value[name], _below(path, name, shape))
+            ]
+
+
+def _leaf_error(shape: Leaf, path: str, value: object, wanted: str) -> Cause:
+    if shape is QUANTITY and isinstance(value, str):
+        return invalid(path, value, QUANTITY_TEXT)
+    return mistyped(path, value, wanted)
+
+
+def _element_errors(shape: Shape, value: object, path: str) -> list[Cause]:
+    """A null element of a list is not an absent one."""
+    return [mistyped(path, None, "a value")] if value is None else type_errors(shape, value, path)
+
+
+def _below(path: str, name: str, shape: Shape) -> str:
+    if not isinstance(shape, Struct):
+        return f"{path}[{name}]"
+    return f"{path}.{name}" if path else name
+
+
+def unknown(shape: Shape, value: object, path: str = "") -> list[str]:
+    """The paths of fields that the shape does not have."""
+    match shape:
+        case ListOf(item) if isinstance(value, list):
+            return [
+                found
+                for index, element in enumerate(value)
+                for found in unknown(item, element, f"{path}[{index}]")
+            ]
+        case MapOf(of) if isinstance(value, dict):
+            return [
+                found
+                for name, inner in value.items()
+                for found in unknown(of, inner, _below(path, name, shape))
+            ]
+        case Struct(fields) if isinstance(value, dict):
+            return [
+                found
+                for name, inner in value.items()
+                for found in (
+                    unknown(fields[name], inner, _below(path, name, shape))
+                    if name in fields
+                    else [_below(path, name, shape)]
+                )
+            ]
+    return []
+
+
+def drop_nulls(shape: Shape, value: Any) -> None:
+    """In place: fields that are null become absent, map values that are null become the zero value's "" ."""
+    match shape:
+        case ListOf(item) if isinstance(value, list):
+            for element in value:
+                drop_nulls(item, element)
+        case MapOf(of) if isinstance(value, dict):
+            for name, inner in value.items():
+                if inner is None and of is STRING:
+                    value[name] = ""
+                drop_nulls(of, inner)
+        case Struct(fields) if isinstance(value, dict):
+            for name in [name for name in value if name in fields and value[name] is None]:
+                del value[name]
+            for name, inner in value.items():
+                if name in fields:
+                    drop_nulls(fields[name], inner)
