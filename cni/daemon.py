@@ -1,0 +1,163 @@
+"""`netplane cni serve`: answers the executable, one worker thread a request.
+
+The event loop only accepts: everything a verb does (SQLite, netlink, entering namespaces) blocks, and belongs
+to threads. A daemon that stops finishes the verbs it has begun.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from cni import errors, mend, observe, protocol, verbs, wire
+from cni.errors import CniError, Code
+from cni.leases import Leases, store_path
+from cni.node import Node
+from netplane.config import Paths
+from netplane.errors import ConfigError, NetplaneError
+from netplane.runner import Daemon
+
+LISTENER_NAME = "cni"
+_BACKLOG = 1024
+_PATH_LIMIT = 100
+_PEER_SECONDS = 10.0  # a local process sends a request it has whole, at once
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``mtu`` (pods' links) by default that of the underlay; ``workers`` is how many verbs run at once."""
+
+    root: Path = Path("/")
+    mtu: int | None = None
+    workers: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the field."""
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+        if self.mtu is not None and not 576 <= self.mtu <= 65535:
+            raise ValueError(f"mtu must be from 576 to 65535, not {self.mtu}")
+
+
+async def serve(settings: Settings, daemon: Daemon) -> None:
+    """Mend what a crash left, then answer until told to stop. Raises NetplaneError where it cannot start."""
+    paths = Paths(settings.root)
+    with _only_one(paths.state), closing(Leases(store_path(paths.state))) as leases:
+        node = Node(leases, observe.boot_id(), settings.mtu)
+        await asyncio.to_thread(mend.mend, node)
+        with (
+            _listen(paths.cni_socket, daemon) as listener,
+            ThreadPoolExecutor(settings.workers, "cni") as pool,
+        ):
+            async with asyncio.TaskGroup() as group:
+                accepting = group.create_task(_accept(listener, pool, group, node))
+                daemon.ready(f"{len(leases.all())} attachments")
+                await daemon.stopping.wait()
+                accepting.cancel()
+
+
+async def _accept(
+    listener: socket.socket, pool: ThreadPoolExecutor, group: asyncio.TaskGroup, node: Node
+) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        connection, _ = await loop.sock_accept(listener)
+        group.create_task(_on_a_thread(pool, connection, node))
+
+
+async def _on_a_thread(pool: ThreadPoolExecutor, connection: socket.socket, node: Node) -> None:
+    await asyncio.get_running_loop().run_in_executor(pool, _converse, connection, node)
+
+
+def _converse(connection: socket.socket, node: Node) -> None:
+    """One connection, one request, one answer."""
+    with connection:
+        connection.settimeout(_PEER_SECONDS)
+        try:
+            call = wire.receive(connection)
+        except (OSError, NetplaneError) as error:
+            log.warning("cannot read a request: %s", error)
+            return
+        try:
+            status, stdout = answer(call, node)
+        finally:
+            if call.netns is not None:
+                os.close(call.netns)
+        try:
+            wire.reply(connection, status, stdout)
+        except OSError as error:
+            log.warning("cannot answer %s: %s", _named(call), error.strerror or error)
+
+
+def answer(call: wire.Call, node: Node) -> tuple[int, bytes]:
+    """(exit status, standard output) of one request; every failure is an answer too."""
+    begun = time.monotonic()
+    try:
+        if call.environment.get("CNI_COMMAND") == "NETPLANE_MEND":  # ours, not the specification's
+            stdout = orjson.dumps(asdict(mend.mend(node)))
+        else:
+            request = protocol.parse(call.environment, call.stdin)
+            stdout = verbs.answer(request, node, call.netns)
+    except Exception as error:  # the runtime must read an error object whatever went wrong
+        failure = errors.from_exception(error)
+        log.warning("%s: %d %s", _named(call), failure.code, failure, exc_info=_if_bug(failure, error))
+        return 1, errors.render(failure, protocol.version_of(call.stdin))
+    log.info("%s: done in %.1f ms", _named(call), (time.monotonic() - begun) * 1000)
+    return 0, stdout
+
+
+def _if_bug(failure: CniError, error: Exception) -> Exception | None:
+    return error if failure.code is Code.INTERNAL else None
+
+
+def _named(call: wire.Call) -> str:
+    keys = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME")
+    return " ".join(value for key in keys if (value := call.environment.get(key)))
+
+
+def _listen(path: Path, daemon: Daemon) -> socket.socket:
+    """The supervisor's socket where it passed one, else one of our own at ``path``, for root alone."""
+    passed = daemon.listeners.get(LISTENER_NAME)
+    if passed:
+        passed[0].setblocking(False)
+        return passed[0]
+    if len(os.fsencode(path)) > _PATH_LIMIT:
+        raise ConfigError(f"cannot listen on {path}: a socket's path has at most {_PATH_LIMIT} bytes")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.fchmod(listener.fileno(), 0o600)  # before bind: the file is never open to others
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {path}: {error.strerror}") from None
+    return listener
+
+
+def _only_one(state: Path) -> IO[bytes]:
+    """A lock for as long as it is open: two daemons on one store would give one address twice."""
+    path = store_path(state).with_name("lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.open("wb")
+    except OSError as error:
+        raise ConfigError(f"cannot open {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigError(f"cannot start: another netplane CNI daemon uses {path.parent}") from None
+    return lock

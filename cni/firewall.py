@@ -1,0 +1,128 @@
+"""Our nftables table as text: masquerade for what leaves the cluster, and hairpin.
+
+`inet netplane_cni` is this room's alone. What differs from pod to pod is an element of a map or a set, so the
+rules are the same few however many pods there are:
+
+- ``outside4``: pod address → the chain of its exclusions, whose last word is masquerade;
+- ``hairpin4``: (pod, pod): a pod that reaches itself through a Service would get the answer from its own
+  address, and drop it; so a connection that was translated back to its sender leaves with the node's address.
+
+Every script here can be applied any number of times. An element is deleted by adding it first in the same
+transaction: kernels before 6.3 have no delete that tolerates its absence.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from cni.leases import Lease
+from netplane.config import IPAddress, IPNetwork
+
+FAMILY, TABLE = "inet", "netplane_cni"
+_AT = f"{FAMILY} {TABLE}"
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_MATCH = {4: "ip", 6: "ip6"}
+
+DECLARATIONS = "\n".join(
+    [
+        f"add table {_AT}",
+        f"add chain {_AT} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}",
+        *(f"add map {_AT} outside{v} {{ type {_TYPE[v]} : verdict; }}" for v in (4, 6)),
+        *(f"add set {_AT} hairpin{v} {{ type {_TYPE[v]} . {_TYPE[v]}; }}" for v in (4, 6)),
+    ]
+)
+
+
+def rebuild(leases: Iterable[Lease]) -> str:
+    """The whole table as these leases want it, whatever was there: one transaction."""
+    kept = list(leases)
+    flushes = [f"flush map {_AT} outside{v}\nflush set {_AT} hairpin{v}" for v in (4, 6)]
+    rules = [
+        rule
+        for v, match in _MATCH.items()
+        for rule in (
+            f"add rule {_AT} postrouting ct status dnat {match} saddr . {match} daddr @hairpin{v} masquerade",
+            f"add rule {_AT} postrouting {match} saddr vmap @outside{v}",
+        )
+    ]
+    chain = f"flush chain {_AT} postrouting"
+    return "\n".join([DECLARATIONS, *flushes, chain, *rules, *(attach(lease) for lease in kept)])
+
+
+def attach(lease: Lease) -> str:
+    """A pod's elements, and the chain of exclusions they need."""
+    exclude = lease.terms.exclude
+    chain = [] if exclude is None else [_exclusions(exclude)]
+    return "\n".join([*chain, *_elements("add", lease)])
+
+
+def detach(lease: Lease) -> str:
+    """The same elements gone."""
+    return "\n".join([DECLARATIONS, attach(lease), *_elements("delete", lease)])
+
+
+def elements(lease: Lease) -> frozenset[tuple[str, str]]:
+    """(map or set, key) of every element a pod must have: what CHECK looks for."""
+    found = set()
+    for address in lease.addresses:
+        found.add((f"hairpin{address.version}", str(address)))
+        if lease.terms.exclude is not None:
+            found.add((f"outside{address.version}", str(address)))
+    return frozenset(found)
+
+
+def observed(listing: Sequence[dict[str, object]]) -> frozenset[tuple[str, str]]:
+    """(map or set, key) of every element the kernel has, from libnftables' JSON of the table."""
+    found: set[tuple[str, str]] = set()
+    for entry in listing:
+        for kind in ("set", "map"):
+            described = entry.get(kind)
+            if isinstance(described, dict):
+                found.update((str(described["name"]), _key(element)) for element in described.get("elem", []))
+    return frozenset(found)
+
+
+def has_rules(listing: Sequence[dict[str, object]]) -> bool:
+    """Whether the rules that use the elements are there."""
+    described = (entry.get("rule") for entry in listing)
+    chains = [rule["chain"] for rule in described if isinstance(rule, dict)]
+    return chains.count("postrouting") >= 2 * len(_MATCH)
+
+
+def _key(element: object) -> str:
+    """`addr`, `[addr, verdict]` (a map) or `{"concat": [addr, addr]}` (the hairpin set)."""
+    if isinstance(element, list):
+        return _key(element[0])
+    if isinstance(element, dict):
+        concatenated = element.get("concat")
+        return str(concatenated[0]) if isinstance(concatenated, list) else str(element)
+    return str(element)
+
+
+def _elements(verb: str, lease: Lease) -> list[str]:
+    return [line for address in lease.addresses for line in _of_address(verb, address, lease.terms.exclude)]
+
+
+def _of_address(verb: str, address: IPAddress, exclude: tuple[IPNetwork, ...] | None) -> list[str]:
+    version = address.version
+    lines = [f"{verb} element {_AT} hairpin{version} {{ {address} . {address} }}"]
+    if exclude is not None:
+        verdict = f" : jump {_chain(exclude)}" if verb == "add" else ""
+        lines.append(f"{verb} element {_AT} outside{version} {{ {address}{verdict} }}")
+    return lines
+
+
+def _exclusions(exclude: tuple[IPNetwork, ...]) -> str:
+    """A chain named by what is in it: pods with the same exclusions share it, and it never changes."""
+    name = _chain(exclude)
+    lines = [f"add chain {_AT} {name}", f"flush chain {_AT} {name}"]
+    for version, match in _MATCH.items():
+        networks = [_MULTICAST[version], *(str(n) for n in exclude if n.version == version)]
+        lines.extend(f"add rule {_AT} {name} {match} daddr {network} return" for network in networks)
+    lines.append(f"add rule {_AT} {name} masquerade")
+    return "\n".join(lines)
+
+
+def _chain(exclude: tuple[IPNetwork, ...]) -> str:
+    digest = hashlib.sha256(",".join(str(n) for n in exclude).encode()).hexdigest()[:10]
+    return f"outside-{digest}"

@@ -1,0 +1,275 @@
+"""Which attachment holds which address, durably: the one place that must be right after a power cut.
+
+A row is written and on the disk (`reserving`) before the kernel is touched, becomes `live` when all of it is
+done, and `deleting` before anything is taken away; it goes last. So whatever is in the kernel is in a row, and
+what a crash left is undone from the row at the next start. Two attachments cannot hold one address: the
+schema says so, not only the code.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import orjson
+
+from cni import ipam
+from cni.errors import CniError, Code
+from cni.ipam import Pool
+from cni.protocol import Attachment
+from netplane.config import IPAddress, IPNetwork
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE attachment (
+    id INTEGER PRIMARY KEY,
+    network TEXT NOT NULL,
+    container_id TEXT NOT NULL,
+    ifname TEXT NOT NULL,
+    link TEXT NOT NULL UNIQUE,
+    netns TEXT NOT NULL,
+    netns_inode TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    mtu INTEGER NOT NULL,
+    exclude TEXT,
+    state TEXT NOT NULL CHECK (state IN ('reserving', 'live', 'deleting')),
+    created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+    UNIQUE (network, container_id, ifname)
+);
+CREATE TABLE address (
+    address TEXT PRIMARY KEY,
+    attachment INTEGER NOT NULL REFERENCES attachment (id) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX address_attachment ON address (attachment);
+CREATE TABLE last_given (pool TEXT PRIMARY KEY, address TEXT NOT NULL) WITHOUT ROWID;
+"""
+_SELECT = (
+    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, state, created,"
+    " (SELECT group_concat(address) FROM address WHERE attachment = attachment.id) FROM attachment"
+)
+_IDENTITY = " WHERE network = ? AND container_id = ? AND ifname = ?"
+
+
+class State(StrEnum):
+    """How far an attachment is."""
+
+    RESERVING = "reserving"
+    LIVE = "live"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an ADD decided besides the addresses, and a DEL must know whatever the configuration says by then.
+
+    ``link`` is the host's end; ``exclude`` is where traffic is not masqueraded, None for no masquerade at all.
+    """
+
+    link: str
+    netns: str
+    netns_inode: str
+    boot_id: str
+    mtu: int
+    exclude: tuple[IPNetwork, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One row."""
+
+    attachment: Attachment
+    addresses: tuple[IPAddress, ...]
+    terms: Terms
+    state: State = State.RESERVING
+    created: str = ""
+
+
+class Leases:
+    """The store. One writer; any thread may call. Raises CniError STORE where the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        with self._refusals("open"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+            self._in_use = {ip_address(row[0]) for row in self._db.execute("SELECT address FROM address")}
+
+    def reserve(self, attachment: Attachment, pools: tuple[Pool, ...], terms: Terms) -> Lease:
+        """Choose one address of each pool and write it down, in state `reserving`, before anything is made.
+
+        Raises CniError EXHAUSTED naming the range, or ALREADY_ATTACHED.
+        """
+        given: list[IPAddress] = []
+        with self._lock:
+            try:
+                with self._write("reserve an address") as db:
+                    if self._get(attachment) is not None:
+                        raise CniError(
+                            Code.ALREADY_ATTACHED, f"cannot attach {attachment}: it is attached already"
+                        )
+                    for pool in pools:
+                        address = ipam.choose(pool, self._in_use, self._last(pool))
+                        self._in_use.add(address)
+                        given.append(address)
+                        db.execute(
+                            "INSERT OR REPLACE INTO last_given VALUES (?, ?)", (pool.key, str(address))
+                        )
+                    lease = Lease(attachment, tuple(given), terms)
+                    self._insert(lease)
+            except BaseException:
+                self._in_use.difference_update(given)
+                raise
+        return lease
+
+    def confirm(self, attachment: Attachment) -> None:
+        """Everything is made: `live`."""
+        self._set_state(attachment, State.LIVE)
+
+    def begin_release(self, attachment: Attachment) -> Lease | None:
+        """Mark `deleting` before anything is taken away; None where there is no such attachment."""
+        self._set_state(attachment, State.DELETING)
+        return self.get(attachment)
+
+    def release(self, attachment: Attachment) -> None:
+        """Nothing of it is left in the kernel: forget it and free its addresses. Idempotent."""
+        with self._lock:
+            with self._write("release an address") as db:
+                lease = self._get(attachment)
+                db.execute("DELETE FROM attachment" + _IDENTITY, _identity(attachment))
+            if lease is not None:
+                self._in_use.difference_update(lease.addresses)
+
+    def get(self, attachment: Attachment) -> Lease | None:
+        """The row of an attachment."""
+        with self._lock, self._refusals("read"):
+            return self._get(attachment)
+
+    def all(self) -> list[Lease]:
+        """Every row, in the order they were made."""
+        with self._lock, self._refusals("read"):
+            return [_lease(row) for row in self._db.execute(_SELECT + " ORDER BY id")]
+
+    def free(self, pool: Pool) -> bool:
+        """Whether ``pool`` has an address to give."""
+        with self._lock:
+            return any(address not in self._in_use for address in ipam.candidates(pool, None))
+
+    def close(self) -> None:
+        """Close the store; what is written stays."""
+        with self._lock:
+            self._db.close()
+
+    def _get(self, attachment: Attachment) -> Lease | None:
+        row = self._db.execute(_SELECT + _IDENTITY, _identity(attachment)).fetchone()
+        return _lease(row) if row is not None else None
+
+    def _last(self, pool: Pool) -> IPAddress | None:
+        row = self._db.execute("SELECT address FROM last_given WHERE pool = ?", (pool.key,)).fetchone()
+        return ip_address(row[0]) if row is not None else None
+
+    def _insert(self, lease: Lease) -> None:
+        terms = lease.terms
+        exclude = None if terms.exclude is None else orjson.dumps([str(n) for n in terms.exclude]).decode()
+        values = (*_identity(lease.attachment), terms.link, terms.netns, terms.netns_inode, terms.boot_id)
+        cursor = self._db.execute(
+            "INSERT INTO attachment (network, container_id, ifname, link, netns, netns_inode, boot_id,"
+            " mtu, exclude, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, terms.mtu, exclude, lease.state),
+        )
+        rows = [(str(address), cursor.lastrowid) for address in lease.addresses]
+        self._db.executemany("INSERT INTO address VALUES (?, ?)", rows)
+
+    def _set_state(self, attachment: Attachment, state: State) -> None:
+        with self._write(f"mark an attachment {state}") as db:
+            db.execute("UPDATE attachment SET state = ?" + _IDENTITY, (state, *_identity(attachment)))
+
+    def _migrate(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
+        elif version != _SCHEMA_VERSION:
+            raise CniError(
+                Code.STORE,
+                f"cannot use {self._path}: it is of version {version}, this netplane writes {_SCHEMA_VERSION}",
+                "Run the netplane that wrote it, or drain the node and remove the file",
+            )
+
+    @contextmanager
+    def _write(self, action: str) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed and on the disk after the block, or as if it had not begun."""
+        with self._lock, self._refusals(action):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _refusals(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise CniError(Code.STORE, f"cannot {action} in {self._path}: {error}") from error
+
+
+def read(path: Path) -> list[Lease]:
+    """Every lease of a node, without its daemon and without writing: for tools that look.
+
+    A store that is not there is one without leases. Raises CniError STORE where it cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
+            return [_lease(row) for row in db.execute(_SELECT + " ORDER BY id")]
+    except sqlite3.Error as error:
+        raise CniError(Code.STORE, f"cannot read {path}: {error}") from error
+
+
+def store_path(state: Path) -> Path:
+    """Where the leases are, below a node's state directory (``Paths.state``)."""
+    return state / "cni" / "leases.sqlite"
+
+
+def describe(lease: Lease) -> Mapping[str, object]:
+    """A lease as plain data, for listings."""
+    return {
+        "network": lease.attachment.network,
+        "containerID": lease.attachment.container_id,
+        "ifname": lease.attachment.ifname,
+        "addresses": [str(address) for address in lease.addresses],
+        "link": lease.terms.link,
+        "netns": lease.terms.netns,
+        "mtu": lease.terms.mtu,
+        "state": str(lease.state),
+        "created": lease.created,
+    }
+
+
+def _identity(attachment: Attachment) -> tuple[str, str, str]:
+    return attachment.network, attachment.container_id, attachment.ifname
+
+
+def _lease(row: tuple[str | int | None, ...]) -> Lease:
+    network, container_id, ifname, link, netns, inode, boot_id, mtu, exclude, state, created, addresses = row
+    networks = None if exclude is None else tuple(ip_network(text) for text in orjson.loads(str(exclude)))
+    terms = Terms(str(link), str(netns), str(inode), str(boot_id), int(str(mtu)), networks)
+    held = sorted((ip_address(text) for text in str(addresses or "").split(",") if text), key=_by_family)
+    attachment = Attachment(str(network), str(container_id), str(ifname))
+    return Lease(attachment, tuple(held), terms, State(str(state)), str(created))
+
+
+def _by_family(address: IPAddress) -> tuple[int, int]:
+    return address.version, int(address)

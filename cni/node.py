@@ -1,0 +1,16 @@
+"""What every verb works on, in one value."""
+
+from dataclasses import dataclass, field
+
+from cni.leases import Leases
+from cni.locks import Locks
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """This node's store and settings. ``mtu`` None: that of the underlay."""
+
+    leases: Leases
+    boot_id: str
+    mtu: int | None = None
+    locks: Locks = field(default_factory=Locks)

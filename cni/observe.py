@@ -1,0 +1,178 @@
+"""Reads of the kernel: what an attachment really has, which links are ours, how large a packet may be.
+
+For CHECK, for mending at the daemon's start, and for the MTU. Nothing here changes anything.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from cni import firewall
+from cni.plan import LINK_GROUP, ROUTE_PROTOCOL
+from netplane.config import IPAddress
+from netplane.linux import nft
+from netplane.linux.namespaces import entered_netns
+
+DEFAULT_MTU = 1500
+_PEER_ROUTE_PROTOCOL = 98  # the node agent's routes to other nodes' pods
+_OUR_LINK = re.compile(r"np[0-9a-f]{12}")
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_PERMANENT = 0x80
+_MAIN_TABLE = 254
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link as the kernel has it."""
+
+    name: str
+    mac: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one attachment has in the kernel, on both sides."""
+
+    host: Link | None
+    pod: Link | None
+    loopback_up: bool
+    pod_addresses: frozenset[IPAddress]
+    pod_gateways: frozenset[IPAddress]
+    host_routes: frozenset[IPAddress]
+    host_neighbours: frozenset[tuple[IPAddress, str]]
+    firewall: frozenset[tuple[str, str]]
+    firewall_rules: bool
+
+
+def attachment(link: str, ifname: str, netns: int) -> Observed:
+    """Read both sides of the veth pair ``link`` / ``ifname``; ``netns`` is a descriptor. Raises KernelError."""
+    table = nft.listing(firewall.FAMILY, firewall.TABLE) or []
+    with _socket() as host, _socket(netns) as pod:
+        host_index, host_link = _link(host, link)
+        pod_index, pod_link = _link(pod, ifname)
+        loopback = _link(pod, "lo")[1]
+        addresses = pod.get_addr(index=pod_index) if pod_index else ()
+        return Observed(
+            host_link,
+            pod_link,
+            loopback is not None and loopback.up,
+            frozenset(ip_address(a.get_attr("IFA_ADDRESS")) for a in addresses),
+            frozenset(_gateways(pod, pod_index)) if pod_index else frozenset(),
+            frozenset(_routed(host, host_index)) if host_index else frozenset(),
+            frozenset(_neighbours(host, host_index)) if host_index else frozenset(),
+            firewall.observed(table),
+            firewall.has_rules(table),
+        )
+
+
+def our_links() -> frozenset[str]:
+    """Host ends that are ours by name and by group, whether or not a lease knows them."""
+    with _socket() as host:
+        return frozenset(
+            name
+            for entry in host.get_links()
+            if _OUR_LINK.fullmatch(name := entry.get_attr("IFLA_IFNAME"))
+            and entry.get_attr("IFLA_GROUP") == LINK_GROUP
+        )
+
+
+def routed_addresses() -> frozenset[tuple[IPAddress, str]]:
+    """(pod address, host link) of every host route of ours."""
+    with _socket() as host:
+        names = {entry["index"]: entry.get_attr("IFLA_IFNAME") for entry in host.get_links()}
+        return frozenset(
+            (ip_address(route.get_attr("RTA_DST")), names.get(route.get_attr("RTA_OIF"), ""))
+            for route in _our_routes(host)
+        )
+
+
+def underlay_mtu() -> int:
+    """The MTU a pod's packet must fit in: that of the link to the other nodes, encapsulation already taken off.
+
+    That is where the node agent's routes to other nodes lead; before it has any, the default route's link; else
+    the smallest of the links that are up; ``DEFAULT_MTU`` where there is none.
+    """
+    with _socket() as host:
+        links = {entry["index"]: entry for entry in host.get_links()}
+        routes = [r for r in host.get_routes(family=2) if r.get_attr("RTA_TABLE") == _MAIN_TABLE]
+    towards_peers = {r.get_attr("RTA_OIF") for r in routes if r["proto"] == _PEER_ROUTE_PROTOCOL}
+    by_default = {r.get_attr("RTA_OIF") for r in routes if r["dst_len"] == 0}
+    others = {index for index, entry in links.items() if _is_underlay(entry)}
+    for candidates in (towards_peers, by_default, others):
+        mtus = [links[index].get_attr("IFLA_MTU") for index in candidates if index in links]
+        if mtus:
+            return int(min(mtus))
+    return DEFAULT_MTU
+
+
+def netns_inode(descriptor: int) -> str:
+    """The identity of a namespace while it lives: `device:inode`."""
+    status = os.fstat(descriptor)
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def boot_id() -> str:
+    """Changes with every boot of the kernel, and so says which rows cannot have anything in it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@contextmanager
+def _socket(netns: int | None = None) -> Iterator[IPRoute]:
+    if netns is None:
+        socket = IPRoute()
+    else:
+        with entered_netns(netns):
+            socket = IPRoute()
+    try:
+        yield socket
+    finally:
+        socket.close()
+
+
+def _link(socket: IPRoute, name: str) -> tuple[int, Link | None]:
+    found = socket.link_lookup(ifname=name)
+    if not found:
+        return 0, None
+    entry = next(iter(socket.get_links(found[0])))
+    up = bool(entry["flags"] & _IFF_UP)
+    return found[0], Link(name, entry.get_attr("IFLA_ADDRESS"), entry.get_attr("IFLA_MTU"), up)
+
+
+def _gateways(pod: IPRoute, index: int) -> Iterator[IPAddress]:
+    for family in (2, 10):
+        for route in pod.get_routes(family=family, oif=index):
+            gateway = route.get_attr("RTA_GATEWAY")
+            if route["dst_len"] == 0 and gateway is not None:
+                yield ip_address(gateway)
+
+
+def _our_routes(host: IPRoute) -> Iterator[Any]:
+    for family, length in ((2, 32), (10, 128)):
+        for route in host.get_routes(family=family):
+            if route["proto"] == ROUTE_PROTOCOL and route["dst_len"] == length:
+                yield route
+
+
+def _routed(host: IPRoute, index: int) -> Iterator[IPAddress]:
+    return (ip_address(r.get_attr("RTA_DST")) for r in _our_routes(host) if r.get_attr("RTA_OIF") == index)
+
+
+def _neighbours(host: IPRoute, index: int) -> Iterator[tuple[IPAddress, str]]:
+    for entry in host.get_neighbours(ifindex=index):
+        mac = entry.get_attr("NDA_LLADDR")
+        if entry["state"] & _PERMANENT and mac is not None:
+            yield ip_address(entry.get_attr("NDA_DST")), mac
+
+
+def _is_underlay(entry: Any) -> bool:
+    flags = entry["flags"]
+    return bool(flags & _IFF_UP) and not flags & _IFF_LOOPBACK and entry.get_attr("IFLA_GROUP") != LINK_GROUP

@@ -1,0 +1,202 @@
+"""What must be done in the kernel for an ADD, and what undoes it, as values. Nothing here does anything.
+
+The network of a pod is point to point: a veth pair whose far end is made in the pod's namespace, one address
+with a full-length prefix, a default route to a link-local gateway that needs no address on the host, and a host
+route to the pod. Both neighbour entries are permanent, so the first packet waits for no ARP, and a pod that
+answers for another's address is not asked.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+
+from cni import firewall
+from cni.leases import Lease
+from cni.netconf import NetworkConfig
+from cni.protocol import Attachment
+from cni.results import Address, Interface, Result, Route
+from netplane.config import IPAddress, IPNetwork
+
+GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::1")}
+ROUTE_PROTOCOL = 97
+LINK_GROUP = 97  # given in the message that makes the link: ours from its first instant, alias or not
+_DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+class Where(StrEnum):
+    """The namespace a step works in."""
+
+    HOST = "host"
+    POD = "pod"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVeth:
+    """Both ends in one message, the host's up, the pod's made where it belongs (moving it would cost 15 ms)."""
+
+    host: str
+    host_mac: str
+    pod: str
+    pod_mac: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """IFLA_ALIAS of the host's end: whoever runs `ip link` reads which container it is."""
+
+    link: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Bring up a link of the pod."""
+
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodAddress:
+    """Usable at once: IPv6 without duplicate address detection, nobody else is on the link."""
+
+    link: str
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent entry."""
+
+    where: Where
+    link: str
+    address: IPAddress
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """``gateway`` None: on the link."""
+
+    where: Where
+    link: str
+    dst: IPNetwork
+    gateway: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A sysctl of the host's namespace; skipped where the kernel was built without IPv6 and it is one of those."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """One nftables transaction."""
+
+    script: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
+    """The host's end, and with it the pod's end, addresses, routes and neighbours. Absent is fine."""
+
+    link: str
+
+
+Step = CreateVeth | Label | LinkUp | PodAddress | Neighbour | AddRoute | Setting | Firewall | DeleteLink
+
+
+def link_name(attachment: Attachment) -> str:
+    """The host's end: `np` and 12 hexadecimal digits of the attachment's identity."""
+    return f"np{_digest(attachment)[:12]}"
+
+
+def macs(attachment: Attachment) -> tuple[str, str]:
+    """(host, pod): chosen by us, so that neighbour entries are known before the links are."""
+    digest = _digest(attachment)
+    pairs = [digest[i : i + 2] for i in range(12, 32, 2)]
+    return ":".join(["02", *pairs[:5]]), ":".join(["06", *pairs[5:10]])
+
+
+def attach(lease: Lease) -> tuple[Step, ...]:
+    """From nothing to a pod that can talk, in order."""
+    link, pod_link = lease.terms.link, lease.attachment.ifname
+    host_mac, pod_mac = macs(lease.attachment)
+    versions = sorted({address.version for address in lease.addresses})
+    return (
+        CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
+        Label(link, f"netplane {lease.attachment}"[:255]),
+        *_settings(link, versions),
+        LinkUp("lo"),
+        LinkUp(pod_link),
+        *(PodAddress(pod_link, address) for address in lease.addresses),
+        *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
+        *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
+        *host_side(lease),
+        Firewall("\n".join([firewall.DECLARATIONS, firewall.attach(lease)])),
+    )
+
+
+def host_side(lease: Lease) -> tuple[Step, ...]:
+    """What the host needs to reach the pod: also what mending puts back."""
+    link, pod_mac = lease.terms.link, macs(lease.attachment)[1]
+    return (
+        *(Neighbour(Where.HOST, link, address, pod_mac) for address in lease.addresses),
+        *(AddRoute(Where.HOST, link, ip_network(address)) for address in lease.addresses),
+    )
+
+
+def detach(lease: Lease) -> tuple[Step, ...]:
+    """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
+    return (DeleteLink(lease.terms.link), Firewall(firewall.detach(lease)))
+
+
+def undo(step: Step, lease: Lease) -> Step | None:
+    """What takes one step back; None for what goes with its link."""
+    match step:
+        case CreateVeth():
+            return DeleteLink(step.host)
+        case Firewall():
+            return Firewall(firewall.detach(lease))
+        case _:
+            return None
+
+
+def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
+    """What the runtime is told: exactly what ``attach`` made."""
+    host_mac, pod_mac = macs(lease.attachment)
+    mtu = lease.terms.mtu
+    versions = sorted({address.version for address in lease.addresses})
+    return Result(
+        interfaces=(
+            Interface(lease.terms.link, host_mac, mtu=mtu),
+            Interface(lease.attachment.ifname, pod_mac, netns, mtu=mtu),
+        ),
+        addresses=tuple(
+            Address(ip_interface(address), GATEWAYS[address.version], 1) for address in lease.addresses
+        ),
+        routes=tuple(Route(_DEFAULTS[v], GATEWAYS[v]) for v in versions),
+        dns=config.dns,
+    )
+
+
+def _settings(link: str, versions: Sequence[int]) -> tuple[Setting, ...]:
+    """A pod can neither send from another's address, nor redirect the host, nor be its IPv6 router."""
+    ipv4, ipv6 = f"net.ipv4.conf.{link}", f"net.ipv6.conf.{link}"
+    return (
+        Setting(f"{ipv4}.forwarding", "1"),
+        Setting(f"{ipv4}.rp_filter", "1"),
+        Setting(f"{ipv4}.accept_redirects", "0"),
+        Setting(f"{ipv6}.accept_ra", "0"),
+        Setting(f"{ipv6}.accept_redirects", "0"),
+        *((Setting("net.ipv6.conf.all.forwarding", "1"),) if 6 in versions else ()),
+    )
+
+
+def _digest(attachment: Attachment) -> str:
+    return hashlib.sha256(str(attachment).encode()).hexdigest()

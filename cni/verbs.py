@@ -1,0 +1,141 @@
+"""The verbs of the specification, each reading from top to bottom."""
+
+import os
+
+import orjson
+
+from cni import netlink, observe, plan, results
+from cni.check import differences
+from cni.errors import CniError, Code
+from cni.leases import Lease, State, Terms
+from cni.netconf import NetworkConfig
+from cni.node import Node
+from cni.protocol import Attachment, Command, Request, render_version
+from netplane.errors import NetplaneError
+
+
+def answer(request: Request, node: Node, netns: int | None) -> bytes:
+    """What goes to standard output. ``netns`` is a descriptor of CNI_NETNS where it could be opened.
+
+    Raises NetplaneError; CniError where the specification has a code for it.
+    """
+    match request.command:
+        case Command.VERSION:
+            return render_version(request.version)
+        case Command.ADD:
+            with node.locks.held(request.attachment):
+                return add(request, node, netns)
+        case Command.DEL:
+            with node.locks.held(request.attachment):
+                delete(request.attachment, node)
+        case Command.CHECK:
+            with node.locks.held(request.attachment):
+                check(request, node, netns)
+        case Command.GC:
+            collect(request, node)
+        case Command.STATUS:
+            status(request, node)
+    return b""
+
+
+def add(request: Request, node: Node, netns: int | None) -> bytes:
+    """Lease an address → plan the steps → apply them, undone on failure → render the result."""
+    config, pod = _config(request), _pod_netns(request, netns)
+    lease = _reserve(request, config, node, pod)
+    try:
+        netlink.apply(plan.attach(lease), pod, undo=lambda step: plan.undo(step, lease))
+        node.leases.confirm(lease.attachment)
+    except netlink.UndoFailedError:
+        node.leases.begin_release(lease.attachment)
+        raise
+    except BaseException:
+        node.leases.release(lease.attachment)
+        raise
+    made = plan.result(lease, config, request.netns)
+    whole = request.previous.followed_by(made) if request.previous is not None else made
+    return orjson.dumps(results.render(whole, request.version)) + b"\n"
+
+
+def delete(attachment: Attachment, node: Node) -> None:
+    """Whatever an ADD of this attachment left is gone; nothing there is success, as the specification says."""
+    lease = node.leases.begin_release(attachment)
+    if lease is None:
+        netlink.apply([plan.DeleteLink(plan.link_name(attachment))])
+        return
+    netlink.apply(plan.detach(lease))
+    node.leases.release(attachment)
+
+
+def check(request: Request, node: Node, netns: int | None) -> None:
+    """The kernel holds what the lease and ``prevResult`` say. Raises CniError naming the differences."""
+    pod = _pod_netns(request, netns)
+    lease = node.leases.get(request.attachment)
+    if lease is None or lease.state is not State.LIVE:
+        raise CniError(Code.UNKNOWN_CONTAINER, f"cannot check {request.attachment}: it is not attached")
+    seen = observe.attachment(lease.terms.link, lease.attachment.ifname, pod)
+    found = differences(lease, seen, request.previous)
+    if found:
+        raise CniError(Code.CHECK_FAILED, f"cannot confirm {request.attachment}: {'; '.join(found)}")
+
+
+def collect(request: Request, node: Node) -> None:
+    """Detach everything of this network that the runtime does not list; go on past errors, then report them."""
+    network, failed = request.attachment.network, []
+    for attachment in [lease.attachment for lease in node.leases.all()]:
+        if attachment.network != network or attachment in request.valid:
+            continue
+        try:
+            with node.locks.held(attachment):
+                delete(attachment, node)
+        except NetplaneError as error:
+            failed.append(f"{attachment}: {error.message}")
+    if failed:
+        raise CniError(Code.KERNEL, f"cannot free {len(failed)} attachments: {'; '.join(failed)}")
+
+
+def status(request: Request, node: Node) -> None:
+    """Raises CniError NOT_AVAILABLE where an ADD now would fail."""
+    for pool in _config(request).pools:
+        if not node.leases.free(pool):
+            raise CniError(Code.NOT_AVAILABLE, f"cannot take pods: every address of {pool} is in use")
+
+
+def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) -> Lease:
+    attachment = request.attachment
+    inode = observe.netns_inode(netns)
+    stale = node.leases.get(attachment)
+    if stale is not None and (stale.state is not State.LIVE or stale.terms.netns_inode != inode):
+        delete(attachment, node)  # of an earlier life of this container, or of an ADD or DEL cut short
+    mtu = config.mtu or node.mtu or observe.underlay_mtu()
+    link = plan.link_name(attachment)
+    own = tuple(r.subnet for pool in config.pools for r in pool.ranges)
+    exclude = None if config.exclude is None else tuple(dict.fromkeys((*config.exclude, *own)))
+    return node.leases.reserve(
+        attachment, config.pools, Terms(link, request.netns, inode, node.boot_id, mtu, exclude)
+    )
+
+
+def _pod_netns(request: Request, netns: int | None) -> int:
+    if netns is None:
+        raise CniError(Code.INVALID_ENVIRONMENT, f"cannot open CNI_NETNS {request.netns}: no such namespace")
+    if observe.netns_inode(netns) == _own_netns():
+        raise CniError(
+            Code.INVALID_NETNS, f"cannot use CNI_NETNS {request.netns}: it is the node's own namespace"
+        )
+    return netns
+
+
+def _own_netns() -> str:
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return observe.netns_inode(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _config(request: Request) -> NetworkConfig:
+    if request.config is None:
+        raise CniError(
+            Code.INTERNAL, f"cannot answer {request.command}: it was parsed without a configuration"
+        )
+    return request.config
