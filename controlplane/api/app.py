@@ -1,0 +1,136 @@
+"""The API server put together: store, memory, rules and door, for one event loop."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from aiohttp import web
+
+from controlplane.api.admission import Admission, AllocateService
+from controlplane.api.bodies import MAX_BODY
+from controlplane.api.discovery import Discovery
+from controlplane.api.http import ApiServer, Doors
+from controlplane.api.hub import Hub
+from controlplane.api.kinds.kind import Kind
+from controlplane.api.measures import Measures
+from controlplane.api.route import catalog
+from controlplane.api.writes import Machinery
+from controlplane.store.contract import Delete, Stale, Store
+from netplane.errors import ConfigError
+from netplane.kube.objects import Object, meta, parse_time
+from netplane.kube.resources import EVENTS
+
+BOOKMARK_SECONDS = 10.0  # also how soon a client notices a dead connection
+COMPACT_SECONDS = 300.0
+EVENT_LIFE = timedelta(hours=1)  # kube-apiserver's --event-ttl
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A server that has read its store: `application` answers, `keep` does what time asks for."""
+
+    machinery: Machinery
+    kinds: tuple[Kind, ...]
+    address: str
+
+    def application(self, doors: Doors) -> web.Application:
+        """What aiohttp serves."""
+        measures, discovery = Measures(self.hub), Discovery(self.kinds, self.address)
+        server = ApiServer(self.machinery, catalog(self.kinds), discovery, measures, doors)
+        application = web.Application(client_max_size=MAX_BODY)
+        application.router.add_route("*", "/{path:.*}", server.answer)
+        return application
+
+    @property
+    def hub(self) -> Hub:
+        """The cluster in memory."""
+        return self.machinery.hub
+
+    async def keep(self) -> None:
+        """Bookmarks, compaction, and the end of old Events; for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(BOOKMARK_SECONDS, self._bookmark))
+            group.create_task(self._compact())
+
+    async def _every(self, seconds: float, action: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            action()
+
+    def _bookmark(self) -> None:
+        self.hub.mark()
+
+    async def _compact(self) -> None:
+        """Keep between one and two periods of history: a watcher that is away for less need not list."""
+        while True:
+            then = self.hub.revision
+            await asyncio.sleep(COMPACT_SECONDS)
+            await self.hub.store.compact(then)
+            await drop_old_events(self.hub, self.machinery.clock())
+
+
+async def build(
+    store: Store,
+    kinds: Iterable[Kind],
+    *,
+    allocate_service: AllocateService,
+    address: str,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Api:
+    """Read the store into memory. ``address`` (host:port) is what discovery names."""
+    served = tuple(kinds)
+    hub = Hub(store, served)
+    await hub.load()
+    return Api(Machinery(hub, Admission(hub, allocate_service), clock), served, address)
+
+
+def tls_context(certificate: str, key: str, authority: str) -> ssl.SSLContext:
+    """TLS that asks for a client certificate and checks it against the cluster's authority.
+
+    Raises ConfigError naming the file that cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    load_pair(context, certificate, key)
+    try:
+        context.load_verify_locations(authority)
+    except OSError as error:
+        raise ConfigError(f"cannot use {authority}: {error.strerror or error}") from None
+    return context
+
+
+def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Give a context its own certificate, also in place of an older one. Raises ConfigError."""
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"cannot use {certificate} with {key}: {error.strerror or error}") from None
+
+
+async def drop_old_events(hub: Hub, now: datetime) -> None:
+    """Remove the Events that nothing has repeated for EVENT_LIFE."""
+    for record in list(hub.all(EVENTS).values()):
+        if _last_seen(record.obj) < now - EVENT_LIFE:
+            try:
+                await hub.store.commit(Delete(record.key, record.revision))
+            except Stale:
+                continue  # it has just been repeated
+
+
+def _last_seen(event: Object) -> datetime:
+    series = event.get("series") or {}
+    times = (
+        series.get("lastObservedTime"),
+        event.get("lastTimestamp"),
+        event.get("eventTime"),
+        meta(event).get("creationTimestamp"),
+    )
+    for text in times:
+        try:
+            return parse_time(str(text))
+        except ValueError:
+            continue
+    return datetime.max.replace(tzinfo=UTC)

@@ -1,0 +1,65 @@
+"""DELETE, of one object and of a collection: at once, or in two steps where somebody must finish first.
+
+Source: Kubernetes' pod lifecycle ("Termination of Pods"), "Finalizers", "Garbage Collection".
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from controlplane.api import lifecycle
+from controlplane.api.lifecycle import DeleteOptions
+from controlplane.api.reads import Listing
+from controlplane.api.records import Record
+from controlplane.api.transactions import Act, Decision, transact
+from controlplane.api.writes import Machinery, Order, check_user
+from netplane.kube.errors import StatusError, not_found
+from netplane.kube.objects import Object, name_of, uid_of
+from netplane.kube.resources import Resource
+
+
+async def delete(machinery: Machinery, order: Order, options: DeleteOptions) -> Object:
+    """Delete one object. The answer is a Status if it is gone, the object if it waits. Raises StatusError."""
+    route = order.route
+
+    def decide(record: Record | None) -> Decision:
+        if record is None:
+            raise not_found(order.resource, route.name)
+        old, obj = record.copy(), record.copy()
+        check_user(order, old)
+        outcome = lifecycle.delete(order.resource, obj, options, machinery.clock())
+        if outcome.removed:
+            return Decision(Act.REMOVE, obj)
+        return Decision(Act.KEEP if lifecycle.same(obj, old) else Act.PUT, obj)
+
+    hub = machinery.hub
+    decision = await transact(hub, order.kind, route.namespace, route.name, decide, dry_run=order.dry_run)
+    gone = decision.act is Act.REMOVE
+    return success(order.resource, decision.obj) if gone else decision.obj
+
+
+async def delete_collection(
+    machinery: Machinery, order: Order, listing: Listing, options: DeleteOptions
+) -> None:
+    """Delete every object of a listing; one that is gone already is fine. Raises StatusError."""
+    for record in listing.records:
+        metadata: dict[str, Any] = record.obj["metadata"]
+        route = replace(order.route, namespace=metadata.get("namespace", ""), name=metadata["name"])
+        try:
+            await delete(machinery, replace(order, route=route), options)
+        except StatusError as error:
+            if error.reason != "NotFound":
+                raise
+
+
+def success(resource: Resource, obj: Object) -> Object:
+    """The Status that says the object is gone; `kubectl delete` waits for this ``uid``."""
+    details: dict[str, Any] = {"name": name_of(obj), "kind": resource.plural, "uid": uid_of(obj)}
+    if resource.group:
+        details["group"] = resource.group
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    }

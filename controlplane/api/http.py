@@ -1,0 +1,288 @@
+"""The door: HTTP in, one verb called, HTTP out. Nothing here knows what an object means.
+
+Every answer that is not a success is a Status object, also those of the router; nothing but version and health
+(and joining, whose token is its credential) is answered without a credential.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from controlplane.api import reads, watches
+from controlplane.api.bodies import JSON_TYPES, an_object, decode, media_type
+from controlplane.api.deletes import delete, delete_collection
+from controlplane.api.discovery import VERSION, Discovery
+from controlplane.api.lifecycle import delete_options
+from controlplane.api.measures import Measures
+from controlplane.api.patch import PATCHES
+from controlplane.api.represent import JSON, Representation, negotiate
+from controlplane.api.route import Catalog, Route, find
+from controlplane.api.selection import flag, parse
+from controlplane.api.subresources import bind, evict, finalize, scale_of, write_scale
+from controlplane.api.watches import Watcher
+from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
+from controlplane.auth.authn import User, identify
+from controlplane.auth.authz import JOIN_PATH, METRICS_PATH, allowed, allowed_path
+from controlplane.store.contract import StoreError
+from netplane import metrics
+from netplane.kube.errors import (
+    StatusError,
+    bad_request,
+    forbidden,
+    internal,
+    method_not_allowed,
+    no_such_path,
+    unauthorized,
+    unavailable,
+)
+from netplane.kube.objects import Object
+
+log = logging.getLogger(__name__)
+
+Join = Callable[[Object], Awaitable[Object]]
+Logs = Callable[[web.Request, Object, Mapping[str, str]], Awaitable[web.StreamResponse]]
+_HEALTH = ("/healthz", "/readyz", "/livez")
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What lies behind the paths outside the API's resources."""
+
+    join: Join
+    logs: Logs
+
+
+class ApiServer:
+    """The aiohttp side of the API; `answer` is the application's only handler."""
+
+    def __init__(
+        self, machinery: Machinery, kinds: Catalog, discovery: Discovery, measures: Measures, doors: Doors
+    ) -> None:
+        self._machinery, self._hub = machinery, machinery.hub
+        self._kinds, self._discovery = kinds, discovery
+        self._measures, self._doors = measures, doors
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer any request; what goes wrong becomes a Status."""
+        started = time.monotonic()
+        route: Route | None = None
+        warnings: list[str] = []
+        try:
+            path = request.path.rstrip("/") or "/"
+            user = self._user(request)
+            if self._is_resource(path):
+                if user is None:
+                    raise unauthorized()
+                watch = flag(request.query, "watch")
+                route = find(self._kinds, request.method, path, watch=watch)
+                _authorize(user, route)
+                response = await self._resource(request, route, user, warnings)
+            else:
+                response = await self._other(request, path, user)
+        except StatusError as error:
+            response = status_response(error)
+        except web.HTTPException as error:
+            response = status_response(StatusError(error.status, "", error.reason))
+        except StoreError as error:
+            log.error("%s %s: %s", request.method, request.path, error)
+            response = status_response(unavailable(str(error)))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            log.exception("%s %s", request.method, request.path)
+            response = status_response(internal(f"{type(error).__name__}: {error}"))
+        for warning in warnings if not response.prepared else ():
+            response.headers.add("Warning", f'299 - "{_quoted(warning)}"')
+        self._count(route, request, response.status, time.monotonic() - started)
+        return response
+
+    def _count(self, route: Route | None, request: web.Request, status: int, seconds: float) -> None:
+        if route is None:
+            self._measures.answered(request.method.lower(), "", "", "", status, seconds)
+        else:
+            resource = route.kind.resource
+            self._measures.answered(
+                route.verb, resource.group, resource.plural, route.subresource, status, seconds
+            )
+
+    def _user(self, request: web.Request) -> User | None:
+        transport = request.transport
+        certificate = transport.get_extra_info("peercert") if transport is not None else None
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        return identify(certificate, token.strip() if scheme.lower() == "bearer" else None)
+
+    def _is_resource(self, path: str) -> bool:
+        parts = path.split("/")
+        return (parts[1] == "api" and len(parts) > 3) or (parts[1] == "apis" and len(parts) > 4)
+
+    async def _other(self, request: web.Request, path: str, user: User | None) -> web.StreamResponse:
+        """Paths that are no resource. Raises StatusError."""
+        method = request.method
+        if not allowed_path(user, method.lower(), path):
+            if user is None:
+                raise unauthorized()
+            text = f'User "{user.name}" cannot {method.lower()} path "{path}"'
+            raise StatusError(403, "Forbidden", f"forbidden: {text}")
+        if path == JOIN_PATH:
+            if method != "POST":
+                raise method_not_allowed()
+            body = an_object(request.headers.get("Content-Type", ""), await request.read())
+            return json_response(await self._doors.join(body))
+        if method not in ("GET", "HEAD"):
+            raise method_not_allowed() if self._known(path) else no_such_path()
+        if path == "/version":
+            return json_response(dict(VERSION))
+        if path in _HEALTH or path.startswith(("/livez/", "/readyz/")):
+            return web.Response(text="ok")
+        if path == METRICS_PATH:
+            return metrics.render(self._measures.registry)
+        if path == "/":
+            return json_response({"paths": ["/api", "/apis", *_HEALTH, METRICS_PATH, "/version"]})
+        document, content_type = self._discovery.answer(path, request.headers.get("Accept", ""))
+        return web.Response(body=orjson.dumps(document), headers={"Content-Type": content_type})
+
+    def _known(self, path: str) -> bool:
+        return path in ("/", "/version", "/api", "/apis", METRICS_PATH, *_HEALTH)
+
+    async def _resource(
+        self, request: web.Request, route: Route, user: User, warnings: list[str]
+    ) -> web.StreamResponse:
+        if route.verb == "watch":
+            return await self._watch(request, route)
+        if route.verb == "get":
+            return await self._get(request, route)
+        if route.verb == "list":
+            return await self._list(request, route)
+        order = Order(route, user, _dry_run(request.query), _validation(request.query), warnings)
+        content_type, body = request.headers.get("Content-Type", ""), await request.read()
+        if route.verb in ("delete", "deletecollection"):
+            return await self._delete(request, order, decode(content_type, body))
+        if route.subresource not in ("", "status"):
+            return json_response(await self._subresource(order, content_type, body), _created(route))
+        form = negotiate(request.headers.get("Accept", ""), request.query)
+        if route.verb == "create":
+            obj = await create(self._machinery, order, an_object(content_type, body))
+        elif route.verb == "update":
+            obj = await replace(self._machinery, order, an_object(content_type, body))
+        else:
+            patch = decode(content_type, body, tuple(PATCHES))
+            obj = await apply_patch(self._machinery, order, media_type(content_type), patch)
+        return self._one(form, obj, route, _created(route))
+
+    def _one(self, form: Representation, obj: Object, route: Route, code: int = 200) -> web.Response:
+        body = form.of_object(obj, route.kind, self._machinery.clock())
+        return web.Response(body=body, status=code, headers={"Content-Type": form.content_type})
+
+    async def _get(self, request: web.Request, route: Route) -> web.StreamResponse:
+        record = reads.get(self._hub, route.kind, route.namespace, route.name)
+        if route.subresource == "log":
+            return await self._doors.logs(request, record.obj, request.query)
+        if route.subresource == "scale":
+            return json_response(scale_of(route.kind, record.obj))
+        form = negotiate(request.headers.get("Accept", ""), request.query)
+        body = form.of(record, route.kind, self._machinery.clock())
+        return web.Response(body=body, headers={"Content-Type": form.content_type})
+
+    async def _list(self, request: web.Request, route: Route) -> web.Response:
+        form = negotiate(request.headers.get("Accept", ""), request.query)
+        options = parse(route.kind, route.namespace, route.name, request.query, watch=False)
+        found = await reads.listing(self._hub, options)
+        body = form.of_list(found.records, route.kind, found.meta, self._machinery.clock())
+        return web.Response(body=body, headers={"Content-Type": form.content_type})
+
+    async def _delete(self, request: web.Request, order: Order, body: object) -> web.Response:
+        options = delete_options(body, request.query)
+        route = order.route
+        if route.verb == "delete":
+            obj = await delete(self._machinery, order, options)
+            if obj.get("kind") == "Status":
+                return json_response(obj)
+            form = negotiate(request.headers.get("Accept", ""), request.query)
+            return self._one(form, obj, route)
+        chosen = parse(route.kind, route.namespace, "", request.query, watch=False)
+        found = await reads.listing(self._hub, chosen)
+        await delete_collection(self._machinery, order, found, options)
+        return web.Response(
+            body=Representation().of_list(found.records, route.kind, found.meta, self._machinery.clock()),
+            headers={"Content-Type": JSON},
+        )
+
+    async def _subresource(self, order: Order, content_type: str, body: bytes) -> Object:
+        match order.route.subresource:
+            case "scale":
+                media = media_type(content_type)
+                supported = tuple(PATCHES) if order.route.verb == "patch" else JSON_TYPES
+                wanted = decode(content_type, body, supported)
+                sent = media if order.route.verb == "patch" else JSON
+                return await write_scale(self._machinery, order, sent, wanted)
+            case "binding":
+                return await bind(self._machinery, order, an_object(content_type, body))
+            case "eviction":
+                return await evict(self._machinery, order, an_object(content_type, body))
+            case "finalize":
+                return await finalize(self._machinery, order, an_object(content_type, body))
+        raise no_such_path()
+
+    async def _watch(self, request: web.Request, route: Route) -> web.StreamResponse:
+        form = negotiate(request.headers.get("Accept", ""), request.query)
+        options = parse(route.kind, route.namespace, route.name, request.query, watch=True)
+        response = web.StreamResponse(
+            headers={"Content-Type": form.content_type, "Cache-Control": "no-cache"}
+        )
+        response.enable_chunked_encoding()
+        writer = await response.prepare(request)
+        if writer is None or request.transport is None:
+            return response
+        writer.send_headers()  # from here on the watcher writes its own chunks
+        watcher = Watcher(options, form, request.transport, self._machinery.clock)
+        await watches.run(self._hub, watcher, writer.drain)
+        return response
+
+
+def _authorize(user: User, route: Route) -> None:
+    resource = route.kind.resource
+    if not allowed(
+        user, route.verb, resource.group, resource.plural, route.subresource, route.namespace, route.name
+    ):
+        plural = f"{resource.plural}/{route.subresource}" if route.subresource else resource.plural
+        raise forbidden(user.name, route.verb, resource.group, plural, route.namespace, route.name)
+
+
+def _created(route: Route) -> int:
+    return 201 if route.verb == "create" else 200
+
+
+def _dry_run(query: Mapping[str, str]) -> bool:
+    text = query.get("dryRun", "")
+    if text not in ("", "All"):
+        raise bad_request(f'dryRun: Unsupported value: "{text}": must be All')
+    return text == "All"
+
+
+def _validation(query: Mapping[str, str]) -> str:
+    text = query.get("fieldValidation") or "Warn"
+    if text not in ("Strict", "Warn", "Ignore"):
+        raise bad_request(f'fieldValidation: Unsupported value: "{text}": must be Strict, Warn or Ignore')
+    return text
+
+
+def _quoted(text: str) -> str:
+    """The inside of a quoted-string (RFC 9110, 5.6.4) on one line."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def json_response(body: Object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=orjson.dumps(body), status=status, headers={"Content-Type": JSON})
+
+
+def status_response(error: StatusError) -> web.Response:
+    """An error as the Status it is."""
+    response = json_response(error.status, error.code)
+    if seconds := error.details.get("retryAfterSeconds"):
+        response.headers["Retry-After"] = str(seconds)
+    return response

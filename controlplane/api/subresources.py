@@ -1,0 +1,127 @@
+"""The parts of objects that have a door of their own: scale, binding, eviction, finalize.
+
+``status`` is not here: it is an ordinary update that the Kind prepares differently (`writes.update`).
+Source: Kubernetes API conventions, "Subresources"; ``registry/core/pod/storage``, ``registry/apps/*/storage``.
+"""
+
+from typing import Any
+
+from controlplane.api import lifecycle, patch
+from controlplane.api.deletes import delete
+from controlplane.api.kinds.kind import Kind
+from controlplane.api.records import Record
+from controlplane.api.transactions import Act, Decision, transact
+from controlplane.api.writes import Machinery, Order, check_user, update
+from netplane.kube.errors import Cause, bad_request, conflict, invalid, not_found
+from netplane.kube.objects import Object, is_deleting, labels_of, meta, name_of, rfc3339, set_condition
+from netplane.kube.resources import NAMESPACES, PODS
+from netplane.kube.selectors import Selector
+
+SCALE = ("autoscaling/v1", "Scale")
+
+
+def scale_of(kind: Kind, obj: Object) -> Object:
+    """The ``autoscaling/v1`` Scale of a Deployment or ReplicaSet."""
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    selector = Selector.from_label_selector(spec.get("selector") or {"matchLabels": labels_of(obj)})
+    metadata = meta(obj)
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    return {
+        "kind": SCALE[1],
+        "apiVersion": SCALE[0],
+        "metadata": {field: metadata[field] for field in kept if field in metadata},
+        "spec": {"replicas": spec.get("replicas", 0)},
+        "status": {"replicas": status.get("replicas", 0), "selector": str(selector)},
+    }
+
+
+async def write_scale(machinery: Machinery, order: Order, content_type: str, body: Any) -> Object:
+    """PUT or PATCH a Scale: only ``spec.replicas`` counts. Raises StatusError."""
+
+    def change(record: Record) -> Object:
+        scale = scale_of(order.kind, record.obj)
+        wanted = body if content_type == "application/json" else patch.apply(content_type, scale, body)
+        replicas = _replicas(order, wanted)
+        obj = record.copy()
+        obj["metadata"]["resourceVersion"] = (wanted.get("metadata") or {}).get("resourceVersion") or ""
+        obj["spec"]["replicas"] = replicas
+        return obj
+
+    return scale_of(order.kind, await update(machinery, order, change))
+
+
+def _replicas(order: Order, scale: Any) -> int:
+    if not isinstance(scale, dict) or (scale.get("apiVersion"), scale.get("kind")) != SCALE:
+        raise bad_request("the body must be a Scale of autoscaling/v1")
+    replicas = (scale.get("spec") or {}).get("replicas", 0)
+    if type(replicas) is not int or replicas < 0:
+        text = f"Invalid value: {replicas!r}: must be a whole number, 0 or more"
+        raise invalid(order.resource, order.route.name, [Cause("spec.replicas", text)])
+    return replicas
+
+
+async def bind(machinery: Machinery, order: Order, binding: Object) -> Object:
+    """POST a Binding: the pod gets its node, once. Raises StatusError 409 if it has one."""
+    route = order.route
+    target = binding.get("target") if isinstance(binding, dict) else None
+    node = target.get("name") if isinstance(target, dict) else None
+    if not isinstance(node, str) or not node:
+        cause = Cause("target.name", "Required value: the node to bind the pod to", "FieldValueRequired")
+        raise invalid(PODS, route.name, [cause])
+    sent = binding.get("metadata") or {}
+
+    def decide(record: Record | None) -> Decision:
+        if record is None:
+            raise not_found(PODS, route.name)
+        pod = record.copy()
+        check_user(order, pod)
+        lifecycle.check_preconditions(PODS, pod, lifecycle.DeleteOptions(uid=str(sent.get("uid") or "")))
+        if is_deleting(pod):
+            raise conflict(
+                PODS, route.name, f"pod {route.name} is being deleted, cannot be assigned to a host"
+            )
+        if bound := pod["spec"].get("nodeName"):
+            raise conflict(PODS, route.name, f"pod {route.name} is already assigned to node {bound}")
+        pod["spec"]["nodeName"] = node
+        if annotations := sent.get("annotations"):
+            pod["metadata"]["annotations"] = {**(meta(pod).get("annotations") or {}), **annotations}
+        status = pod.setdefault("status", {})
+        now = rfc3339(machinery.clock())
+        old = status.get("conditions") or []
+        status["conditions"] = set_condition(old, "PodScheduled", "True", "", "", now)
+        return Decision(Act.PUT, pod)
+
+    hub = machinery.hub
+    await transact(hub, order.kind, route.namespace, route.name, decide, dry_run=order.dry_run)
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+async def evict(machinery: Machinery, order: Order, eviction: Object) -> Object:
+    """POST an Eviction: a delete by another name, as there are no disruption budgets. Raises StatusError."""
+    given = eviction.get("deleteOptions") if isinstance(eviction, dict) else None
+    await delete(machinery, order, lifecycle.delete_options(given, {}))
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+async def finalize(machinery: Machinery, order: Order, namespace: Object) -> Object:
+    """PUT a Namespace's ``spec.finalizers``: without the last one a deleted namespace is gone."""
+    lifecycle.check_identity(NAMESPACES, namespace, "", order.route.name)
+    finalizers = (namespace.get("spec") or {}).get("finalizers") or []
+    if not isinstance(finalizers, list) or not all(isinstance(item, str) for item in finalizers):
+        cause = Cause("spec.finalizers", "Invalid value: must be a list of strings")
+        raise invalid(NAMESPACES, name_of(namespace), [cause])
+
+    def decide(record: Record | None) -> Decision:
+        if record is None:
+            raise not_found(NAMESPACES, order.route.name)
+        obj, sent = record.copy(), meta(namespace)
+        version = str(sent.get("resourceVersion") or "")
+        meant = lifecycle.DeleteOptions(uid=str(sent.get("uid") or ""), resource_version=version)
+        lifecycle.check_preconditions(NAMESPACES, obj, meant)
+        obj["spec"] = {**(obj.get("spec") or {}), "finalizers": finalizers}
+        if lifecycle.finished(NAMESPACES, obj):
+            return Decision(Act.REMOVE, obj)
+        return Decision(Act.KEEP if lifecycle.same(obj, record.obj) else Act.PUT, obj)
+
+    name, hub = order.route.name, machinery.hub
+    return (await transact(hub, order.kind, "", name, decide, dry_run=order.dry_run)).obj

@@ -1,0 +1,167 @@
+"""POST, PUT and PATCH: body → defaults → rules → one commit.
+
+The order of the steps is the Kinds' contract (`kinds.kind`); a write that changes nothing commits nothing.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from controlplane.api import lifecycle, patch
+from controlplane.api.admission import Admission
+from controlplane.api.hub import Hub
+from controlplane.api.kinds.kind import Kind
+from controlplane.api.records import Record
+from controlplane.api.route import Route
+from controlplane.api.transactions import Act, Decision, transact
+from controlplane.auth.authn import User
+from controlplane.auth.authz import restriction
+from netplane.kube.errors import StatusError, already_exists, bad_request, invalid, not_found, refused
+from netplane.kube.objects import Object, name_of, new_uid
+from netplane.kube.resources import Resource
+
+GENERATE_ATTEMPTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What every write needs of the server."""
+
+    hub: Hub
+    admission: Admission
+    clock: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One request to write: where, by whom, how strictly; ``warnings`` are for the answer's headers."""
+
+    route: Route
+    user: User
+    dry_run: bool = False
+    validation: str = "Warn"
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind written to."""
+        return self.route.kind
+
+    @property
+    def resource(self) -> Resource:
+        """The resource written to."""
+        return self.route.kind.resource
+
+
+async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
+    """POST an object into its collection. Raises StatusError."""
+    kind, namespace = order.kind, order.route.namespace
+    lifecycle.check_identity(order.resource, obj, namespace, "")
+    check_fields(order, obj)
+    generated = not obj["metadata"].get("name")
+    for attempt in range(GENERATE_ATTEMPTS):
+        draft: Object = {**obj, "metadata": dict(obj["metadata"])}
+        lifecycle.stamp_new(draft, machinery.clock(), new_uid(), _suffix())
+        kind.default(draft)
+        kind.prepare_create(draft)
+        name = name_of(draft)
+
+        def decide(record: Record | None, draft: Object = draft, name: str = name) -> Decision:
+            if record is not None:
+                raise already_exists(order.resource, name)
+            place = machinery.admission.place(kind, draft)
+            _judge(order, draft, None)
+            return Decision(Act.PUT, draft, (*place, *machinery.admission.claim(kind, draft, None)))
+
+        try:
+            decision = await transact(machinery.hub, kind, namespace, name, decide, dry_run=order.dry_run)
+        except StatusError as error:
+            if generated and error.reason == "AlreadyExists" and attempt + 1 < GENERATE_ATTEMPTS:
+                continue
+            raise
+        return decision.obj
+    raise AssertionError("the last attempt answers or raises")
+
+
+async def replace(machinery: Machinery, order: Order, obj: Object) -> Object:
+    """PUT an object or its status. Raises StatusError."""
+    lifecycle.check_identity(order.resource, obj, order.route.namespace, order.route.name)
+    check_fields(order, obj)
+
+    def change(record: Record) -> Object:
+        return {**obj, "metadata": dict(obj["metadata"])}
+
+    return await update(machinery, order, change)
+
+
+async def apply_patch(machinery: Machinery, order: Order, content_type: str, body: Any) -> Object:
+    """PATCH an object or its status. Raises StatusError."""
+
+    def change(record: Record) -> Object:
+        patched = patch.apply(content_type, record.copy(), body)
+        lifecycle.check_identity(order.resource, patched, order.route.namespace, order.route.name)
+        order.warnings.clear()
+        check_fields(order, patched)
+        return patched
+
+    return await update(machinery, order, change)
+
+
+async def update(machinery: Machinery, order: Order, change: Callable[[Record], Object]) -> Object:
+    """Write what ``change`` makes of the stored object, by the rules of the route's subresource."""
+    kind, route = order.kind, order.route
+
+    def decide(record: Record | None) -> Decision:
+        if record is None:
+            raise not_found(order.resource, route.name)
+        new, old = change(record), record.copy()
+        lifecycle.carry_over(order.resource, new, old)
+        kind.default(new)
+        prepare = kind.prepare_status if route.subresource == "status" else kind.prepare_update
+        prepare(new, old)
+        _judge(order, new, old)
+        guards = machinery.admission.claim(kind, new, old)
+        if lifecycle.finished(order.resource, new):
+            return Decision(Act.REMOVE, new, guards)
+        if lifecycle.same(new, old):
+            return Decision(Act.KEEP, old)
+        return Decision(Act.PUT, new, guards)
+
+    hub = machinery.hub
+    decision = await transact(hub, kind, route.namespace, route.name, decide, dry_run=order.dry_run)
+    return decision.obj
+
+
+def _judge(order: Order, new: Object, old: Object | None) -> None:
+    """Permission by content, then validity. Raises StatusError 403 or 422."""
+    check_user(order, old if old is not None else new)
+    if old is not None and order.route.subresource == "status":
+        causes = order.kind.validate_status(new, old)
+    else:
+        causes = order.kind.validate(new, old)
+    if causes:
+        raise invalid(order.resource, name_of(new), causes)
+
+
+def check_user(order: Order, obj: Object) -> None:
+    """Raises StatusError 403 where the object is not this user's to write."""
+    route, resource = order.route, order.resource
+    reason = restriction(order.user, route.verb, resource.group, resource.plural, route.subresource, obj)
+    if reason:
+        raise refused(resource, name_of(obj), reason)
+
+
+def check_fields(order: Order, obj: Object) -> None:
+    """``fieldValidation``: Strict refuses fields the kind does not have, Warn names them, Ignore is silent."""
+    if order.validation == "Ignore":
+        return
+    unknown = [f'unknown field "{path}"' for path in order.kind.unknown_fields(obj)]
+    if unknown and order.validation == "Strict":
+        raise bad_request(f"strict decoding error: {', '.join(unknown)}")
+    order.warnings.extend(unknown)
+
+
+def _suffix() -> str:
+    return "".join(secrets.choice(lifecycle.SUFFIX_LETTERS) for _ in range(lifecycle.SUFFIX_LENGTH))
