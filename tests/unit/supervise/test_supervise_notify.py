@@ -1,0 +1,71 @@
+"""The supervisor's ear: sd_notify messages, and descriptors that are kept."""
+
+import os
+import socket
+
+import pytest
+
+from netplane.node.supervise_notify import Notice, Store, open_socket, parse, receive
+
+
+@pytest.mark.parametrize(
+    ("message", "notice"),
+    [
+        (b"READY=1", Notice(ready=True)),
+        (b"READY=1\nSTATUS=listening on 6443\n", Notice(ready=True, status="listening on 6443")),
+        (b"STATUS=a=b", Notice(status="a=b")),
+        (b"FDSTORE=1\nFDNAME=http", Notice(store=True, name="http")),
+        (b"FDSTORE=1", Notice(store=True)),
+        (b"FDSTOREREMOVE=1\nFDNAME=http", Notice(remove=True, name="http")),
+        (b"FDSTORE=1\nFDNAME=a:b", Notice(store=True, name="stored")),
+        (b"STOPPING=1\nMAINPID=7\nnonsense", Notice(stopping=True)),
+        (b"\xff\xfe=1", Notice()),
+    ],
+)
+def test_parse(message, notice):
+    assert parse(message) == notice
+
+
+def test_the_same_socket_is_kept_once_and_outlives_the_sender():
+    store = Store()
+    left, right = socket.socketpair()
+    store.add("flow", [left.fileno()])
+    store.add("flow", [left.fileno()])
+    (held,) = store.held()
+    left.close()
+    os.write(held.fd, b"still here")
+    assert right.recv(20) == b"still here"
+    store.close()
+    assert right.recv(20) == b""
+    right.close()
+
+
+def test_both_ends_of_a_pipe_are_two_things():
+    store = Store()
+    reading, writing = os.pipe()
+    store.add("pipe", [reading, writing])
+    assert [held.name for held in store.held()] == ["pipe", "pipe"]
+    store.remove("other")
+    assert len(store.held()) == 2
+    store.remove("pipe")
+    assert store.held() == []
+    os.close(reading)
+    os.close(writing)
+
+
+def test_descriptors_arrive_with_their_message(tmp_path):
+    path = tmp_path / "n.sock"
+    listener = open_socket(path)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.connect(str(path))
+    assert receive(listener) is None
+    reading, writing = os.pipe()
+    socket.send_fds(sender, [b"FDSTORE=1\nFDNAME=p"], [reading, writing])
+    notice, fds = receive(listener)
+    assert notice == Notice(store=True, name="p")
+    os.write(fds[1], b"x")
+    assert os.read(reading, 1) == b"x"
+    for fd in (reading, writing, *fds):
+        os.close(fd)
+    sender.close()
+    listener.close()
