@@ -1,0 +1,219 @@
+"""The userspace data path: keeps the node's plumbing and one listener a frontend true to a snapshot.
+
+Why listeners are closed rather than idle: a frontend that nobody can serve must be refused by the kernel at
+once. Why they are kept by the supervisor: a process that dies must not take the node's Services with it.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import monotonic
+
+from netplane.errors import KernelError
+from proxy.datapath import SyncReport, Unserved
+from proxy.diff import diff
+from proxy.model import (
+    Frontend,
+    IPAddress,
+    IPNetwork,
+    Pool,
+    Protocol,
+    ServicePort,
+    Snapshot,
+    Target,
+    WhenEmpty,
+)
+from proxy.userspace import observe, plumbing
+from proxy.userspace.dialing import Dialer
+from proxy.userspace.engine import Engine
+from proxy.userspace.flow import Flow
+from proxy.userspace.listeners import Cannot, Listener, adoptable, kept_name, open_listener
+from proxy.userspace.plumbing import Plan
+from proxy.userspace.ruleset import Drop
+from proxy.userspace.traffic import Traffic
+
+TrafficKey = tuple[ServicePort, Protocol]
+CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an endpoint
+MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
+
+
+class Keeper:
+    """Whoever keeps our descriptors for the next process. This one keeps nothing."""
+
+    def store(self, name: str, *descriptors: int) -> None:
+        """Keep copies under a name."""
+
+    def unstore(self, name: str) -> None:
+        """Forget what is kept under a name."""
+
+
+class UserspaceDataPath:
+    """See ``proxy.datapath.DataPath``. Lives in the event loop, and the network namespace, of its node.
+
+    ``kept`` are descriptors that an earlier process left; those that still fit are used as they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        keeper: Keeper | None = None,
+        kept: Mapping[str, Sequence[socket.socket]] | None = None,
+        deadline: float = CONNECT_DEADLINE,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._keeper = keeper or Keeper()
+        self._kept = adoptable(kept or {})
+        self._deadline = deadline
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._dialer: Dialer | None = None
+        self._listeners: dict[Frontend, Listener] = {}
+        self._have: dict[Frontend, Target] = {}
+        self._plan: Plan | None = None
+        self._mended_at = 0.0
+        self.traffic: dict[TrafficKey, Traffic] = {}
+
+    @property
+    def name(self) -> str:
+        """The mode's name."""
+        return "userspace"
+
+    async def sync(self, want: Snapshot) -> SyncReport:
+        """Plumbing first, then listeners. Raises KernelError naming the step; nothing was changed then."""
+        if not want.node.addresses:
+            raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
+        await self._ensure_plumbing(plan_of(want))
+        dialer = self._dialer = self._dialer or Dialer(want.node)
+        dialer.set_node(want.node)
+        self._engine = self._engine or Engine(dialer, deadline=self._deadline)
+        changes = diff(self._have, want.targets)
+        for frontend in changes.removed:
+            self._shut(frontend)
+            del self._have[frontend]
+        unserved = []
+        for frontend, target in {**changes.changed, **changes.added}.items():
+            cannot = self._point(frontend, target)
+            if cannot is None:
+                self._have[frontend] = target
+            else:
+                self._have.pop(frontend, None)  # still missing, so the next sync tries again
+                unserved.append(Unserved(frontend, target.service, cannot.reason, cannot.again))
+        self._drop_unwanted()
+        counts = (len(changes.added), len(changes.changed), len(changes.removed))
+        return SyncReport(want.revision, *counts, unserved=tuple(unserved))
+
+    async def observe(self) -> Mapping[Frontend, Target]:
+        """The frontends that the kernel really leads to us, or really refuses, with their targets."""
+        listening = await asyncio.to_thread(observe.listening)
+        routed = await asyncio.to_thread(plumbing.routed)
+        found: dict[Frontend, Target] = {}
+        for frontend, target in self._have.items():
+            listener = self._listeners.get(frontend)
+            if listener is None:
+                if (frontend.address, frontend.port) not in listening.values():
+                    found[frontend] = target
+            elif os.fstat(listener.fd).st_ino in listening and self._reachable(frontend, routed):
+                found[frontend] = listener.target
+        return found
+
+    async def close(self, *, keep: bool) -> None:
+        """End. ``keep``: listeners stay open where the supervisor has copies, and the plumbing stays."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        for frontend, listener in list(self._listeners.items()):
+            if keep:
+                listener.sock.close()
+            else:
+                self._shut(frontend)
+        self._listeners.clear()
+        self._have.clear()
+        if not keep:
+            await asyncio.to_thread(plumbing.remove)
+            self._plan = None
+
+    async def drain(self, seconds: float) -> int:
+        """Accept nothing more and let flows end; the number of those that are left comes back."""
+        return await self._engine.drain(seconds) if self._engine is not None else 0
+
+    def flows(self) -> Iterator[Flow]:
+        """All flows with an endpoint, at this moment."""
+        return self._engine.flows() if self._engine is not None else iter(())
+
+    @property
+    def targets(self) -> Mapping[Frontend, Target]:
+        """What was synced last."""
+        return self._have
+
+    async def _ensure_plumbing(self, plan: Plan) -> None:
+        due = self._clock() - self._mended_at >= MEND_EVERY
+        if plan != self._plan or due:
+            await asyncio.to_thread(plumbing.ensure, plan)
+            self._plan, self._mended_at = plan, self._clock()
+
+    def _point(self, frontend: Frontend, target: Target) -> Cannot | None:
+        if target.empty:
+            self._shut(frontend)
+            return None
+        listener = self._listeners.get(frontend)
+        if listener is not None:
+            listener.point_at(target)
+            listener.traffic = self._traffic_of(target, frontend)
+            return None
+        sock = self._kept.pop(frontend, None) or open_listener(frontend)
+        if isinstance(sock, Cannot):
+            return sock
+        listener = Listener(frontend, sock, target, self._traffic_of(target, frontend))
+        self._listeners[frontend] = listener
+        self._keeper.store(kept_name(frontend), listener.fd)
+        assert self._engine is not None
+        self._engine.add(listener)
+        return None
+
+    def _shut(self, frontend: Frontend) -> None:
+        listener = self._listeners.pop(frontend, None)
+        if listener is None:
+            return
+        if self._engine is not None:
+            self._engine.remove(listener)
+        listener.close()
+        self._keeper.unstore(kept_name(frontend))
+
+    def _drop_unwanted(self) -> None:
+        """Listeners of an earlier process that no frontend wants any more."""
+        for frontend, sock in self._kept.items():
+            sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+            self._keeper.unstore(kept_name(frontend))
+        self._kept.clear()
+
+    def _traffic_of(self, target: Target, frontend: Frontend) -> Traffic:
+        return self.traffic.setdefault((target.service, frontend.protocol), Traffic())
+
+    def _reachable(self, frontend: Frontend, routed: Sequence[IPNetwork]) -> bool:
+        address, node = frontend.address, self._plan.node if self._plan else None
+        if address.is_unspecified or address.is_loopback or (node and address in node.addresses):
+            return True
+        return _in_any(address, routed)
+
+
+def plan_of(want: Snapshot) -> Plan:
+    """What a snapshot asks of the plumbing."""
+    addresses, drops = set(), set()
+    for frontend, target in want.targets.items():
+        address = frontend.address
+        if not (address.is_unspecified or address.is_loopback or _in_any(address, want.node.service_cidrs)):
+            addresses.add(address)
+        if _silent(target.outside) and frontend.protocol is Protocol.TCP:
+            where = None if address.is_unspecified else address
+            drops.add(Drop(address.version, where, frontend.port, everyone=_silent(target.inside)))
+    return Plan(want.node, frozenset(addresses), frozenset(drops))
+
+
+def _silent(pool: Pool) -> bool:
+    return not pool.endpoints and pool.when_empty is WhenEmpty.DROP
+
+
+def _in_any(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)

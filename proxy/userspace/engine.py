@@ -1,0 +1,269 @@
+"""Accepting clients, dialling endpoints, and trying another one before the client notices.
+
+Why one room: from accept(2) to a connected endpoint is one decision after another (whose pool, whose turn,
+whose address, how long to wait), and a connection that fails here is what users call a broken Service.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from select import EPOLLIN
+from time import monotonic
+
+from proxy.userspace.dialing import Dialer
+from proxy.userspace.flow import Flow, Relay
+from proxy.userspace.listeners import Listener
+from proxy.userspace.poller import Poller
+from proxy.userspace.traffic import TIMED_ONE_IN
+
+log = logging.getLogger(__name__)
+
+ACCEPTS = 32  # connections taken from one listener before the others get their turn
+TICK = 0.05  # how often connects that have not been heard of are looked at
+RESERVED_DESCRIPTORS = 256  # for pipes, the API connection, files: never spent on new clients
+WAITS = (0.25, 0.5, 1.0, 2.0)  # kube-proxy's userspace mode waited as long for a first, second, ... endpoint
+# Errors of a connect that another endpoint may not have.
+TRY_ANOTHER = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+        errno.EADDRNOTAVAIL,
+        errno.EADDRINUSE,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
+
+
+class Door:
+    """A listener as the poller sees it."""
+
+    __slots__ = ("engine", "fd", "listener", "mask")
+
+    def __init__(self, engine: "Engine", listener: Listener) -> None:
+        self.engine = engine
+        self.listener = listener
+        self.fd = listener.fd
+        self.mask = -1
+
+    def ready(self, events: int) -> None:
+        """Clients are waiting."""
+        self.engine.accept(self.listener)
+
+
+class Engine:
+    """All flows of one process, run by the event loop it is made in. ``deadline``: seconds to find an endpoint."""
+
+    def __init__(self, dialer: Dialer, *, deadline: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._poller = Poller()
+        self._relay = Relay(self._poller, self._refused, self._now_idle)
+        self._dialer = dialer
+        self._deadline = deadline
+        self._doors: dict[int, Door] = {}
+        self._connecting: dict[Flow, None] = {}
+        self._tick: asyncio.TimerHandle | None = None
+        self._resume: asyncio.TimerHandle | None = None
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop.add_reader(self._poller.fileno(), self._poller.dispatch)
+
+    # -- for the data path -----------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """How many flows there are."""
+        return self._relay.active
+
+    def flows(self) -> Iterator[Flow]:
+        """All flows with an endpoint."""
+        for entry in list(self._poller.entries.values()):
+            flow = getattr(entry, "flow", None)
+            if flow is not None and flow.client_side is entry:
+                yield flow
+
+    def add(self, listener: Listener) -> None:
+        """Accept from this listener."""
+        door = self._doors[listener.fd] = Door(self, listener)
+        self._poller.add(door, 0 if self._resume else EPOLLIN)
+
+    def remove(self, listener: Listener) -> None:
+        """Accept from it no longer; its flows go on. The socket stays the caller's."""
+        door = self._doors.pop(listener.fd, None)
+        if door is not None:
+            self._poller.forget(door)
+
+    async def drain(self, seconds: float) -> int:
+        """Accept nothing more and wait for the flows to end; the number that is left comes back."""
+        for door in list(self._doors.values()):
+            self.remove(door.listener)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        return self._relay.active
+
+    def close(self) -> None:
+        """End every flow by RST and give all descriptors back, the listeners' excepted."""
+        for timer in (self._tick, self._resume):
+            if timer is not None:
+                timer.cancel()
+        for flow in [*self.flows(), *self._connecting]:
+            self._relay.reset(flow)
+        for door in list(self._doors.values()):
+            self.remove(door.listener)
+        self._loop.remove_reader(self._poller.fileno())
+        self._relay.pipes.close()
+        self._poller.close()
+
+    # -- accepting -------------------------------------------------------------------------------------
+
+    def accept(self, listener: Listener) -> None:
+        """Take waiting clients, a bounded number at a time."""
+        if len(self._poller.entries) + 2 * self._relay.pipes.open > self._limit:
+            self._pause("the descriptor limit is near")
+            return
+        for _ in range(ACCEPTS):
+            try:
+                fd, peer = listener.sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() builds an object
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._pause(error.strerror or "no resources")
+                    return
+                continue  # accept(2): a client that has gone already is its own affair
+            os.set_blocking(fd, False)
+            self._serve(listener, fd, peer[0])
+
+    def _serve(self, listener: Listener, fd: int, address: str) -> None:
+        traffic = listener.traffic
+        client = self._dialer.client(address)
+        choice = listener.inside if client.inside else listener.outside
+        reason = "" if choice.endpoints else "no_endpoints"
+        if not listener.admits(client.address):
+            reason = "source_range"
+        if reason:
+            traffic.reject(reason)
+            _reset(fd)
+            return
+        flow = Flow(listener, client, choice, monotonic() + self._deadline)
+        self._idle.clear()
+        self._relay.open(flow, fd)
+        if traffic.connections % TIMED_ONE_IN == 0:
+            flow.started = monotonic()
+        traffic.connections += 1
+        self._dial(flow)
+
+    def _pause(self, why: str) -> None:
+        """Out of descriptors: clients wait in the kernel's queue until flows have ended."""
+        if self._resume is not None:
+            return
+        log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
+        for door in self._doors.values():
+            self._poller.change(door, 0)
+        self._resume = self._loop.call_later(TICK, self._try_resume)
+
+    def _try_resume(self) -> None:
+        if len(self._poller.entries) + 2 * self._relay.pipes.open > self._limit:
+            self._resume = self._loop.call_later(TICK, self._try_resume)
+            return
+        self._resume = None
+        for door in self._doors.values():
+            self._poller.change(door, EPOLLIN)
+
+    # -- dialling --------------------------------------------------------------------------------------
+
+    def _dial(self, flow: Flow) -> None:
+        """Dial until a socket is on its way; each endpoint that fails at once is tried once."""
+        failure = 0
+        while True:
+            endpoints = flow.choice.endpoints
+            if not endpoints or (failure and flow.tried >= len(endpoints)):
+                self._give_up(flow, "unreachable" if endpoints else "no_endpoints")
+                return
+            if flow.tried:
+                flow.listener.traffic.retries += 1
+            endpoint = endpoints[(flow.first + flow.tried) % len(endpoints)]
+            flow.tried += 1
+            flow.endpoint = endpoint
+            try:
+                fd = self._dialer.dial(flow.client, endpoint, flow.listener.target.keep_outside_address)
+                break
+            except OSError as error:
+                failure = error.errno or errno.EIO
+                if failure not in TRY_ANOTHER:
+                    self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
+                    return
+        flow.check_at = monotonic() + WAITS[min(flow.tried, len(WAITS)) - 1]
+        self._connecting[flow] = None
+        if self._tick is None:
+            self._tick = self._loop.call_later(TICK, self._check_connecting)
+        self._relay.attach(flow, fd)
+
+    def _refused(self, flow: Flow, failure: int) -> bool:
+        """An endpoint has refused; True where another one is tried, or the flow has been ended."""
+        if failure not in TRY_ANOTHER:
+            return False
+        self._relay.detach(flow)
+        if flow.tried >= len(flow.choice.endpoints) or monotonic() >= flow.deadline:
+            self._give_up(flow, "unreachable")
+        else:
+            self._dial(flow)
+        return True
+
+    def _check_connecting(self) -> None:
+        """Look at connects that neither data nor an error has told of."""
+        self._tick = None
+        now = monotonic()
+        for flow in list(self._connecting):
+            if flow.connected or not flow.open:
+                del self._connecting[flow]
+            elif now >= flow.check_at:
+                self._overdue(flow, now)
+        self._poller.flush()
+        if self._connecting and self._tick is None:
+            self._tick = self._loop.call_later(TICK, self._check_connecting)
+
+    def _overdue(self, flow: Flow, now: float) -> None:
+        side = flow.endpoint_side
+        if side is not None and _is_connected(side.fd):
+            self._relay.connected(flow)
+            del self._connecting[flow]
+            return
+        self._relay.detach(flow)
+        if now >= flow.deadline:
+            self._give_up(flow, "unreachable")
+        else:
+            self._dial(flow)
+
+    def _give_up(self, flow: Flow, reason: str) -> None:
+        flow.listener.traffic.reject(reason)
+        self._relay.reset(flow)
+
+    def _now_idle(self) -> None:
+        self._idle.set()
+
+
+def _is_connected(fd: int) -> bool:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    finally:
+        sock.detach()
+    return True
+
+
+def _reset(fd: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")

@@ -1,0 +1,136 @@
+"""A listening socket for each frontend, and whom its clients are given to.
+
+Why one each: a frontend without endpoints has no socket, so the kernel itself refuses its clients at once.
+"""
+
+import errno
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from netplane.errors import KernelError
+from proxy.balance import RoundRobin
+from proxy.model import Endpoint, Frontend, IPAddress, Protocol, Target
+from proxy.userspace.traffic import Traffic
+
+IP_FREEBIND = 15  # ip(7); on AF_INET6 sockets too
+BACKLOG = 4096  # the kernel caps it at net.core.somaxconn
+SO_ACCEPTCONN = 30
+V6_ONLY = 1
+
+
+class Choice:
+    """One pool's endpoints and whose turn it is."""
+
+    __slots__ = ("endpoints", "turns")
+
+    def __init__(self) -> None:
+        self.endpoints: Sequence[Endpoint] = ()
+        self.turns = RoundRobin()
+
+
+class Listener:
+    """A frontend's open socket, its target in a form made for picking, and its counters."""
+
+    __slots__ = ("fd", "frontend", "inside", "outside", "sock", "target", "traffic")
+
+    def __init__(self, frontend: Frontend, sock: socket.socket, target: Target, traffic: Traffic) -> None:
+        self.frontend = frontend
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.traffic = traffic
+        self.inside, self.outside = Choice(), Choice()
+        self.point_at(target)
+
+    def point_at(self, target: Target) -> None:
+        """Serve new connections from ``target`` from now on; whose turn it was is kept."""
+        self.target = target
+        self.inside.endpoints = target.inside.endpoints
+        self.outside.endpoints = target.outside.endpoints
+
+    def admits(self, address: IPAddress) -> bool:
+        """Whether the frontend's source ranges let this client in."""
+        allowed = self.target.allowed
+        return not allowed or any(address in net for net in allowed if net.version == address.version)
+
+    def close(self) -> None:
+        """Stop listening for good. shutdown(2) ends it also for copies that a supervisor keeps."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # it was not listening any more
+                raise
+        finally:
+            self.sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Cannot:
+    """Why a frontend has no socket. ``again``: somebody else may remove the cause."""
+
+    reason: str
+    again: bool
+
+
+def open_listener(frontend: Frontend) -> socket.socket | Cannot:
+    """A non-blocking listening socket for a TCP frontend."""
+    if frontend.protocol is not Protocol.TCP:
+        return Cannot(f"{frontend.protocol} is not served in userspace mode yet", again=False)
+    family = socket.AF_INET if frontend.address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _configure(sock)
+        sock.bind((str(frontend.address), frontend.port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            return Cannot(f"port {frontend.port} is taken by another process", again=True)
+        return Cannot(f"cannot listen: {error.strerror}", again=True)
+    return sock
+
+
+def _configure(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, V6_ONLY)
+    # An externalIP or a ClusterIP is nobody's interface address; IPv6 demands a word for that.
+    sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
+    # Accepted sockets inherit both, which saves two calls a connection.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def adoptable(kept: Mapping[str, Sequence[socket.socket]]) -> dict[Frontend, socket.socket]:
+    """The sockets of an earlier process that still listen, by the frontend they are bound to.
+
+    All others, and doubles, are closed. Raises KernelError where a descriptor is no socket at all.
+    """
+    found: dict[Frontend, socket.socket] = {}
+    for name, socks in kept.items():
+        for sock in socks:
+            frontend = _bound_to(sock, name)
+            if frontend is None or frontend in found:
+                sock.close()
+            else:
+                sock.setblocking(False)
+                found[frontend] = sock
+    return found
+
+
+def _bound_to(sock: socket.socket, name: str) -> Frontend | None:
+    try:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+            return None
+        if not sock.getsockopt(socket.SOL_SOCKET, SO_ACCEPTCONN):
+            return None
+        address, port = sock.getsockname()[:2]
+    except OSError as error:
+        raise KernelError(f"cannot use the descriptor kept as {name}: {error.strerror}") from None
+    return Frontend(ip_address(address), port, Protocol.TCP)
+
+
+def kept_name(frontend: Frontend) -> str:
+    """A short, unique name without colons: all of them together must fit into LISTEN_FDNAMES."""
+    return f"{frontend.protocol[0].lower()}{frontend.address.packed.hex()}-{frontend.port}"

@@ -1,0 +1,66 @@
+"""What the userspace data path is doing, for tools: read from the kernel, and from the proxy's own socket.
+
+Why a public read side: ``netplane explain`` must say where a packet goes without importing the machinery
+that sends it. The kernel knows the listeners; whom they lead to only the process knows, and tells on a unix
+socket (one JSON line asks, one JSON line answers). Blocking functions; call them from a thread.
+"""
+
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from netplane.errors import PeerError
+from proxy.model import IPAddress
+
+Listening = dict[int, tuple[IPAddress, int]]
+TCP_LISTEN = "0A"
+MAX_ANSWER = 64 * 1024 * 1024
+
+
+def listening(proc: Path = Path("/proc/thread-self/net")) -> Listening:
+    """All listening TCP sockets of the calling thread's network namespace: inode → (address, port)."""
+    found: Listening = {}
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / name).read_text().splitlines()[1:]
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == TCP_LISTEN:
+                found[int(fields[9])] = parse_address(fields[1])
+    return found
+
+
+def parse_address(text: str) -> tuple[IPAddress, int]:
+    """``0100007F:1F90``: an address in 32-bit words of the host's byte order, and a port (proc(5))."""
+    words, _, port = text.partition(":")
+    packed = b"".join(
+        int(words[start : start + 8], 16).to_bytes(4, "little") for start in range(0, len(words), 8)
+    )
+    address = IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
+    return address, int(port, 16)
+
+
+def ask(path: Path, op: str, *, timeout: float = 5.0) -> Any:
+    """Ask a running proxy; ``op`` is ``targets``, ``flows`` or ``status``.
+
+    ``targets`` are as ``proxy.codec.decode_targets`` reads them. A flow is ``{"client", "frontend",
+    "service", "endpoint", "source", "connected"}``. Raises PeerError where nobody answers.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout)
+            sock.connect(str(path))
+            sock.sendall(orjson.dumps({"op": op}) + b"\n")
+            with sock.makefile("rb") as stream:
+                line = stream.readline(MAX_ANSWER)
+        answer = orjson.loads(line)
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise PeerError(f"cannot ask the proxy at {path}: {error}", "Is `netplane proxy` running?") from None
+    if "error" in answer:
+        raise PeerError(f"cannot ask the proxy for {op}: {answer['error']}")
+    return answer[op]

@@ -1,0 +1,41 @@
+"""Whose address an endpoint sees: the client's own wherever the reply is sure to pass this node again.
+
+Why pure: a wrong answer here is a connection that hangs, and each rule was found by one that did.
+"""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from proxy.model import Endpoint, IPAddress, NodeFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What matters of a client's address. ``inside``: of the cluster, so a pod or this node itself."""
+
+    address: IPAddress
+    inside: bool
+    local_pod: bool
+    own: bool
+
+
+def classify(text: str, node: NodeFacts) -> Client:
+    """Look at a client's address as accept(2) gives it."""
+    address = ip_address(text.partition("%")[0])
+    own = address.is_loopback or address in node.addresses
+    pod = any(address in cidr for cidr in node.cluster_cidrs if cidr.version == address.version)
+    local_pod = any(address in cidr for cidr in node.pod_cidrs if cidr.version == address.version)
+    return Client(address, inside=own or pod or local_pod, local_pod=local_pod and not own, own=own)
+
+
+def keeps_address(client: Client, endpoint: Endpoint, keep_outside: bool) -> bool:
+    """Whether the endpoint is to see the client's own address; else it sees the node's.
+
+    Replies to a kept address are caught on this node, so they must pass it: the endpoint is here, or the
+    client is a pod of this node. A pod that reaches itself would answer itself without any packet leaving it.
+    """
+    if client.own or client.address.version != endpoint.address.version or client.address == endpoint.address:
+        return False
+    if client.inside:
+        return client.local_pod or endpoint.local
+    return keep_outside and endpoint.local

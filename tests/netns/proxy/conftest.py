@@ -1,0 +1,248 @@
+"""A cluster's worth of network namespaces: two nodes, their pods, and a host outside; nothing of this machine."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from netplane.linux import sysctl
+from netplane.linux.namespaces import entered_netns, new_netns, socket_in
+from netplane.linux.rtnl import rtnl
+from proxy.model import NodeFacts, Snapshot
+from proxy.snapshot import build
+from proxy.userspace.datapath import UserspaceDataPath
+from tests import flows
+
+T = TypeVar("T")
+GATEWAY = "169.254.1.1"
+
+
+@dataclass
+class World:
+    """The namespaces by name: wire, n1, n2, outside and the pods."""
+
+    netns: dict[str, int] = field(default_factory=dict)
+
+    def run(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
+        """Call something in a namespace, in a thread of its own."""
+        box: list[Any] = []
+
+        def call() -> None:
+            try:
+                with entered_netns(self.netns[name]):
+                    box.append((True, function(*arguments)))
+            except BaseException as error:
+                box.append((False, error))
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        good, value = box[0]
+        if not good:
+            raise value
+        return value
+
+    def open(self, name: str, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+        """A socket in a namespace, with a deadline on everything."""
+        sock = socket_in(self.netns[name], family, kind)
+        sock.settimeout(5)
+        return sock
+
+    def connect(self, name: str, address: str, port: int, *, timeout: float = 5) -> socket.socket:
+        """A TCP connection from a namespace. Raises OSError."""
+        sock = self.open(name)
+        sock.settimeout(timeout)
+        try:
+            sock.connect((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _veth(world: World, one: str, one_name: str, other: str, other_name: str) -> tuple[int, int]:
+    with rtnl(world.netns[one]) as ipr:
+        ipr.link(
+            "add", ifname=one_name, kind="veth", peer={"ifname": other_name, "net_ns_fd": world.netns[other]}
+        )
+        return ipr.link_lookup(ifname=one_name)[0], _index(world, other, other_name)
+
+
+def _index(world: World, name: str, link: str) -> int:
+    with rtnl(world.netns[name]) as ipr:
+        return ipr.link_lookup(ifname=link)[0]
+
+
+def _up(world: World, name: str) -> None:
+    with rtnl(world.netns[name]) as ipr:
+        ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
+
+
+def _attach_to_wire(world: World, name: str, address: str) -> None:
+    port, inner = _veth(world, "wire", f"p-{name}", name, "eth0")
+    with rtnl(world.netns["wire"]) as ipr:
+        ipr.link("set", index=port, master=ipr.link_lookup(ifname="br0")[0], state="up")
+    with rtnl(world.netns[name]) as ipr:
+        ipr.addr("add", index=inner, address=address, prefixlen=24)
+        ipr.link("set", index=inner, state="up")
+
+
+def _add_pod(world: World, pod: str, node: str, address: str) -> None:
+    outer, inner = _veth(world, node, f"v-{pod}", pod, "eth0")
+    with rtnl(world.netns[pod]) as ipr:
+        ipr.addr("add", index=inner, address=address, prefixlen=32)
+        ipr.link("set", index=inner, state="up", address="02:00:00:00:00:02")
+    with rtnl(world.netns[node]) as ipr:
+        ipr.link("set", index=outer, state="up", address="02:00:00:00:00:01")
+        ipr.route("add", dst=f"{address}/32", oif=outer, scope=253)
+        ipr.neigh("add", dst=address, lladdr="02:00:00:00:00:02", ifindex=outer, state=0x80)
+    with rtnl(world.netns[pod]) as ipr:
+        ipr.neigh("add", dst=GATEWAY, lladdr="02:00:00:00:00:01", ifindex=inner, state=0x80)
+        ipr.route("add", dst=f"{GATEWAY}/32", oif=inner, scope=253)
+        ipr.route("add", dst="0.0.0.0/0", gateway=GATEWAY, oif=inner)
+    world.run(pod, sysctl.write, "net.ipv4.ip_local_port_range", "30000 60999")
+
+
+def build_world() -> World:
+    """All namespaces, linked as `tests/flows.py` says; the caller closes the descriptors."""
+    world = World()
+    for name in ("wire", *flows.NODES, "outside", *flows.PODS):
+        world.netns[name] = new_netns()
+        _up(world, name)
+    with rtnl(world.netns["wire"]) as ipr:
+        ipr.link("add", ifname="br0", kind="bridge")
+        ipr.link("set", index=ipr.link_lookup(ifname="br0")[0], state="up")
+    for name in (*flows.NODES, "outside"):
+        _attach_to_wire(world, name, flows.ADDRESSES[name])
+    for node in flows.NODES:
+        world.run(node, sysctl.write, "net.ipv4.ip_forward", "1")
+    for pod, (node, address) in flows.PODS.items():
+        _add_pod(world, pod, node, address)
+    for node, other in (("n1", "n2"), ("n2", "n1"), ("outside", "n1")):
+        with rtnl(world.netns[node]) as ipr:
+            ipr.route("add", dst=flows.POD_CIDRS[other], gateway=flows.NODES[other])
+    return world
+
+
+class Echo:
+    """A pod's server: says who it is and whom it sees, then sends back what it gets."""
+
+    def __init__(self, world: World, name: str, port: int = flows.PORT) -> None:
+        self.name = name
+        self.listener = world.open(name)
+        self.listener.settimeout(None)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(("0.0.0.0", port))
+        self.listener.listen(512)
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, peer = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock, peer[0]), daemon=True).start()
+
+    def _serve(self, sock: socket.socket, peer: str) -> None:
+        with sock, contextlib.suppress(OSError):
+            sock.sendall(f"{self.name} {peer}\n".encode())
+            while data := sock.recv(65536):
+                sock.sendall(data)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self._thread.join()
+
+
+class Running:
+    """A data path in node n1: its own thread and loop, so that all its sockets belong to that namespace."""
+
+    def __init__(self, world: World, **options: Any) -> None:
+        self._world = world
+        self._options = options
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._ready.wait(5)
+
+    def _run(self) -> None:
+        with entered_netns(self._world.netns["n1"]):
+            self._loop = uvloop.new_event_loop()
+            self.datapath: UserspaceDataPath
+            self._loop.run_until_complete(self._make())
+            self._ready.set()
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _make(self) -> None:
+        self.datapath = UserspaceDataPath(**self._options)
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+
+    def sync(self, services: list[Any], slices: list[Any]) -> Any:
+        return self.call(self.datapath.sync(snapshot(services, slices)))
+
+    def stop(self, *, keep: bool = False) -> None:
+        self.call(self.datapath.close(keep=keep))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+def node() -> NodeFacts:
+    return NodeFacts(
+        name="n1",
+        addresses=(ip_address(flows.NODES["n1"]),),
+        pod_cidrs=(ip_network(flows.POD_CIDRS["n1"]),),
+        cluster_cidrs=(ip_network("10.244.0.0/16"),),
+        service_cidrs=(ip_network("10.96.0.0/12"),),
+    )
+
+
+def snapshot(services: list[Any], slices: list[Any]) -> Snapshot:
+    return build(services, slices, node())
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    made = build_world()
+    echoes = [Echo(made, pod) for pod in flows.PODS if pod != "client"]
+    yield made
+    for echo in echoes:
+        echo.close()
+    for descriptor in made.netns.values():
+        os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def running_class() -> type[Running]:
+    """For tests that share one data path in a module."""
+    return Running
+
+
+@pytest.fixture
+def start(world: World) -> Iterator[Callable[..., Running]]:
+    """Make data paths in n1; those still running at the end are removed with every trace."""
+    running: list[Running] = []
+
+    def make(**options: Any) -> Running:
+        running.append(Running(world, **options))
+        return running[-1]
+
+    yield make
+    for one in running:
+        if one._thread.is_alive():
+            one.stop()
