@@ -4,7 +4,7 @@ It notes every write, so that its controller does not decide again on a cache th
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import groupby
 
 from controlplane.controllers.actions import Action, Adopt, Bind, Create, Delete, Patch, Record, Replace
@@ -26,19 +26,22 @@ class Doer:
         self._pending = pending
         self._record = record
 
-    async def perform(self, cause: ObjectKey, actions: Iterable[Action]) -> None:
-        """Do the actions in order, like kinds side by side. Stops at the first failure and raises it.
+    async def perform(self, cause: ObjectKey, actions: Sequence[Action]) -> None:
+        """Do the actions in order, neighbours of one kind side by side; tell of them when all are done.
 
-        Raises StatusError where the API refused, PeerError where it did not answer.
+        Stops at the first failure and raises it: StatusError where the API refused, PeerError where it did not
+        answer.
         """
-        for kind, group in groupby(actions, key=type):
+        told = [action for action in actions if isinstance(action, Record)]
+        done = [action for action in actions if not isinstance(action, Record)]
+        for kind, group in groupby([*done, *told], key=type):
             alike = list(group)
             batches = _slow_start(alike) if kind is Create else _chunks(alike, PARALLEL)
             for batch in batches:
                 await self._together(cause, batch)
 
     async def ask_about_lost(self, cause: ObjectKey) -> None:
-        """Find out, for every create of ``cause`` without an answer, whether it happened."""
+        """Learn how far the API is, for every write of ``cause`` that had no answer."""
         for lost in self._pending.lost(cause):
             found: Object | None = None
             try:
@@ -58,12 +61,11 @@ class Doer:
 
     async def _one(self, cause: ObjectKey, action: Action) -> None:
         match action:
-            case Create():
-                await self._create(cause, action)
+            case Create(resource, obj):
+                await self._write(cause, resource, key_of(obj), self._client.create(resource, obj))
             case Replace(resource, obj, subresource):
-                self._wrote(
-                    cause, resource, await self._client.replace(resource, obj, subresource=subresource)
-                )
+                replaced = self._client.replace(resource, obj, subresource=subresource)
+                await self._write(cause, resource, key_of(obj), replaced)
             case Patch():
                 await self._patch(cause, action)
             case Delete():
@@ -75,16 +77,18 @@ class Doer:
             case Record():
                 self._record(action)
 
-    async def _create(self, cause: ObjectKey, action: Create) -> None:
+    async def _write(
+        self, cause: ObjectKey, resource: Resource, key: ObjectKey, request: Awaitable[Object]
+    ) -> None:
         try:
-            created = await self._client.create(action.resource, action.object)
+            answer = await request
         except PeerError:
-            self._pending.note(cause, Lost(action.resource, key_of(action.object)))
+            self._pending.note(cause, Lost(resource, key))
             raise
-        self._wrote(cause, action.resource, created)
+        self._wrote(cause, resource, answer)
 
     async def _patch(self, cause: ObjectKey, action: Patch) -> None:
-        patched = await self._client.patch(
+        patched = self._client.patch(
             action.resource,
             action.key.name,
             action.body,
@@ -92,7 +96,7 @@ class Doer:
             kind=action.kind,
             subresource=action.subresource,
         )
-        self._wrote(cause, action.resource, patched)
+        await self._write(cause, action.resource, action.key, patched)
 
     async def _delete(self, cause: ObjectKey, action: Delete) -> None:
         try:

@@ -7,6 +7,7 @@ repeated event costs nothing, and a restart needs no memory.
 import asyncio
 import logging
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Kit:
     options: Options
     component: str = "netplane-controllers"
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
     random: random.Random = field(default_factory=random.Random)
 
     def suffix(self, length: int = 5) -> str:
@@ -62,7 +64,7 @@ class Kit:
 class Controller(ABC):
     """One reconciler. ``resources`` are the caches it reads; ``watches`` says whom a change concerns."""
 
-    name: ClassVar[str]
+    name: str
     component: ClassVar[str] = "netplane-controllers"
     resources: ClassVar[tuple[Resource, ...]]
     workers: ClassVar[int] = 1

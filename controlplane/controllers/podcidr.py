@@ -149,10 +149,9 @@ class PodCIDRController(Controller):
 
     def _of_node(self, change: Change) -> list[ObjectKey]:
         node = change.new
-        if change.old is not None and node is not None and networks_of(node):
-            if networks_of(change.old) == networks_of(node) and not _complains(node):
-                return []
-        return [EVERYTHING]
+        if change.old is None or node is None or not networks_of(node) or _complains(node):
+            return [EVERYTHING]
+        return [EVERYTHING] if networks_of(change.old) != networks_of(node) else []
 
 
 def _complains(node: Object) -> bool:

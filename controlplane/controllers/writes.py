@@ -55,14 +55,14 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A create whose answer never came: it may or may not have happened. Only the API can tell."""
+    """A write whose answer never came: it may or may not have happened. Only the API can tell."""
 
     resource: Resource
     key: ObjectKey
 
-    def shown(self, cache: Cache) -> bool:
-        """Never by absence: the object's presence in the cache is the only good news."""
-        return self.key in cache.objects
+    def shown(self, _cache: Cache) -> bool:
+        """Never: what a cache shows may be from before the write."""
+        return False
 
 
 Write = Written | Removed | Lost
@@ -79,18 +79,22 @@ class PendingWrites:
         self._pending[cause].add(write)
 
     def settle(self, cause: ObjectKey, lost: Lost) -> None:
-        """The API was asked: that create did not happen, or is noted as Written instead."""
+        """The API was asked: what it has now is noted as Written instead."""
         self._pending[cause].discard(lost)
 
     def lost(self, cause: ObjectKey) -> list[Lost]:
-        """Creates for ``cause`` that the API must be asked about."""
+        """Writes for ``cause`` that the API must be asked about."""
         return [write for write in self._pending.get(cause, ()) if isinstance(write, Lost)]
 
     def unseen(self, cause: ObjectKey, caches: Mapping[Resource, Cache]) -> int:
         """How many writes for ``cause`` the caches do not show yet."""
         if cause not in self._pending:
             return 0
-        left = {write for write in self._pending[cause] if not write.shown(caches[write.resource])}
+        left = {
+            write
+            for write in self._pending[cause]
+            if write.resource in caches and not write.shown(caches[write.resource])
+        }
         if left:
             self._pending[cause] = left
         else:
