@@ -1,0 +1,298 @@
+"""ReplicaSet and Deployment: a template, a number, and how to get from one template to the next.
+
+Source: Kubernetes `pkg/apis/apps/v1/defaults.go` and `pkg/apis/apps/validation/validation.go`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from controlplane.api.kinds import causes
+from controlplane.api.kinds.container_rules import NEGATIVE
+from controlplane.api.kinds.kind import Column, Kind
+from controlplane.api.kinds.label_selector import (
+    LABEL_SELECTOR,
+    selector_causes,
+    selector_matches,
+    selector_text,
+)
+from controlplane.api.kinds.metadata import (
+    annotation_causes,
+    defaulting,
+    label_causes,
+    object_shape,
+    validating,
+    validating_status,
+    with_generation,
+)
+from controlplane.api.kinds.pod_defaults import default_template
+from controlplane.api.kinds.pod_rules import pod_spec_causes
+from controlplane.api.kinds.pod_shape import CONDITION, TEMPLATE
+from controlplane.api.kinds.printing import AGE, NAME
+from controlplane.api.kinds.shapes import (
+    BOOLEAN,
+    INTEGER,
+    INTEGER_OR_STRING,
+    LONG,
+    STRING,
+    ListOf,
+    Struct,
+    unknown,
+)
+from netplane.kube.errors import Cause
+from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.resources import DEPLOYMENTS, REPLICASETS
+
+Fields = Mapping[str, Any]
+
+REVISIONS = 10
+DEADLINE_SECONDS = 600
+ROLLING = "RollingUpdate"
+RECREATE = "Recreate"
+QUARTER = "25%"
+_PERCENT = re.compile(r"[0-9]+%")
+
+_COMMON = {"replicas": INTEGER, "minReadySeconds": INTEGER, "selector": LABEL_SELECTOR, "template": TEMPLATE}
+_COUNTS = ("replicas", "readyReplicas", "availableReplicas", "terminatingReplicas")
+REPLICASET = object_shape(
+    spec=Struct(_COMMON),
+    status=Struct(
+        {
+            **dict.fromkeys((*_COUNTS, "fullyLabeledReplicas"), INTEGER),
+            "observedGeneration": LONG,
+            "conditions": ListOf(CONDITION),
+        }
+    ),
+)
+DEPLOYMENT = object_shape(
+    spec=Struct(
+        {
+            **_COMMON,
+            "strategy": Struct(
+                {
+                    "type": STRING,
+                    "rollingUpdate": Struct(
+                        {"maxUnavailable": INTEGER_OR_STRING, "maxSurge": INTEGER_OR_STRING}
+                    ),
+                }
+            ),
+            "revisionHistoryLimit": INTEGER,
+            "progressDeadlineSeconds": INTEGER,
+            "paused": BOOLEAN,
+        }
+    ),
+    status=Struct(
+        {
+            **dict.fromkeys((*_COUNTS, "updatedReplicas", "unavailableReplicas", "collisionCount"), INTEGER),
+            "observedGeneration": LONG,
+            "conditions": ListOf(CONDITION),
+        }
+    ),
+)
+
+
+def _default_replicaset(workload: Object) -> None:
+    spec = workload.setdefault("spec", {})
+    spec.setdefault("replicas", 1)
+    if spec.get("template") is not None:
+        default_template(spec["template"])
+
+
+def _default_deployment(deployment: Object) -> None:
+    _default_replicaset(deployment)
+    spec = deployment["spec"]
+    strategy = spec.setdefault("strategy", {})
+    if not strategy.get("type"):
+        strategy["type"] = ROLLING
+    if strategy["type"] == ROLLING:
+        rolling = strategy.setdefault("rollingUpdate", {})
+        rolling.setdefault("maxUnavailable", QUARTER)
+        rolling.setdefault("maxSurge", QUARTER)
+    spec.setdefault("revisionHistoryLimit", REVISIONS)
+    spec.setdefault("progressDeadlineSeconds", DEADLINE_SECONDS)
+
+
+def _replicaset_causes(new: Object, old: Object | None) -> list[Cause]:
+    """What both kinds may say wrong: the numbers, the selector, the template, and that they belong together."""
+    spec = new.get("spec") or {}
+    found = _numbers(spec, ("replicas", "minReadySeconds"))
+    found += _selector_causes(spec)
+    found += _template_causes(spec.get("template"))
+    if old is not None and (old.get("spec") or {}).get("selector") != spec.get("selector"):
+        found.append(causes.invalid("spec.selector", spec.get("selector"), causes.IMMUTABLE))
+    return found
+
+
+def _deployment_causes(new: Object, old: Object | None) -> list[Cause]:
+    spec = new.get("spec") or {}
+    found = _replicaset_causes(new, old)
+    found += _strategy_causes(spec.get("strategy") or {})
+    found += _numbers(spec, ("revisionHistoryLimit", "progressDeadlineSeconds"))
+    deadline = spec.get("progressDeadlineSeconds")
+    if deadline is not None and 0 <= deadline <= (spec.get("minReadySeconds") or 0):
+        detail = "must be greater than minReadySeconds"
+        found.append(causes.invalid("spec.progressDeadlineSeconds", deadline, detail))
+    return found
+
+
+def _numbers(spec: Fields, fields: tuple[str, ...]) -> list[Cause]:
+    return [
+        causes.invalid(f"spec.{field}", spec[field], NEGATIVE)
+        for field in fields
+        if (spec.get(field) or 0) < 0
+    ]
+
+
+def _selector_causes(spec: Fields) -> list[Cause]:
+    selector = spec.get("selector")
+    if selector is None:
+        return [causes.required("spec.selector")]
+    found = selector_causes(selector, "spec.selector")
+    if found:
+        return found
+    if not (selector.get("matchLabels") or selector.get("matchExpressions")):
+        detail = "empty selector is invalid for deployment"
+        return [causes.invalid("spec.selector", selector, detail)]
+    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    if spec.get("template") is not None and not selector_matches(selector, labels):
+        detail = "`selector` does not match template `labels`"
+        return [causes.invalid("spec.template.metadata.labels", labels, detail)]
+    return []
+
+
+def _template_causes(template: Fields | None) -> list[Cause]:
+    if template is None:
+        return [causes.required("spec.template")]
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    found = label_causes(metadata.get("labels") or {}, "spec.template.metadata.labels")
+    found += annotation_causes(metadata.get("annotations") or {}, "spec.template.metadata.annotations")
+    found += pod_spec_causes(spec, "spec.template.spec")
+    policy = spec.get("restartPolicy")
+    if policy in ("Never", "OnFailure"):
+        found.append(causes.not_supported("spec.template.spec.restartPolicy", policy, ("Always",)))
+    if spec.get("activeDeadlineSeconds") is not None:
+        detail = "activeDeadlineSeconds in ReplicaSet is not Supported"
+        found.append(causes.forbidden("spec.template.spec.activeDeadlineSeconds", detail))
+    return found
+
+
+def _strategy_causes(strategy: Fields) -> list[Cause]:
+    kind, rolling = strategy.get("type") or "", strategy.get("rollingUpdate")
+    if kind not in (ROLLING, RECREATE):
+        return [causes.not_supported("spec.strategy.type", kind, (ROLLING, RECREATE))]
+    at = "spec.strategy.rollingUpdate"
+    if kind == RECREATE:
+        detail = "may not be specified when strategy `type` is 'Recreate'"
+        return [causes.forbidden(at, detail)] if rolling is not None else []
+    if rolling is None:
+        return [causes.required(at, "this should be defaulted and never be nil")]
+    unavailable, surge = rolling.get("maxUnavailable", QUARTER), rolling.get("maxSurge", QUARTER)
+    found = _share_causes(unavailable, f"{at}.maxUnavailable")
+    found += _share_causes(surge, f"{at}.maxSurge")
+    if not found and _share(unavailable) == _share(surge) == 0:
+        detail = "may not be 0 when `maxSurge` is 0"
+        found.append(causes.invalid(f"{at}.maxUnavailable", unavailable, detail))
+    if not found and isinstance(unavailable, str) and _share(unavailable) > 100:
+        found.append(causes.invalid(f"{at}.maxUnavailable", unavailable, "must not be greater than 100%"))
+    return found
+
+
+def _share_causes(value: int | str, path: str) -> list[Cause]:
+    if isinstance(value, int):
+        return [causes.invalid(path, value, NEGATIVE)] if value < 0 else []
+    if _PERCENT.fullmatch(value):
+        return []
+    detail = (
+        "a valid percent string must be a numeric string followed by an ending '%' "
+        "(e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
+    )
+    return [causes.invalid(path, value, detail)]
+
+
+def _share(value: int | str) -> int:
+    return value if isinstance(value, int) else int(value.removesuffix("%"))
+
+
+def _fields(obj: Object) -> Mapping[str, str]:
+    return {"metadata.name": name_of(obj), "metadata.namespace": namespace_of(obj)}
+
+
+def _replicaset_fields(obj: Object) -> Mapping[str, str]:
+    return {**_fields(obj), "status.replicas": str((obj.get("status") or {}).get("replicas") or 0)}
+
+
+def _count(section: str, field: str) -> Callable[[Object], object]:
+    return lambda obj: (obj.get(section) or {}).get(field) or 0
+
+
+def _containers(field: str) -> Callable[[Object], object]:
+    def cell(obj: Object) -> str:
+        spec = ((obj.get("spec") or {}).get("template") or {}).get("spec") or {}
+        return ",".join(str(container.get(field) or "") for container in spec.get("containers") or [])
+
+    return cell
+
+
+def _ready(obj: Object) -> str:
+    return f"{_count('status', 'readyReplicas')(obj)}/{_count('spec', 'replicas')(obj)}"
+
+
+_WIDE = (
+    Column(
+        "Containers", "string", _containers("name"), 1, description="Names of each container in the template."
+    ),
+    Column(
+        "Images", "string", _containers("image"), 1, description="Images of each container in the template."
+    ),
+    Column(
+        "Selector",
+        "string",
+        lambda obj: selector_text((obj.get("spec") or {}).get("selector")),
+        1,
+        description="The label selector for the pods that count as this one's.",
+    ),
+)
+
+_create, _update = with_generation()
+
+REPLICASET_KIND = Kind(
+    resource=REPLICASETS,
+    default=defaulting(REPLICASET, _default_replicaset),
+    validate=validating(REPLICASETS, REPLICASET, _replicaset_causes),
+    columns=(
+        NAME,
+        Column("Desired", "integer", _count("spec", "replicas")),
+        Column("Current", "integer", _count("status", "replicas")),
+        Column("Ready", "integer", _count("status", "readyReplicas")),
+        AGE,
+        *_WIDE,
+    ),
+    fields=_replicaset_fields,
+    subresources=frozenset({"status", "scale"}),
+    prepare_create=_create,
+    prepare_update=_update,
+    validate_status=validating_status(REPLICASET),
+    unknown_fields=lambda obj: unknown(REPLICASET, obj),
+)
+
+DEPLOYMENT_KIND = Kind(
+    resource=DEPLOYMENTS,
+    default=defaulting(DEPLOYMENT, _default_deployment),
+    validate=validating(DEPLOYMENTS, DEPLOYMENT, _deployment_causes),
+    columns=(
+        NAME,
+        Column("Ready", "string", _ready, description="Number of the pod with ready state"),
+        Column("Up-to-date", "integer", _count("status", "updatedReplicas")),
+        Column("Available", "integer", _count("status", "availableReplicas")),
+        AGE,
+        *_WIDE,
+    ),
+    fields=_fields,
+    subresources=frozenset({"status", "scale"}),
+    prepare_create=_create,
+    prepare_update=_update,
+    validate_status=validating_status(DEPLOYMENT),
+    unknown_fields=lambda obj: unknown(DEPLOYMENT, obj),
+)
