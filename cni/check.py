@@ -4,11 +4,37 @@ Only what is ours is compared: a later plugin of the chain may have added what i
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from cni import firewall, plan
-from cni.leases import Lease
-from cni.observe import Link, Observed
+from cni.lease import Lease
 from cni.results import Result
+from netplane.config import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link as the kernel has it."""
+
+    name: str
+    mac: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one attachment has in the kernel, on both sides."""
+
+    host: Link | None
+    pod: Link | None
+    loopback_up: bool
+    pod_addresses: frozenset[IPAddress]
+    pod_gateways: frozenset[IPAddress]
+    host_routes: frozenset[IPAddress]
+    host_neighbours: frozenset[tuple[IPAddress, str]]
+    firewall: frozenset[tuple[str, str]]
+    firewall_rules: bool
 
 
 def differences(lease: Lease, seen: Observed, previous: Result | None) -> list[str]:

@@ -14,7 +14,7 @@ transaction: kernels before 6.3 have no delete that tolerates its absence.
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from cni.leases import Lease
+from cni.lease import Lease
 from netplane.config import IPAddress, IPNetwork
 
 FAMILY, TABLE = "inet", "netplane_cni"

@@ -1,5 +1,6 @@
 """Puts the plugin's executable where container runtimes look for it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def install(directory: Path, python: Path, socket_path: Path) -> Path:
         staged.chmod(0o755)
         staged.replace(path)
     except OSError as error:
-        staged.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
         raise ConfigError(f"cannot install the CNI plugin in {directory}: {error.strerror}") from None
     return path
 

@@ -8,10 +8,8 @@ schema says so, not only the code.
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -20,8 +18,9 @@ import orjson
 from cni import ipam
 from cni.errors import CniError, Code
 from cni.ipam import Pool
+from cni.lease import Lease, State, Terms
 from cni.protocol import Attachment
-from netplane.config import IPAddress, IPNetwork
+from netplane.config import IPAddress
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -52,40 +51,6 @@ _SELECT = (
     " (SELECT group_concat(address) FROM address WHERE attachment = attachment.id) FROM attachment"
 )
 _IDENTITY = " WHERE network = ? AND container_id = ? AND ifname = ?"
-
-
-class State(StrEnum):
-    """How far an attachment is."""
-
-    RESERVING = "reserving"
-    LIVE = "live"
-    DELETING = "deleting"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What an ADD decided besides the addresses, and a DEL must know whatever the configuration says by then.
-
-    ``link`` is the host's end; ``exclude`` is where traffic is not masqueraded, None for no masquerade at all.
-    """
-
-    link: str
-    netns: str
-    netns_inode: str
-    boot_id: str
-    mtu: int
-    exclude: tuple[IPNetwork, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One row."""
-
-    attachment: Attachment
-    addresses: tuple[IPAddress, ...]
-    terms: Terms
-    state: State = State.RESERVING
-    created: str = ""
 
 
 class Leases:
@@ -241,21 +206,6 @@ def read(path: Path) -> list[Lease]:
 def store_path(state: Path) -> Path:
     """Where the leases are, below a node's state directory (``Paths.state``)."""
     return state / "cni" / "leases.sqlite"
-
-
-def describe(lease: Lease) -> Mapping[str, object]:
-    """A lease as plain data, for listings."""
-    return {
-        "network": lease.attachment.network,
-        "containerID": lease.attachment.container_id,
-        "ifname": lease.attachment.ifname,
-        "addresses": [str(address) for address in lease.addresses],
-        "link": lease.terms.link,
-        "netns": lease.terms.netns,
-        "mtu": lease.terms.mtu,
-        "state": str(lease.state),
-        "created": lease.created,
-    }
 
 
 def _identity(attachment: Attachment) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cni import firewall, netlink, observe, plan
-from cni.leases import Lease, State
+from cni.lease import Lease, State
 from cni.node import Node
 from netplane.config import IPAddress
 from netplane.errors import NetplaneError

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from cni import firewall
+from cni.check import Link, Observed
 from cni.plan import LINK_GROUP, ROUTE_PROTOCOL
 from netplane.config import IPAddress
 from netplane.linux import nft
@@ -26,31 +26,6 @@ _OUR_LINK = re.compile(r"np[0-9a-f]{12}")
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _PERMANENT = 0x80
 _MAIN_TABLE = 254
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One link as the kernel has it."""
-
-    name: str
-    mac: str
-    mtu: int
-    up: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What one attachment has in the kernel, on both sides."""
-
-    host: Link | None
-    pod: Link | None
-    loopback_up: bool
-    pod_addresses: frozenset[IPAddress]
-    pod_gateways: frozenset[IPAddress]
-    host_routes: frozenset[IPAddress]
-    host_neighbours: frozenset[tuple[IPAddress, str]]
-    firewall: frozenset[tuple[str, str]]
-    firewall_rules: bool
 
 
 def attachment(link: str, ifname: str, netns: int) -> Observed:

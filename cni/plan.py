@@ -13,7 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 from cni import firewall
-from cni.leases import Lease
+from cni.lease import Lease
 from cni.netconf import NetworkConfig
 from cni.protocol import Attachment
 from cni.results import Address, Interface, Result, Route

@@ -147,7 +147,7 @@ def parse(document: Any, where: str = "prevResult") -> Result:
         raise CniError(
             Code.INCOMPATIBLE_VERSION, f"cannot read {where}: cniVersion {version!r} is not supported"
         )
-    dns = _table(table.get("dns") or {}, f"{where}.dns")
+    dns = _table({} if table.get("dns") is None else table["dns"], f"{where}.dns")
     if version in ("0.1.0", "0.2.0"):
         addresses, routes = _parse_families(table, where)
         return Result((), addresses, routes, dns)
@@ -200,7 +200,9 @@ T = TypeVar("T")
 def _each(
     table: Mapping[str, Any], key: str, where: str, parse_one: Callable[[Mapping[str, Any], str], T]
 ) -> tuple[T, ...]:
-    entries = table.get(key) or []
+    entries = table.get(key)
+    if entries is None:
+        return ()
     if not isinstance(entries, list):
         raise _malformed(f"{where}.{key}", "is not a list")
     named = ((f"{where}.{key}[{index}]", entry) for index, entry in enumerate(entries))

@@ -7,7 +7,7 @@ import orjson
 from cni import netlink, observe, plan, results
 from cni.check import differences
 from cni.errors import CniError, Code
-from cni.leases import Lease, State, Terms
+from cni.lease import Lease, State, Terms
 from cni.netconf import NetworkConfig
 from cni.node import Node
 from cni.protocol import Attachment, Command, Request, render_version

@@ -1,0 +1,151 @@
+"""What carries requests: locks, the socket's bytes, the settings, the installed text."""
+
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cni import executable, wire
+from cni.daemon import Settings
+from cni.install import install, source
+from cni.locks import Locks
+from cni.protocol import Attachment
+from netplane import config
+from netplane.errors import ConfigError, PeerError
+
+ONE, TWO = Attachment("n", "one", "eth0"), Attachment("n", "two", "eth0")
+
+
+def open_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_one_attachment_waits_for_itself_and_for_no_other():
+    locks, entered = Locks(), threading.Event()
+
+    def second():
+        with locks.held(ONE):
+            entered.set()
+
+    with locks.held(ONE):
+        thread = in_thread(second)
+        with locks.held(TWO):
+            assert not entered.is_set()
+    thread.join(10)
+    assert entered.is_set()
+
+
+def test_mending_waits_for_those_who_began_and_keeps_the_others_out():
+    locks, order, waiting = Locks(), [], threading.Event()
+
+    def mend():
+        waiting.set()
+        with locks.alone():
+            order.append("mend")
+
+    with locks.held(ONE):
+        thread = in_thread(mend)
+        waiting.wait(10)
+        order.append("add")
+    thread.join(10)
+    with locks.held(TWO):
+        order.append("later")
+    assert order == ["add", "mend", "later"]
+
+
+def test_a_request_crosses_the_socket_whole_with_its_namespace(tmp_path):
+    here, there = socket.socketpair()
+    stdin = os.urandom(1 << 20)
+    environment = {"CNI_COMMAND": "ADD", "CNI_ARGS": "A=b=c", "CNI_NETNS": str(tmp_path), "HOME": "/x"}
+    with here, there:
+        thread = in_thread(lambda: executable.send(here, environment, stdin))
+        call = wire.receive(there)
+        thread.join(10)
+        assert call.environment == {key: environment[key] for key in ("CNI_COMMAND", "CNI_ARGS", "CNI_NETNS")}
+        assert call.stdin == stdin
+        assert call.netns is not None
+        assert os.fstat(call.netns).st_ino == tmp_path.stat().st_ino
+        os.close(call.netns)
+        wire.reply(there, 1, b'{"code": 7}')
+        assert executable.receive(here) == (1, b'{"code": 7}')
+
+
+def test_a_namespace_that_cannot_be_opened_is_none():
+    here, there = socket.socketpair()
+    with here, there:
+        executable.send(here, {"CNI_NETNS": "/no/such"}, b"")
+        assert wire.receive(there).netns is None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HTTP/1.1\r\n\r\nxxxxxxxx", b"NPCNI1 00000004 00000000\nab", b"NPCNI1 7fffffff 00000000\n"],
+)
+def test_what_is_no_request_is_refused_and_leaks_nothing(sent):
+    here, there = socket.socketpair()
+    before = open_descriptors()
+    with here, there:
+        if sent:
+            socket.send_fds(here, [sent], [0])
+        here.shutdown(socket.SHUT_WR)
+        with pytest.raises(PeerError):
+            wire.receive(there)
+        assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("answer", [b"", b"garbage", b"x\nabc"])
+def test_a_daemon_that_ends_before_it_answers_is_an_error(answer):
+    here, there = socket.socketpair()
+    with here:
+        with there:
+            there.sendall(answer)
+        with pytest.raises(OSError, match="went away"):
+            executable.receive(here)
+
+
+def test_install_writes_an_executable_with_absolute_names(tmp_path):
+    path = install(tmp_path / "opt/cni/bin", Path(sys.executable), Path("/run/x/cni.sock"))
+    text = path.read_text()
+    assert text.startswith(f"#!{sys.executable} -IS\n")
+    assert "SOCKET_PATH = '/run/x/cni.sock'\n" in text
+    assert path.stat().st_mode & 0o777 == 0o755
+    assert [p.name for p in path.parent.iterdir()] == ["netplane"]
+    install(path.parent, Path(sys.executable), Path("/run/y/cni.sock"))
+    assert "/run/y/cni.sock" in path.read_text()
+
+
+def test_every_place_of_the_socket_is_replaced():
+    assert "/run/netplane/cni.sock" not in source(Path("/elsewhere/cni.sock"))
+
+
+@pytest.mark.parametrize(
+    ("python", "path"),
+    [("python3", "/run/x"), ("/usr/bin/python3", "run/x"), ("/a b/python", "/x"), ("/" + "p" * 300, "/x")],
+)
+def test_install_refuses_what_a_runtime_could_not_run(tmp_path, python, path):
+    with pytest.raises(ConfigError):
+        install(tmp_path, Path(python), Path(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_install_into_a_file_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        install(tmp_path / "file", Path("/usr/bin/python3"), Path("/x"))
+
+
+@pytest.mark.parametrize(
+    ("document", "named"), [({"workers": 0}, "workers"), ({"mtu": 1}, "mtu"), ({"mtus": 1}, "mtus")]
+)
+def test_wrong_settings_are_named(document, named):
+    with pytest.raises(ConfigError, match=named):
+        config.parse(Settings, document, "cni.yaml")
