@@ -123,14 +123,14 @@ class ServiceAllocator:
         has passed validation. Raises StatusError 422 naming the field, with nothing promised to anyone.
         """
         others = [other for other in services if key_of(other) != key_of(service)]
-        found = self._families(service) or [
+        found = self._families(service, old) or [
             *self._addresses(service, old, others),
             *self._node_ports(service, old, others),
         ]
         if found:
             raise invalid(SERVICES, name_of(service), found)
 
-    def _families(self, service: Object) -> list[Cause]:
+    def _families(self, service: Object, old: Object | None) -> list[Cause]:
         """`ipFamilies` and `ipFamilyPolicy`: what is absent is filled in, what cannot be had is a cause."""
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
@@ -139,12 +139,11 @@ class ServiceAllocator:
         selectorless = spec.get("clusterIP") == NO_ADDRESS and not spec.get("selector")
         if policy is None:
             policy = "RequireDualStack" if selectorless else "SingleStack"
-            if len(spec.get("ipFamilies") or []) > 1 and not selectorless:
-                detail = (
-                    "must be RequireDualStack or PreferDualStack when multiple `ipFamilies` are specified"
-                )
-                return [causes.invalid("spec.ipFamilyPolicy", policy, detail)]
-        families = list(spec.get("ipFamilies") or _families_of(spec.get("clusterIPs") or []))
+        addresses = spec.get("clusterIPs") or []
+        families = list(spec.get("ipFamilies") or _families_of(addresses))
+        if policy == "SingleStack" and old is None and max(len(families), len(addresses)) > 1:
+            detail = "must be RequireDualStack or PreferDualStack for more than one family"
+            return [causes.invalid("spec.ipFamilyPolicy", policy, detail)]
         configured = [f"IPv{network.version}" for network in self.networks]
         possible = ["IPv4", "IPv6"] if selectorless else configured
         found = [

@@ -71,6 +71,22 @@ def defaulting(shape: Shape, default: Callable[[Object], None]) -> Callable[[Obj
     return apply
 
 
+def preparing(
+    shape: Shape, create: Callable[[Object], None], update: Callable[[Object, Object], None]
+) -> tuple[Callable[[Object], None], Callable[[Object, Object], None]]:
+    """(prepare_create, prepare_update) for objects whose types are right; others will not pass `validate`."""
+
+    def guarded_create(obj: Object) -> None:
+        if not type_errors(shape, obj):
+            create(obj)
+
+    def guarded_update(new: Object, old: Object) -> None:
+        if not type_errors(shape, new):
+            update(new, old)
+
+    return guarded_create, guarded_update
+
+
 def validating(
     resource: Resource, shape: Shape, rules: Rules, name: names.Check = names.dns_subdomain
 ) -> Rules:

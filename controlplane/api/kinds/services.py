@@ -11,6 +11,7 @@ from controlplane.api.kinds.metadata import (
     defaulting,
     keep_status,
     object_shape,
+    preparing,
     validating,
     validating_status,
 )
@@ -105,7 +106,7 @@ def _update(new: Object, old: Object) -> None:
     """Keep the status; drop, when the type changes, what the old type had and the writer did not ask for."""
     keep_status(new, old)
     after, before = new.get("spec"), old.get("spec") or {}
-    if not isinstance(after, dict):
+    if after is None:
         return
     _same_addresses(new, before)
     _drop_by_type(after, before)
@@ -118,7 +119,7 @@ def _same_addresses(service: Object, before: Mapping[str, Any]) -> None:
     Source: Kubernetes `pkg/registry/core/service/strategy.go` (NormalizeClusterIPs).
     """
     spec = service.get("spec")
-    if not isinstance(spec, dict):
+    if spec is None:
         return
     first, addresses = spec.get("clusterIP"), spec.get("clusterIPs")
     if first and (
@@ -153,9 +154,8 @@ def _drop_by_type(after: dict[str, Any], before: Mapping[str, Any]) -> None:
 
 def _drop_node_ports(after: dict[str, Any], before: Mapping[str, Any]) -> None:
     had = {port.get("nodePort") for port in before.get("ports") or []}
-    ports = after.get("ports")
-    for port in ports if isinstance(ports, list) else []:
-        if isinstance(port, dict) and port.get("nodePort") in had:
+    for port in after.get("ports") or []:
+        if port.get("nodePort") in had:
             port.pop("nodePort", None)
 
 
@@ -167,15 +167,14 @@ def _keep_assigned(after: dict[str, Any], before: Mapping[str, Any]) -> None:
                 after[field] = before[field]
     if after.get("type") not in WITH_NODE_PORTS or before.get("type") not in WITH_NODE_PORTS:
         return
-    ports = after.get("ports")
     had = {_port_key(port): port.get("nodePort") for port in before.get("ports") or []}
-    for port in ports if isinstance(ports, list) else []:
-        if isinstance(port, dict) and not port.get("nodePort") and had.get(_port_key(port)):
+    for port in after.get("ports") or []:
+        if not port.get("nodePort") and had.get(_port_key(port)):
             port["nodePort"] = had[_port_key(port)]
 
 
-def _port_key(port: Mapping[str, Any]) -> str:
-    return f"{port.get('protocol') or 'TCP'} {port.get('port')!r}"
+def _port_key(port: Mapping[str, Any]) -> tuple[str, int]:
+    return port.get("protocol") or "TCP", port.get("port") or 0
 
 
 def _fields(service: Object) -> Mapping[str, str]:
@@ -216,6 +215,8 @@ def _ports(service: Object) -> str:
     return ",".join(listed) or NONE
 
 
+_prepare_create, _prepare_update = preparing(SERVICE, _create, _update)
+
 KIND = Kind(
     resource=SERVICES,
     default=defaulting(SERVICE, _default),
@@ -231,8 +232,8 @@ KIND = Kind(
     ),
     fields=_fields,
     subresources=frozenset({"status"}),
-    prepare_create=_create,
-    prepare_update=_update,
+    prepare_create=_prepare_create,
+    prepare_update=_prepare_update,
     validate_status=validating_status(SERVICE),
     unknown_fields=lambda service: unknown(SERVICE, service),
 )

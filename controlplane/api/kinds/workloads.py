@@ -38,6 +38,7 @@ from controlplane.api.kinds.shapes import (
     LONG,
     STRING,
     ListOf,
+    Shape,
     Struct,
     unknown,
 )
@@ -54,7 +55,12 @@ RECREATE = "Recreate"
 QUARTER = "25%"
 _PERCENT = re.compile(r"[0-9]+%")
 
-_COMMON = {"replicas": INTEGER, "minReadySeconds": INTEGER, "selector": LABEL_SELECTOR, "template": TEMPLATE}
+_COMMON: dict[str, Shape] = {
+    "replicas": INTEGER,
+    "minReadySeconds": INTEGER,
+    "selector": LABEL_SELECTOR,
+    "template": TEMPLATE,
+}
 _COUNTS = ("replicas", "readyReplicas", "availableReplicas", "terminatingReplicas")
 REPLICASET = object_shape(
     spec=Struct(_COMMON),
