@@ -54,11 +54,11 @@ class Kit:
     component: str = "netplane-controllers"
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
-    random: random.Random = field(default_factory=random.Random)
+    chance: random.Random = field(default_factory=random.Random)
 
     def suffix(self, length: int = 5) -> str:
         """A random end of a name, in Kubernetes' alphabet."""
-        return suffix(self.random, length)
+        return suffix(self.chance, length)
 
 
 class Controller(ABC):
@@ -74,6 +74,7 @@ class Controller(ABC):
         self.caches = kit.caches
         self.options = kit.options
         self.pending = PendingWrites()
+        self._held_back: set[ObjectKey] = set()
         clock = asyncio.get_running_loop().time
         self.queue: WorkQueue[ObjectKey] = WorkQueue(QueueCore(), clock)
         self.recorder = Recorder(kit.client, self.component, kit.now)
@@ -99,15 +100,24 @@ class Controller(ABC):
         """``reconcile``, but only once the caches show all that we have written for this key."""
         await self.doer.ask_about_lost(key)
         if self.pending.unseen(key, self.caches.by_resource):
+            self._held_back.add(key)
             return RECHECK_SECONDS
+        self._held_back.discard(key)
         return await self.reconcile(key)
 
     def _enqueuer(self, mapper: Mapper) -> Callable[[Change], None]:
         def enqueue(change: Change) -> None:
             for key in mapper(change):
                 self.queue.add(key)
+            self._release()
 
         return enqueue
+
+    def _release(self) -> None:
+        """Look again at what waited for its own writes, as soon as the last of them has come back."""
+        for key in [k for k in self._held_back if not self.pending.unseen(k, self.caches.by_resource)]:
+            self._held_back.discard(key)
+            self.queue.add(key)
 
 
 def itself(change: Change) -> Iterable[ObjectKey]:
