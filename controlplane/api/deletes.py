@@ -12,9 +12,13 @@ from controlplane.api.reads import Listing
 from controlplane.api.records import Record
 from controlplane.api.transactions import Act, Decision, transact
 from controlplane.api.writes import Machinery, Order, check_user
-from netplane.kube.errors import StatusError, not_found
+from netplane.kube.errors import StatusError, not_found, refused
 from netplane.kube.objects import Object, name_of, uid_of
-from netplane.kube.resources import Resource
+from netplane.kube.resources import NAMESPACES, Resource
+
+
+# NamespaceLifecycle's: the cluster cannot be without them.
+IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
 
 
 async def delete(machinery: Machinery, order: Order, options: DeleteOptions) -> Object:
@@ -26,6 +30,8 @@ async def delete(machinery: Machinery, order: Order, options: DeleteOptions) -> 
             raise not_found(order.resource, route.name)
         old, obj = record.copy(), record.copy()
         check_user(order, old)
+        if order.resource == NAMESPACES and route.name in IMMORTAL:
+            raise refused(NAMESPACES, route.name, "this namespace may not be deleted")
         outcome = lifecycle.delete(order.resource, obj, options, machinery.clock())
         if outcome.removed:
             return Decision(Act.REMOVE, obj)

@@ -1,0 +1,255 @@
+"""`netplane controlplane serve`: the API server, the controllers and the scheduler in one process.
+
+The API comes first and stays: a controller that fails is started again with a growing pause, and neither it nor
+the scheduler can take the API down with it. They are ordinary clients, with a certificate of their own.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from controlplane import controllers, scheduler
+from controlplane.api.app import Api, build, load_pair, tls_context
+from controlplane.api.http import Doors
+from controlplane.api.kinds.allocation import ServiceAllocator
+from controlplane.api.kinds.registry import KINDS
+from controlplane.api.logs import LogProxy
+from controlplane.api.publish import Published, keep_published, publish
+from controlplane.api.route import catalog
+from controlplane.api.writes import Machinery
+from controlplane.auth import join
+from controlplane.auth.pki import Authority
+from controlplane.controllers.options import Options
+from controlplane.store.sqlite import SQLiteStore
+from netplane.config import (
+    CLUSTER_CIDRS,
+    CLUSTER_DOMAIN,
+    DNS_ADDRESSES,
+    SERVICE_CIDRS,
+    IPAddress,
+    IPNetwork,
+    Paths,
+)
+from netplane.errors import ConfigError, KernelError
+from netplane.kube.client import Backoff, Client
+from netplane.kube.kubeconfig import Kubeconfig
+from netplane.kube.objects import Object
+from netplane.kube.resources import NODES
+from netplane.runner import Daemon
+
+log = logging.getLogger(__name__)
+
+LOOPBACK_LISTENER = "api-loopback"
+STEADY_SECONDS = 60.0  # a controller that ran this long failed for a new reason
+STOP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``addresses`` are the machine's own, by which nodes reach it; the first is the one that is named."""
+
+    root: Path = Path("/")
+    addresses: tuple[IPAddress, ...] = ()
+    port: int = 6443
+    cluster_cidrs: tuple[IPNetwork, ...] = CLUSTER_CIDRS
+    service_cidrs: tuple[IPNetwork, ...] = SERVICE_CIDRS
+    dns_addresses: tuple[IPAddress, ...] = DNS_ADDRESSES
+    cluster_domain: str = CLUSTER_DOMAIN
+    node_port_first: int = 30000
+    node_port_last: int = 32767
+
+    @property
+    def paths(self) -> Paths:
+        """Where everything is."""
+        return Paths(self.root)
+
+    @property
+    def listened(self) -> tuple[IPAddress, ...]:
+        """Every address to listen on."""
+        return tuple(dict.fromkeys((*self.addresses, IPv4Address("127.0.0.1"))))
+
+
+async def serve(settings: Settings, daemon: Daemon) -> None:
+    """Run until the daemon is told to stop. Raises ConfigError, StoreError or KernelError in one line."""
+    if not settings.addresses:
+        hint = "Give the machine's own addresses, the one that nodes reach first."
+        raise ConfigError("cannot serve the API: addresses is empty", hint)
+    tls = _tls(settings)
+    store = await _open_store(settings.paths.state / "state.db")
+    try:
+        address = f"{_url_host(settings.addresses[0])}:{settings.port}"
+        api = await build(store, KINDS.values(), allocate_service=allocator(settings), address=address)
+        async with LogProxy(settings.paths.pki, api.hub) as logs:
+            application = api.application(Doors(_joining(settings, api.machinery), logs.stream))
+            await _run(settings, daemon, api, application, tls)
+    finally:
+        await store.close()
+
+
+async def _run(
+    settings: Settings, daemon: Daemon, api: Api, application: web.Application, tls: ssl.SSLContext
+) -> None:
+    published = Published(
+        settings.addresses,
+        settings.port,
+        tuple(network[1] for network in settings.service_cidrs),
+        settings.dns_addresses,
+    )
+    kinds = catalog(api.kinds)
+    await publish(api.machinery, kinds, published)
+    async with _listening(settings, daemon, application, tls), asyncio.TaskGroup() as group:
+        daemon.ready(f"serving on {settings.addresses[0]}:{settings.port}")
+        tasks = [
+            group.create_task(api.keep()),
+            group.create_task(keep_published(api.machinery, kinds, published)),
+            group.create_task(_reload(settings, daemon, tls)),
+            group.create_task(_control(settings)),
+        ]
+        await daemon.stopping.wait()
+        for task in tasks:
+            task.cancel()
+        api.hub.end()
+
+
+async def _reload(settings: Settings, daemon: Daemon, tls: ssl.SSLContext) -> NoReturn:
+    """SIGHUP: new connections get the certificate that is in the file now."""
+    while True:
+        await daemon.reload.wait()
+        daemon.reload.clear()
+        try:
+            load_pair(tls, *_serving_pair(settings))
+            log.info("serving certificate read again")
+        except ConfigError as error:
+            log.error("%s", error)
+
+
+async def _control(settings: Settings) -> None:
+    """The controllers and the scheduler, as clients of the API beside them."""
+    kubeconfig = Kubeconfig.load(settings.paths.kubeconfig("controlplane"))
+    options = Options(cluster_cidrs=settings.cluster_cidrs)
+    async with Client(kubeconfig, user_agent="netplane-controlplane") as client, asyncio.TaskGroup() as group:
+        group.create_task(_again("controllers", lambda: controllers.run(client, options)))
+        group.create_task(_again("scheduler", lambda: scheduler.run(client)))
+
+
+async def _again(name: str, start: Callable[[], Awaitable[Any]]) -> NoReturn:
+    """Run something for ever; when it fails, say so and start it again, each time a little later."""
+    backoff = Backoff(first=0.5, limit=30.0)
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await start()
+            log.error("the %s ended", name)
+        except Exception:
+            log.exception("the %s failed", name)
+        if loop.time() - began > STEADY_SECONDS:
+            backoff.reset()
+        await asyncio.sleep(backoff.delay())
+
+
+@asynccontextmanager
+async def _listening(
+    settings: Settings, daemon: Daemon, application: web.Application, tls: ssl.SSLContext
+) -> AsyncIterator[None]:
+    """Answer on every address and on the socket that was passed down. Raises KernelError naming the address."""
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,
+        shutdown_timeout=STOP_SECONDS,
+    )
+    await runner.setup()
+    try:
+        for address in settings.listened:
+            await web.SockSite(runner, listen(address, settings.port), ssl_context=tls).start()
+        for passed in daemon.listeners.get(LOOPBACK_LISTENER, []):
+            await web.SockSite(runner, passed, ssl_context=tls).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def listen(address: IPAddress, port: int) -> socket.socket:
+    """A listening TCP socket. Raises KernelError naming address and cause."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((str(address), port))
+        sock.listen(1024)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise KernelError(f"cannot listen on {address} port {port}: {error.strerror}") from None
+    return sock
+
+
+def _serving_pair(settings: Settings) -> tuple[str, str]:
+    pki = settings.paths.pki
+    return str(pki / "apiserver.crt"), str(pki / "apiserver.key")
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    return tls_context(*_serving_pair(settings), str(settings.paths.pki / "ca.crt"))
+
+
+def allocator(settings: Settings) -> ServiceAllocator:
+    """Service addresses and node ports of this cluster; those of the two known Services are kept for them."""
+    kubernetes = (network[1] for network in settings.service_cidrs)
+    return ServiceAllocator(
+        settings.service_cidrs,
+        range(settings.node_port_first, settings.node_port_last + 1),
+        frozenset((*kubernetes, *settings.dns_addresses)),
+    )
+
+
+async def _open_store(path: Path) -> SQLiteStore:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"cannot make {path.parent}: {error.strerror}") from None
+    return await SQLiteStore.open(path)
+
+
+def _joining(settings: Settings, machinery: Machinery) -> Callable[[Object], Awaitable[Object]]:
+    """The door for further machines: a token buys the certificates of one node."""
+    tokens = join.Tokens(settings.paths.etc / "join-tokens.json")
+    cluster = {
+        "clusterCIDRs": [str(network) for network in settings.cluster_cidrs],
+        "serviceCIDRs": [str(network) for network in settings.service_cidrs],
+        "dnsAddresses": [str(address) for address in settings.dns_addresses],
+        "clusterDomain": settings.cluster_domain,
+        "servers": [f"https://{_url_host(address)}:{settings.port}" for address in settings.addresses],
+    }
+
+    async def answer(body: Object) -> Object:
+        nodes = [record.obj for record in machinery.hub.all(NODES).values()]
+        authority = Authority.load(settings.paths.pki)
+        return join.answer(
+            body,
+            authority=authority,
+            tokens=tokens,
+            nodes=nodes,
+            cluster=cluster,
+            now=datetime.now(UTC),
+        )
+
+    return answer
+
+
+def _url_host(address: IPAddress) -> str:
+    return f"[{address}]" if address.version == 6 else str(address)
