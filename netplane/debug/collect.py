@@ -56,6 +56,19 @@ def collect(request: Request, node: str) -> Facts:
     )
 
 
+def process_in(address: str) -> int:
+    """A process in the network namespace that has this pod address; 0 where none is visible."""
+    return next((pid for pid in _namespaces().values() if _has_address(pid, address)), 0)
+
+
+def device_of(address: str) -> str:
+    """The host's end of a local pod's link, by the route to exactly its address; "" without one."""
+    with rtnl() as ipr:
+        route = _ask(ipr, Lookup(to=address))
+    exact = f"{address}/{ip_address(address).max_prefixlen}"
+    return route.device if not route.error and route.network == exact else ""
+
+
 def _pod(ipr: IPRoute, address: str, namespaces: dict[int, int]) -> tuple[Pod, int]:
     """The pod's attachment, and a process in its namespace (0 where none is visible)."""
     route = _ask(ipr, Lookup(to=address))
