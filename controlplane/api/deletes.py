@@ -16,7 +16,6 @@ from netplane.kube.errors import StatusError, not_found, refused
 from netplane.kube.objects import Object, name_of, uid_of
 from netplane.kube.resources import NAMESPACES, Resource
 
-
 # NamespaceLifecycle's: the cluster cannot be without them.
 IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
 
