@@ -1,0 +1,7 @@
+"""`python -m netplane` is the `netplane` command."""
+
+import sys
+
+from netplane.cli.main import main
+
+sys.exit(main())

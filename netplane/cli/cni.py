@@ -1,0 +1,95 @@
+"""`netplane cni`: put the plugin's executable in place, run its daemon, look, mend."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from netplane.cli.daemons import daemon_options, root_option, run
+from netplane.cli.output import output_option, show
+from netplane.config import Paths
+
+
+@click.group()
+def cni() -> None:
+    """The CNI plugin: install, serve, status, leases, gc.
+
+    \b
+    Example: netplane cni leases
+    """
+
+
+@cni.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@root_option
+def install(directory: Path, root: Path) -> None:
+    """Put the plugin's executable into DIRECTORY.
+
+    \b
+    Example: netplane cni install /opt/cni/bin
+    """
+    from cni.install import install as place
+
+    click.echo(place(directory, Path(sys.executable), Paths(root.absolute()).cni_socket))
+
+
+@cni.command()
+@daemon_options
+def serve(root: Path, config_file: Path | None) -> int:
+    """Run the CNI daemon of this node.
+
+    \b
+    Example: netplane cni serve --root /
+    """
+    from cni.daemon import Settings
+    from cni.daemon import serve as daemon
+
+    return run("cni", Settings, daemon, root, config_file, "asyncio")
+
+
+@cni.command()
+@root_option
+@output_option
+def status(root: Path, output: str) -> int:
+    """Does the daemon answer, and how many attachments does it hold?
+
+    \b
+    Example: netplane cni status -o json
+    """
+    from cni.client import status as ask
+
+    found = ask(root.absolute())
+    row = {"running": found.running, "reason": found.reason, "attachments": dict(found.attachments)}
+    show([{**row, "attachments": sum(found.attachments.values())}], list(row), output)
+    return 0 if found.running else 1
+
+
+@cni.command()
+@root_option
+@output_option
+def leases(root: Path, output: str) -> None:
+    """Every address that is leased, to whom.
+
+    \b
+    Example: netplane cni leases
+    """
+    from cni.lease import describe
+    from cni.leases import read, store_path
+
+    rows = [describe(lease) for lease in read(store_path(Paths(root.absolute()).state))]
+    show(rows, ["network", "containerID", "ifname", "addresses", "link", "state"], output)
+
+
+@cni.command()
+@root_option
+def gc(root: Path) -> None:
+    """Free what nothing can be using any more, and say what was freed.
+
+    \b
+    Example: netplane cni gc
+    """
+    from cni.client import gc as mend
+
+    for what, names in mend(root.absolute()).items():
+        for name in names:
+            click.echo(f"{what.replace('_', ' ')}: {name}")
