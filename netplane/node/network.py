@@ -1,0 +1,113 @@
+"""The node's network: our configuration list in the shared directory, and whether pods can be attached.
+
+The directory is not ours alone: a file of another network is never overwritten, and a file that comes before ours in the
+runtimes' order is used as it is, and said so.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from netplane.config import IPNetwork, Paths
+from netplane.errors import ConfigError, KernelError, NetplaneError
+from netplane.node import cni_config
+from netplane.node.cni_client import CniClient
+from netplane.node.cni_config import Network
+from netplane.node.pod_context import NetworkNotReady
+
+FILE_NAME = "10-netplane.conflist"
+NETWORK_NAME = "netplane"
+PLUGIN = "netplane"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of our file; ``notice`` is "" unless another network has its place."""
+
+    path: Path
+    notice: str
+
+
+def conflist(pod_cidrs: Sequence[IPNetwork], cluster_cidrs: Sequence[IPNetwork]) -> dict[str, Any]:
+    """Our network as a configuration list of CNI 1.1.0: one address of each pod CIDR, masqueraded on its way out."""
+    return {
+        "cniVersion": "1.1.0",
+        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+        "name": NETWORK_NAME,
+        "plugins": [
+            {
+                "type": PLUGIN,
+                "ipam": {"ranges": [[str(network)] for network in pod_cidrs]},
+                "masquerade": {"exclude": [str(network) for network in cluster_cidrs]},
+            }
+        ],
+    }
+
+
+def write(directory: Path, document: dict[str, Any]) -> Written:
+    """Put our list in place by rename. Raises KernelError, and ConfigError when the name is another network's."""
+    path = directory / FILE_NAME
+    if path.exists():
+        try:
+            name = orjson.loads(path.read_bytes()).get("name")
+        except (OSError, orjson.JSONDecodeError, AttributeError):
+            name = None
+        if name not in (None, NETWORK_NAME):
+            notice = f"{path} is of network {name!r}, not ours: it is left alone and used as it is"
+            return Written(path, notice)
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != data:
+            fresh = path.with_suffix(".new")  # no suffix that a runtime reads
+            with fresh.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(path)
+    except OSError as error:
+        raise KernelError(f"cannot write {path}: {error.strerror}") from None
+    first = next(iter(cni_config.candidates(directory)), path)
+    if first != path:
+        return Written(path, f"{first} comes before {path.name}: pods use that network, not netplane's")
+    return Written(path, "")
+
+
+class NodeNetwork:
+    """Which network pods get, and whether it can take them."""
+
+    def __init__(self, paths: Paths, cni: CniClient) -> None:
+        self._directory = paths.cni_conf_dir
+        self._cni = cni
+        self._network: Network | None = None
+        self.problem = "no network configuration yet"
+
+    def current(self) -> Network:
+        """For a pod's worker. Raises NetworkNotReady saying what is missing."""
+        if self._network is None or self.problem:
+            raise NetworkNotReady(f"cannot attach pods to the network: {self.problem}")
+        return self._network
+
+    async def check(self) -> str:
+        """Look again: "" when pods can be attached, else what is in the way (kubelet's NetworkPluginNotReady)."""
+        try:
+            network = cni_config.first_usable(cni_config.candidates(self._directory))
+            if network is None:
+                raise ConfigError(f"no network configuration in {self._directory}")
+            self._network = network
+            await self._cni.status(network)
+            self.problem = ""
+        except NetplaneError as error:
+            self.problem = str(error)
+        return self.problem
+
+    async def collect_garbage(self) -> None:
+        """Have the plugins free what no sandbox of ours holds. Raises CniError."""
+        if self._network is not None and not self.problem:
+            cached = await asyncio.to_thread(self._cni.attachments)
+            await self._cni.collect_garbage(self._network, cached)

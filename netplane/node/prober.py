@@ -1,0 +1,95 @@
+"""Asking a container how it is: the I/O of probes, from the node to the pod."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from netplane.errors import NetplaneError
+from netplane.node.probes import Exec, HttpGet, Probe, TcpConnect, Verdict
+from netplane.node.runtimes import Sandbox
+
+BODY_LIMIT = 200  # characters of an answer that are worth an event
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The container a probe speaks to."""
+
+    sandbox: Sandbox
+    container: str
+    address: str
+
+
+async def ask(probe: Probe, target: Target) -> str:
+    """ "" for success, else why it failed, as kubelet words it."""
+    try:
+        async with asyncio.timeout(probe.timeout):
+            match probe.check:
+                case HttpGet() as check:
+                    return await _http(check, target.address)
+                case TcpConnect() as check:
+                    return await _tcp(check, target.address)
+                case Exec() as check:
+                    return await _exec(check, target, probe.timeout)
+    except TimeoutError:
+        return f"no answer within {probe.timeout:g} s"
+
+
+async def _http(check: HttpGet, address: str) -> str:
+    host = check.host or address
+    url = f"{check.scheme}://{f'[{host}]' if ':' in host else host}:{check.port}{check.path}"
+    # As kubelet: the certificate of a probe's target is nobody's to verify.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connector = aiohttp.TCPConnector(ssl=context, force_close=True)
+    headers = {"User-Agent": "netplane-probe", "Accept": "*/*", **dict(check.headers)}
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, headers=headers) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            if 200 <= response.status < 400:
+                return ""
+            return f"HTTP probe failed with statuscode: {response.status}"
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return f'Get "{url}": {error}'
+
+
+async def _tcp(check: TcpConnect, address: str) -> str:
+    host = check.host or address
+    try:
+        _, writer = await asyncio.open_connection(host, check.port)
+    except OSError as error:
+        return f"dial tcp {host}:{check.port}: {error.strerror or error}"
+    writer.close()
+    return ""
+
+
+async def _exec(check: Exec, target: Target, timeout: float) -> str:
+    try:
+        result = await target.sandbox.execute(target.container, check.argv, timeout=timeout)
+    except NetplaneError as error:
+        return str(error)
+    if result.exit_code == 0:
+        return ""
+    said = result.output.decode("utf-8", "replace").strip()[:BODY_LIMIT]
+    return said or f"command exited with {result.exit_code}"
+
+
+async def probe_for_ever(
+    probe: Probe,
+    target: Target,
+    verdict: Verdict,
+    report: Callable[[Verdict, str], None],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Ask every period, and report every verdict with the reason of its last failure, until cancelled."""
+    await sleep(probe.initial_delay)
+    while True:
+        problem = await ask(probe, target)
+        verdict = verdict.observe(probe, ok=not problem)
+        report(verdict, problem)
+        await sleep(probe.period)
