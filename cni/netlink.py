@@ -43,15 +43,15 @@ def apply(
 ) -> None:
     """Do ``steps`` in order; ``netns`` is a descriptor of the pod's namespace for those that work there.
 
-    When one fails, what ``undo`` says of those done is done, last first, and the failure raised: KernelError
+    When one fails, what ``undo`` says of it and of those done is done, last first, and the failure raised: KernelError
     naming the step, or CniError ALREADY_ATTACHED where the pod has a link of that name.
     """
     done: list[Step] = []
     with _Worker.open(netns) as worker:
         try:
             for step in steps:
+                done.append(step)  # first: one that failed may have been done all the same
                 worker.do(step)
-                done.append(step)
         except BaseException as failure:
             _take_back(worker, (undo(step) for step in reversed(done)), failure)
             raise
@@ -174,7 +174,9 @@ class _Worker:
             options.update(gateway=str(step.gateway), flags="onlink")
         elif step.dst.version == 4:
             options["scope"] = _SCOPE_LINK
-        self._socket(step.where).route("replace", **options)
+        # In the pod, never in the place of another interface's: a container may have several of ours.
+        verb = "replace" if step.where is Where.HOST else "append"
+        self._socket(step.where).route(verb, **options)
 
     def _delete(self, link: str) -> None:
         found = self._host.link_lookup(ifname=link)

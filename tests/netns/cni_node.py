@@ -97,6 +97,13 @@ class CniNode:
             self.daemon.wait(20)
             self.daemon = None
 
+    def died(self) -> int:
+        """Wait for a daemon that ends by itself; its exit status."""
+        assert self.daemon is not None
+        status = self.daemon.wait(20)
+        self.daemon = None
+        return status
+
     def run(self, environment: dict[str, str], stdin: bytes) -> Answer:
         done = subprocess.run(
             [self.plugin], env=environment, input=stdin, capture_output=True, timeout=90, check=False
