@@ -44,7 +44,9 @@ def choose(facts: Facts, wanted: IPAddress | None = None) -> IPAddress:
     if wanted is not None:
         if wanted in have:
             return wanted
-        raise ConfigError(f"cannot use nodeIp {wanted}: no interface has it (there are: {_list(facts.locals)})")
+        raise ConfigError(
+            f"cannot use nodeIp {wanted}: no interface has it (there are: {_list(facts.locals)})"
+        )
     for source in facts.towards:
         if source is not None and source in have and not is_nat_like(source):
             return source
@@ -75,8 +77,7 @@ def look_up(destinations: Sequence[IPAddress]) -> Facts:
             # Our own DNS address and the like sit on lo; they are not where others find this node.
             if text and names[message["index"]] != "lo":
                 found.append(Local(str(names[message["index"]]), ipaddress.ip_address(text)))
-        for destination in destinations:
-            towards.append(_source(ipr, destination))
+        towards += [_source(ipr, destination) for destination in destinations]
     return Facts(found, towards)
 
 

@@ -1,9 +1,9 @@
 """Reading a container's log back for `kubectl logs`: CRI lines from files that grow and are rotated."""
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ class LogOptions:
     limit_bytes: int | None = None
 
     @classmethod
-    def parse(cls, query: "dict[str, str]", now: datetime) -> "LogOptions":
+    def parse(cls, query: Mapping[str, str], now: datetime) -> "LogOptions":
         """From a request's query. Raises ValueError naming the parameter."""
         since: datetime | None = None
         if seconds := query.get("sinceSeconds"):
@@ -70,54 +70,55 @@ def _recent(stamp: bytes, since: datetime) -> bool:
         return True
 
 
-def stored(path: Path, options: LogOptions) -> Iterator[bytes]:
-    """What is in the log now, the rotated part first."""
-    found: Iterator[bytes] = (
-        text
-        for file in (path.with_name(path.name + ".1"), path)
-        if file.exists()
-        for line in file.read_bytes().splitlines(keepends=True)
-        if (text := render(line, options)) is not None
-    )
-    if options.tail is None:
-        return found
-    return iter(deque(found, maxlen=options.tail))
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where reading goes on: a file by its inode, and the offset of a line's begin in it."""
+
+    inode: int = 0
+    offset: int = 0
 
 
-async def read(path: Path, options: LogOptions, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The log, and with ``follow`` what is added until the container has ended."""
-    left = options.limit_bytes
-    with suppress(FileNotFoundError):
-        position = path.stat()
-    offset, inode = (position.st_size, position.st_ino) if path.exists() else (0, 0)
-    for text in await asyncio.to_thread(lambda: list(stored(path, options))):
-        yield text if left is None else text[:left]
-        if left is not None and (left := left - len(text)) <= 0:
-            return
-    if not options.follow:
-        return
-    rest = b""
-    while True:
-        over = ended()  # asked before reading: what was written before the end is not missed
-        data, offset, inode = await asyncio.to_thread(_grown, path, offset, inode)
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if (text := render(line, options)) is not None:
-                yield text
-        if over:
-            return
-        await asyncio.sleep(POLL_SECONDS)
-
-
-def _grown(path: Path, offset: int, inode: int) -> tuple[bytes, int, int]:
-    """What came after ``offset``; a file with another inode is new and read from its begin."""
+def _grown(path: Path, place: _Place) -> tuple[list[bytes], _Place]:
+    """The whole lines after ``place``. A file with another inode has been rotated in, and is read from its begin."""
     try:
         with path.open("rb") as file:
-            import os
-
-            now = os.fstat(file.fileno())
-            file.seek(offset if now.st_ino == inode else 0)
+            inode = os.fstat(file.fileno()).st_ino
+            offset = place.offset if inode == place.inode else 0
+            file.seek(offset)
             data = file.read()
-            return data, file.tell(), now.st_ino
     except FileNotFoundError:
-        return b"", 0, 0
+        return [], place
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.splitlines(), _Place(inode, offset + len(whole))
+
+
+def _stored(path: Path, options: LogOptions) -> tuple[list[bytes], _Place]:
+    """What is in the log now, the rotated part first, as a client sees it."""
+    older, _ = _grown(path.with_name(path.name + ".1"), _Place())
+    newer, place = _grown(path, _Place())
+    shown = (text for line in (*older, *newer) if (text := render(line, options)) is not None)
+    return list(deque(shown, maxlen=options.tail)), place
+
+
+async def read(path: Path, options: LogOptions, ended: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+    """The log, and with ``follow`` what is added until the container has ended."""
+    left = options.limit_bytes
+    lines, place = await asyncio.to_thread(_stored, path, options)
+    while True:
+        for text in lines:
+            if left is None:
+                yield text
+                continue
+            yield text[:left]
+            left -= len(text)
+            if left <= 0:
+                return
+        if not options.follow:
+            return
+        over = ended()  # asked before reading: what was written before the end is not missed
+        if not over:
+            await asyncio.sleep(POLL_SECONDS)
+        raw, place = await asyncio.to_thread(_grown, path, place)
+        lines = [shown for line in raw if (shown := render(line, options)) is not None]
+        if over and not lines:
+            return

@@ -1,7 +1,7 @@
 """The node's network: our configuration list in the shared directory, and whether pods can be attached.
 
-The directory is not ours alone: a file of another network is never overwritten, and a file that comes before ours in the
-runtimes' order is used as it is, and said so.
+The directory is not ours alone: a file of another network is never overwritten, and a file that comes before
+ours in the runtimes' order is used as it is, and said so.
 """
 
 import asyncio
@@ -49,17 +49,18 @@ def conflist(pod_cidrs: Sequence[IPNetwork], cluster_cidrs: Sequence[IPNetwork])
     }
 
 
-def write(directory: Path, document: dict[str, Any]) -> Written:
-    """Put our list in place by rename. Raises KernelError, and ConfigError when the name is another network's."""
+def write(directory: Path, document: dict[str, Any], *, held: bool) -> Written:
+    """Put our list in place by rename; never over another network's, and not with other pod CIDRs while addresses of
+    the old ones are ``held``. Raises KernelError.
+    """
     path = directory / FILE_NAME
-    if path.exists():
-        try:
-            name = orjson.loads(path.read_bytes()).get("name")
-        except (OSError, orjson.JSONDecodeError, AttributeError):
-            name = None
-        if name not in (None, NETWORK_NAME):
-            notice = f"{path} is of network {name!r}, not ours: it is left alone and used as it is"
-            return Written(path, notice)
+    old = _read(path)
+    if old is not None and old.get("name") != NETWORK_NAME:
+        name = old.get("name")
+        return Written(path, f"{path} is of network {name!r}, not ours: it is left alone and used as it is")
+    if held and old is not None and _ranges(old) != _ranges(document):
+        notice = f"pod CIDRs stay {_ranges(old)} while pods have addresses of them, not {_ranges(document)}"
+        return Written(path, notice)
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,20 @@ def write(directory: Path, document: dict[str, Any]) -> Written:
     if first != path:
         return Written(path, f"{first} comes before {path.name}: pods use that network, not netplane's")
     return Written(path, "")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A configuration list, or None for what nobody could use."""
+    try:
+        document = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _ranges(document: dict[str, Any]) -> list[Any]:
+    plugins = document.get("plugins") or [{}]
+    return list((plugins[0].get("ipam") or {}).get("ranges") or [])
 
 
 class NodeNetwork:

@@ -25,7 +25,12 @@ class NodeObject:
     """``nodes`` is the followed cache of all Nodes; ``problem()`` says what keeps this one from being ready."""
 
     def __init__(
-        self, client: Client, machine: Machine, nodes: Cache, problem: Callable[[], str], notice: Callable[[], str]
+        self,
+        client: Client,
+        machine: Machine,
+        nodes: Cache,
+        problem: Callable[[], str],
+        notice: Callable[[], str],
     ) -> None:
         self._client = client
         self._machine = machine
@@ -33,7 +38,7 @@ class NodeObject:
         self._problem, self._notice = problem, notice
         self._written: dict[str, Any] | None = None
         self.changed = asyncio.Event()
-        self.registered = asyncio.Event()
+        self._duration = 40
 
     @property
     def current(self) -> Object:
@@ -41,7 +46,7 @@ class NodeObject:
         found = self._nodes.get("", self._machine.name)
         return found or registration.node_object(self._machine)
 
-    async def register(self) -> None:
+    async def register(self, duration: int) -> None:
         """Create the Node, or take up the one that is there. Waits for an API that is away.
 
         Raises ConfigError when the name or the address is another living machine's.
@@ -49,8 +54,8 @@ class NodeObject:
         backoff = Backoff(0.2, 5.0)
         while True:
             try:
+                self._duration = duration
                 await self._register()
-                self.registered.set()
                 return
             except ConfigError:
                 raise
@@ -73,7 +78,7 @@ class NodeObject:
         registration.refuse_namesake(self._machine, node, lease, datetime.now(UTC))
         await self._client.patch(NODES, name, {"metadata": {"labels": registration.labels(self._machine)}})
         await self._report(node)
-        await self.renew(10)
+        await self.renew(self._duration)
 
     async def _refusable(self, request: Any) -> Object:
         """An answer that no repetition will change is the user's to act on, such as an address in use."""
@@ -81,7 +86,11 @@ class NodeObject:
             answer: Object = await request
             return answer
         except errors.StatusError as error:
-            if error.code in REFUSALS and not errors.is_already_exists(error) and not errors.is_conflict(error):
+            if (
+                error.code in REFUSALS
+                and not errors.is_already_exists(error)
+                and not errors.is_conflict(error)
+            ):
                 raise ConfigError(
                     f"cannot register node {self._machine.name}: {error.message}",
                     "Two nodes never share a name or an address",

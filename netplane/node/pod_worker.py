@@ -68,6 +68,18 @@ class PodWorker:
         """As last computed."""
         return self._phase
 
+    def attempt_of(self, container: str) -> int | None:
+        """The newest attempt of a container; None when there was none, or there is no such container."""
+        for slot in self._slots:
+            if slot.name == container and slot.current is not None:
+                return slot.current.attempt
+        return None
+
+    def is_running(self, container: str, attempt: int) -> bool:
+        """Whether this very attempt still runs."""
+        states = [slot.current for slot in self._slots if slot.name == container]
+        return any(s is not None and s.running and s.attempt == attempt for s in states)
+
     def _read_spec(self) -> None:
         settings = self._context.settings
         refused = self._context.runtime.refusals(self.pod)

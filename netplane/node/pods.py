@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from netplane.kube.cache import Cache, Change
 from netplane.kube.client import Backoff, follow
-from netplane.kube.objects import Object, name_of, namespace_of, uid_of
+from netplane.kube.objects import Object, is_deleting, name_of, namespace_of, uid_of
 from netplane.kube.resources import PODS
 from netplane.node.pod_context import PodContext
 from netplane.node.pod_sandbox import sweep
@@ -27,7 +27,8 @@ class Pods:
     """Workers by the pods' uids."""
 
     def __init__(self, context: PodContext) -> None:
-        self._context = context
+        self.context = self._context = context
+        self.adopted = False
         self.cache = Cache(PODS)
         self._workers: dict[str, PodWorker] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -40,6 +41,7 @@ class Pods:
             self._tasks = tasks
             for sandbox in found:
                 self._begin(sandbox.pod, sandbox, from_api=False)
+            self.adopted = True
             await follow(
                 self._context.client,
                 self.cache,
@@ -106,6 +108,15 @@ class Pods:
     def workers(self) -> Iterable[PodWorker]:
         """All pods that are tended now."""
         return self._workers.values()
+
+    def find(self, namespace: str, name: str) -> PodWorker | None:
+        """The worker of a pod by name; of two namesakes the one that is not going."""
+        found = [
+            worker
+            for worker in self._workers.values()
+            if namespace_of(worker.pod) == namespace and name_of(worker.pod) == name
+        ]
+        return min(found, key=lambda worker: is_deleting(worker.pod), default=None)
 
     def objects(self) -> list[Object]:
         """The pods of this node as this agent knows them."""

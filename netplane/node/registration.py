@@ -14,7 +14,13 @@ from netplane.config import IPAddress
 from netplane.errors import ConfigError, KernelError
 from netplane.kube.objects import Object, meta, parse_time, set_condition
 
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
+ARCHITECTURES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "ppc64le": "ppc64le",
+    "s390x": "s390x",
+}
 LEASE_NAMESPACE = "kube-node-lease"
 
 
@@ -87,12 +93,12 @@ def node_status(machine: Machine, conditions: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def ready_condition(
-    old: list[dict[str, Any]], problem: str, notice: str, now: str
-) -> list[dict[str, Any]]:
+def ready_condition(old: list[dict[str, Any]], problem: str, notice: str, now: str) -> list[dict[str, Any]]:
     """`Ready` by what is in the way ("" for nothing), all other conditions as they were."""
     if problem:
-        found = set_condition(old, "Ready", "False", "KubeletNotReady", f"NetworkPluginNotReady: {problem}", now)
+        found = set_condition(
+            old, "Ready", "False", "KubeletNotReady", f"NetworkPluginNotReady: {problem}", now
+        )
     else:
         message = "the node agent is posting ready status" + (f"; {notice}" if notice else "")
         found = set_condition(old, "Ready", "True", "KubeletReady", message, now)
@@ -115,7 +121,9 @@ def refuse_namesake(machine: Machine, node: Object, lease: Object | None, now: d
     other = str((status.get("nodeInfo") or {}).get("machineID") or "")
     if other in ("", machine.machine_id) or not is_alive(node, lease, now):
         return
-    where = ", ".join(str(a.get("address")) for a in status.get("addresses") or [] if a.get("type") == "InternalIP")
+    where = ", ".join(
+        str(a.get("address")) for a in status.get("addresses") or [] if a.get("type") == "InternalIP"
+    )
     raise ConfigError(
         f"cannot register node {machine.name}: another machine of that name is alive"
         f" (address {where or 'unknown'}, machine id {other})",

@@ -85,7 +85,7 @@ def _age(node: Object) -> str:
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one.version == other.version and one.overlaps(other)  # type: ignore[arg-type]
+    return one.version == other.version and one.overlaps(other)
 
 
 def _gateway(node: Object, network: IPNetwork) -> IPAddress:

@@ -119,7 +119,7 @@ class Runtime(Protocol):
     def command(self, container: Object) -> tuple[list[str], Mapping[str, str]]:
         """The default argv of the image (without the container's args), and the environment it brings."""
 
-    async def adopt(self) -> list[Sandbox]:
+    async def adopt(self) -> Sequence[Sandbox]:
         """All sandboxes of this node, also those that earlier agents made, also those that have ended."""
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
