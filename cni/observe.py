@@ -3,6 +3,7 @@
 For CHECK, for mending at the daemon's start, and for the MTU. Nothing here changes anything.
 """
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from cni.check import Link, Observed
 from cni.plan import LINK_GROUP, ROUTE_PROTOCOL
 from netplane.config import IPAddress
 from netplane.linux import nft
-from netplane.linux.namespaces import entered_netns
+from netplane.linux.namespaces import CLONE_NEWNET, entered_netns
 
 DEFAULT_MTU = 1500
 _PEER_ROUTE_PROTOCOL = 98  # the node agent's routes to other nodes' pods
@@ -26,6 +27,7 @@ _OUR_LINK = re.compile(r"np[0-9a-f]{12}")
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _PERMANENT = 0x80
 _MAIN_TABLE = 254
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 
 
 def attachment(link: str, ifname: str, netns: int) -> Observed:
@@ -93,6 +95,14 @@ def netns_inode(descriptor: int) -> str:
     """The identity of a namespace while it lives: `device:inode`."""
     status = os.fstat(descriptor)
     return f"{status.st_dev}:{status.st_ino}"
+
+
+def is_netns(descriptor: int) -> bool:
+    """Whether an open file is a network namespace."""
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def boot_id() -> str:

@@ -118,6 +118,9 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
 def _pod_netns(request: Request, netns: int | None) -> int:
     if netns is None:
         raise CniError(Code.INVALID_ENVIRONMENT, f"cannot open CNI_NETNS {request.netns}: no such namespace")
+    if not observe.is_netns(netns):
+        cause = "it is not a network namespace"
+        raise CniError(Code.INVALID_ENVIRONMENT, f"cannot use CNI_NETNS {request.netns}: {cause}")
     if observe.netns_inode(netns) == _own_netns():
         raise CniError(
             Code.INVALID_NETNS, f"cannot use CNI_NETNS {request.netns}: it is the node's own namespace"
