@@ -5,9 +5,19 @@ from pathlib import Path
 
 import click
 
-from netplane.cli.daemons import daemon_options, root_option, run
+from netplane.cli.daemons import daemon_options, run_daemon
+from netplane.cli.main import root_option
 from netplane.cli.output import output_option, show
 from netplane.config import Paths
+
+ATTACHMENT = {
+    "network": "NETWORK",
+    "containerID": "CONTAINER",
+    "ifname": "IFNAME",
+    "addresses": "ADDRESSES",
+    "link": "LINK",
+    "state": "STATE",
+}
 
 
 @click.group()
@@ -15,7 +25,8 @@ def cni() -> None:
     """The CNI plugin: install, serve, status, leases, gc.
 
     \b
-    Example: netplane cni leases
+    Example:
+      netplane cni leases
     """
 
 
@@ -23,10 +34,11 @@ def cni() -> None:
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @root_option
 def install(directory: Path, root: Path) -> None:
-    """Put the plugin's executable into DIRECTORY.
+    """Put the plugin's executable into DIRECTORY; its daemon is that of --root.
 
     \b
-    Example: netplane cni install /opt/cni/bin
+    Example:
+      netplane cni install /opt/cni/bin
     """
     from cni.install import install as place
 
@@ -35,49 +47,54 @@ def install(directory: Path, root: Path) -> None:
 
 @cni.command()
 @daemon_options
-def serve(root: Path, config_file: Path | None) -> int:
+def serve(root: Path, config: Path | None, kubeconfig: Path | None) -> None:
     """Run the CNI daemon of this node.
 
     \b
-    Example: netplane cni serve --root /
+    Example:
+      netplane cni serve --config /etc/netplane/cni.yaml
     """
-    from cni.daemon import Settings
-    from cni.daemon import serve as daemon
-
-    return run("cni", Settings, daemon, root, config_file, "asyncio")
+    run_daemon("cni", "cni.daemon", root, config, kubeconfig, loop="asyncio")
 
 
 @cni.command()
 @root_option
 @output_option
-def status(root: Path, output: str) -> int:
+def status(root: Path, output: str) -> None:
     """Does the daemon answer, and how many attachments does it hold?
 
     \b
-    Example: netplane cni status -o json
+    Example:
+      netplane cni status -o json
     """
     from cni.client import status as ask
 
     found = ask(root.absolute())
-    row = {"running": found.running, "reason": found.reason, "attachments": dict(found.attachments)}
-    show([{**row, "attachments": sum(found.attachments.values())}], list(row), output)
-    return 0 if found.running else 1
+    row = {
+        "running": "yes" if found.running else "no",
+        "attachments": sum(found.attachments.values()),
+        "byState": dict(found.attachments),
+        "reason": found.reason,
+    }
+    show([row], {"running": "RUNNING", "attachments": "ATTACHMENTS", "reason": "REASON"}, output)
+    if not found.running:
+        raise click.exceptions.Exit(1)
 
 
 @cni.command()
 @root_option
 @output_option
 def leases(root: Path, output: str) -> None:
-    """Every address that is leased, to whom.
+    """Every address that is leased, and to whom.
 
     \b
-    Example: netplane cni leases
+    Example:
+      netplane cni leases -o yaml
     """
     from cni.lease import describe
     from cni.leases import read, store_path
 
-    rows = [describe(lease) for lease in read(store_path(Paths(root.absolute()).state))]
-    show(rows, ["network", "containerID", "ifname", "addresses", "link", "state"], output)
+    show([describe(lease) for lease in read(store_path(Paths(root.absolute()).state))], ATTACHMENT, output)
 
 
 @cni.command()
@@ -86,7 +103,8 @@ def gc(root: Path) -> None:
     """Free what nothing can be using any more, and say what was freed.
 
     \b
-    Example: netplane cni gc
+    Example:
+      netplane cni gc
     """
     from cni.client import gc as mend
 

@@ -1,80 +1,120 @@
-"""The daemons as commands: read the settings, run the part. SIGTERM stops, SIGHUP reloads."""
+"""The daemons' commands: read the settings, run the part until SIGTERM."""
 
-from collections.abc import Awaitable, Callable
+import importlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from netplane import config, runner
-from netplane.config import Paths
-
-Serve = Callable[[Any, runner.Daemon], Awaitable[None]]
+from netplane.cli.main import Command, root_option
 
 
-def root_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--root DIR``: where this node keeps its files."""
-    path = click.Path(path_type=Path, file_okay=False)
-    return click.option(
-        "--root", type=path, default="/", envvar="NETPLANE_ROOT", help="Where this node keeps its files."
-    )(command)
-
-
-def daemon_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def daemon_options(command: Command) -> Command:
     """What every daemon takes."""
-    path = click.Path(path_type=Path, dir_okay=False)
     command = click.option(
-        "--config", "config_file", type=path, help="Settings [ROOT/etc/netplane/DAEMON.yaml]."
+        "--kubeconfig",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="How to reach the API server.  [default: ROOT/etc/netplane/<daemon>.kubeconfig]",
+    )(command)
+    command = click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="The settings file.  [default: ROOT/etc/netplane/<daemon>.yaml]",
     )(command)
     return root_option(command)
 
 
-def run(
-    name: str, settings: type[Any], serve: Serve, root: Path, config_file: Path | None, loop: str, **more: Any
-) -> int:
-    """Load a part's settings and run it until it is told to stop."""
-    root = root.absolute()
-    file = config_file or Paths(root).etc / f"{name}.yaml"
-    loaded = config.load(settings, file, root=root, **more)
-    return runner.run(lambda daemon: serve(loaded, daemon), name=name, loop=loop)
+def run_daemon(
+    name: str, module: str, root: Path, config: Path | None, kubeconfig: Path | None, loop: str = "uvloop"
+) -> None:
+    """Load `<module>.Settings`, run `<module>.serve`; leaves with the daemon's exit status."""
+    import dataclasses
+
+    from netplane import runner
+    from netplane.config import Paths, load
+    from netplane.errors import ConfigError
+
+    part = importlib.import_module(module)
+    settings_class: type[Any] = part.Settings
+    serve: Callable[..., Any] = part.serve
+    overrides: dict[str, Any] = {"root": root.absolute()}
+    if kubeconfig is not None:
+        if "kubeconfig" not in {field.name for field in dataclasses.fields(settings_class)}:
+            raise ConfigError(f"cannot give --kubeconfig to {name}: it reads those in its own directory")
+        overrides["kubeconfig"] = kubeconfig
+    settings = load(settings_class, config or Paths(root).etc / f"{name}.yaml", **overrides)
+    sys.exit(runner.run(lambda daemon: serve(settings, daemon), name=name, loop=loop))
 
 
 @click.command()
 @daemon_options
-def controlplane(root: Path, config_file: Path | None) -> int:
-    """Run the control plane: API server, controllers, scheduler.
+def controlplane(root: Path, config: Path | None, kubeconfig: Path | None) -> None:
+    """The API server, the controllers and the scheduler.
 
     \b
-    Example: netplane controlplane --root /
+    Example:
+      netplane controlplane --config /etc/netplane/controlplane.yaml
     """
-    from controlplane.server import Settings, serve
-
-    return run("controlplane", Settings, serve, root, config_file, "uvloop")
+    run_daemon("controlplane", "controlplane.server", root, config, kubeconfig)
 
 
 @click.command()
 @daemon_options
-@click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="How to reach the API.")
-def proxy(root: Path, config_file: Path | None, kubeconfig: Path | None) -> int:
-    """Run the Service proxy of this node.
+@click.option("--join", metavar="TOKEN@HOST[:PORT]", help="Join this machine to a cluster first.")
+@click.option("--ca-hash", metavar="sha256:HEX", help="What the cluster's CA is recognised by, with --join.")
+@click.option("--name", help="The node's name, with --join.  [default: the host name]")
+@click.option("--configure-only", is_flag=True, help="With --join: write the files, do not run the agent.")
+def node(
+    root: Path,
+    config: Path | None,
+    kubeconfig: Path | None,
+    join: str | None,
+    ca_hash: str | None,
+    name: str | None,
+    configure_only: bool,
+) -> None:
+    """The node agent: registers the node and runs its pods.
 
     \b
-    Example: netplane proxy --root /
+    Example:
+      netplane node
+      netplane node --join abcdef.0123456789abcdef@192.168.56.10 --ca-hash sha256:6c1b...
     """
-    from proxy.agent import Settings, serve
+    if join is None and (ca_hash or name or configure_only):
+        raise click.UsageError("--ca-hash, --name and --configure-only go with --join")
+    if join is not None:
+        if ca_hash is None:
+            raise click.UsageError("--join needs --ca-hash: without it anybody could be the cluster")
+        from netplane.machine import joining
 
-    return run("proxy", Settings, serve, root, config_file, "uvloop", kubeconfig=kubeconfig)
+        joined = joining.join(root, join, ca_hash, name)
+        click.echo(f"joined {joined.server} as node {joined.node}", err=True)
+        if configure_only:
+            return
+    run_daemon("node", "netplane.node.agent", root, config, kubeconfig, loop="asyncio")
 
 
 @click.command()
 @daemon_options
-@click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="How to reach the API.")
-def dns(root: Path, config_file: Path | None, kubeconfig: Path | None) -> int:
-    """Answer cluster DNS on this node.
+def proxy(root: Path, config: Path | None, kubeconfig: Path | None) -> None:
+    """The proxy: makes Services' addresses work on this node.
 
     \b
-    Example: netplane dns --root /
+    Example:
+      netplane proxy --kubeconfig /etc/netplane/proxy.kubeconfig
     """
-    from netplane.dns.server import Settings, serve
+    run_daemon("proxy", "proxy.agent", root, config, kubeconfig)
 
-    return run("dns", Settings, serve, root, config_file, "uvloop", kubeconfig=kubeconfig)
+
+@click.command()
+@daemon_options
+def dns(root: Path, config: Path | None, kubeconfig: Path | None) -> None:
+    """The cluster's DNS, answered on this node.
+
+    \b
+    Example:
+      netplane dns --config /etc/netplane/dns.yaml
+    """
+    run_daemon("dns", "netplane.dns.server", root, config, kubeconfig)

@@ -1,48 +1,92 @@
-"""Data on stdout, as a table for a person or as JSON or YAML for a program."""
+"""Data on stdout in the form that was asked for; progress on stderr, only where a person watches."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
-import yaml
-from rich.console import Console
-from rich.table import Table
+
+from netplane.cli.main import Command
+
+FORMATS = ("table", "json", "yaml")
+Row = Mapping[str, Any]
 
 
-def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``-o table|json|yaml``."""
-    formats = click.Choice(["table", "json", "yaml"])
-    return click.option("-o", "--output", type=formats, default="table", help="How to print.")(command)
+def output_option(command: Command) -> Command:
+    """`-o table|json|yaml`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="Form of what is printed.",
+    )(command)
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: str) -> None:
-    """Print rows; ``columns`` are the keys of the table, in its order. JSON and YAML print all keys."""
-    if output == "json":
-        click.echo(json.dumps(list(rows), indent=2, default=str))
-    elif output == "yaml":
-        plain = json.loads(json.dumps(list(rows), default=str))
-        click.echo(yaml.safe_dump(plain, sort_keys=False), nl=False)
-    else:
+def show(rows: Sequence[Row], columns: Mapping[str, str], output: str) -> None:
+    """Rows as a table of `columns` (key → heading), or whole as JSON or YAML."""
+    if output == "table":
         click.echo(table(rows, columns), nl=False)
+    else:
+        dump(list(map(dict, rows)), output)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A plain table without lines, as kubectl prints one."""
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        found.add_column(column.upper().replace("_", " "), no_wrap=True)
-    for row in rows:
-        found.add_row(*(_cell(row.get(column)) for column in columns))
-    console = Console(width=1000, highlight=False)
-    with console.capture() as capture:
-        console.print(found)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+def dump(data: Any, output: str) -> None:
+    """Plain values as JSON or YAML."""
+    if output == "json":
+        click.echo(json.dumps(data, indent=2, default=str))
+    else:
+        import yaml
+
+        click.echo(yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False), nl=False)
 
 
-def _cell(value: object) -> str:
+def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """Aligned columns with a heading, as kubectl prints them; text that `cut` and `awk` can take apart."""
+    cells = [list(columns.values())]
+    cells += [[_text(row.get(key)) for key in columns] for row in rows]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    lines = (
+        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _text(value: Any) -> str:
     if value is None or value == "":
         return "-"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "-"
     return str(value)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str], None]]:
+    """A function that shows what is being done: on stderr, on a terminal, once it takes longer than a second."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    began = time.monotonic()
+    status = console.status(title)
+    showing = False
+
+    def say(text: str) -> None:
+        nonlocal showing
+        if not showing and time.monotonic() - began > 1.0:
+            showing = True
+            status.start()
+        status.update(f"{title}: {text}  [dim]{time.monotonic() - began:.0f} s[/dim]")
+
+    try:
+        yield say
+    finally:
+        if showing:
+            status.stop()

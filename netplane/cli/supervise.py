@@ -1,72 +1,118 @@
-"""`netplane supervise`: run PID 1 of a node, or ask the one that runs."""
+"""`netplane supervise`: PID 1 of a node, and the questions one can ask it."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from netplane.cli.daemons import daemon_options, run
+from netplane.cli.main import root_option
 from netplane.cli.output import output_option, show
-from netplane.config import Paths
+
+COLUMNS = {
+    "name": "DAEMON",
+    "state": "STATE",
+    "pid": "PID",
+    "restarts": "RESTARTS",
+    "descriptors": "DESCRIPTORS",
+    "status": "STATUS",
+}
 
 
 @click.group(invoke_without_command=True)
-@daemon_options
+@root_option
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The settings file.  [default: ROOT/etc/netplane/supervise.yaml]",
+)
 @click.pass_context
-def supervise(context: click.Context, root: Path, config_file: Path | None) -> int | None:
-    """Start and keep this node's daemons; with a sub-command, ask the supervisor that runs.
+def supervise(context: click.Context, root: Path, config: Path | None) -> None:
+    """PID 1 of a node: starts and keeps the daemons in ROOT/etc/netplane/supervise.yaml.
 
     \b
-    Example: netplane supervise status
+    Example:
+      netplane supervise --root /tmp/n1         run as the supervisor
+      netplane supervise status                 look at the one that runs
+      netplane supervise restart proxy
     """
-    context.obj = Paths(root.absolute()).supervise_socket
-    if context.invoked_subcommand is not None:
-        return None
-    from netplane.node.supervise import Settings, serve
+    context.obj = root
+    if context.invoked_subcommand is None:
+        from netplane.cli.daemons import run_daemon
 
-    return run("supervise", Settings, serve, root, config_file, "asyncio")
+        run_daemon("supervise", "netplane.node.supervise", root, config, None, loop="asyncio")
 
 
-def _ask(socket: Path, **request: Any) -> dict[str, Any]:
-    from netplane.node.supervise_control import ask
+def _ask(root: Path, **request: Any) -> dict[str, Any]:
+    from netplane.config import Paths
+    from netplane.node import supervise_control
 
-    return ask(socket, request, timeout=30)
+    return supervise_control.ask(Paths(root).supervise_socket, request, timeout=60.0)
 
 
 @supervise.command()
 @output_option
 @click.pass_obj
-def status(socket: Path, output: str) -> None:
-    """Every daemon: state, pid, restarts.
+def status(root: Path, output: str) -> None:
+    """How the daemons are.
 
     \b
-    Example: netplane supervise status
+    Example:
+      netplane supervise status -o json
     """
-    rows = _ask(socket, op="status")["daemons"]
-    show(rows, list(rows[0]) if rows else ["name"], output)
-
-
-def _command(op: str, help_text: str) -> None:
-    @supervise.command(name=op, help=f"{help_text}\n\n\b\nExample: netplane supervise {op} proxy")
-    @click.argument("daemon")
-    @click.pass_obj
-    def command(socket: Path, daemon: str) -> None:
-        _ask(socket, op=op, daemon=daemon)
-
-
-_command("start", "Start a daemon that was stopped.")
-_command("stop", "Stop a daemon and keep it stopped.")
-_command("restart", "Stop a daemon and start it again, keeping its descriptors.")
+    daemons = _ask(root, op="status")["daemons"]
+    show(daemons, COLUMNS, output)
+    if any(daemon["state"] != "running" for daemon in daemons):
+        raise click.exceptions.Exit(1)
 
 
 @supervise.command()
 @click.argument("daemon")
-@click.option("--signal", "number", default=9, help="The signal's number.")
 @click.pass_obj
-def kill(socket: Path, daemon: str, number: int) -> None:
-    """Send a daemon a signal; the supervisor starts it again as after any crash.
+def start(root: Path, daemon: str) -> None:
+    """Start a daemon that was stopped, or end its back-off.
 
     \b
-    Example: netplane supervise kill proxy
+    Example:
+      netplane supervise start proxy
     """
-    _ask(socket, op="kill", daemon=daemon, signal=number)
+    _ask(root, op="start", daemon=daemon)
+
+
+@supervise.command()
+@click.argument("daemon")
+@click.pass_obj
+def stop(root: Path, daemon: str) -> None:
+    """Stop a daemon and leave it stopped.
+
+    \b
+    Example:
+      netplane supervise stop proxy
+    """
+    _ask(root, op="stop", daemon=daemon)
+
+
+@supervise.command()
+@click.argument("daemon")
+@click.pass_obj
+def restart(root: Path, daemon: str) -> None:
+    """Stop a daemon in order, and start it.
+
+    \b
+    Example:
+      netplane supervise restart node
+    """
+    _ask(root, op="restart", daemon=daemon)
+
+
+@supervise.command()
+@click.argument("daemon")
+@click.option("--signal", "number", type=int, default=9, show_default=True, help="The signal's number.")
+@click.pass_obj
+def kill(root: Path, daemon: str, number: int) -> None:
+    """Send a daemon a signal; the supervisor starts it again if it ends.
+
+    \b
+    Example:
+      netplane supervise kill proxy --signal 9
+    """
+    _ask(root, op="kill", daemon=daemon, signal=number)

@@ -98,7 +98,7 @@ class _Supervisor:
             await daemon.reload.wait()
             daemon.reload.clear()
             for child in self._children.values():
-                if child.report().state is State.READY:
+                if child.report().state is State.RUNNING:
                     child.signal(signal.SIGHUP)
 
     async def respond(self, request: Answer) -> Answer:

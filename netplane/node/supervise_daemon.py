@@ -29,7 +29,7 @@ class State(StrEnum):
 
     STOPPED = "stopped"
     STARTING = "starting"
-    READY = "ready"
+    RUNNING = "running"  # and it has said that it is ready
     WAITING = "waiting"  # it ended, and is started again after a delay
 
 
@@ -180,7 +180,7 @@ class Supervised:
         while (heard := supervise_notify.receive(listener)) is not None:
             notice, fds = heard
             if notice.ready and self._pid is not None:
-                self._become(State.READY)
+                self._become(State.RUNNING)
             if notice.status is not None:
                 self._status = notice.status
             if notice.store:

@@ -19,6 +19,7 @@ from netplane.node.supervise_notify import Held
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 SHELL = "/bin/sh"
 BECOME = 'export LISTEN_PID=$$; exec "$@"'
+BECOME_INIT = 'export LISTEN_PID=1; exec "$@"'
 # If the supervisor itself is killed, its daemons must not go on without it: a second supervisor would
 # start a second set of them.
 TIED_TO_US = ("/usr/bin/setpriv", "--pdeathsig", "TERM")
@@ -70,13 +71,17 @@ def spawn(
     held: Sequence[Held] = (),
     notify: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    init: bool = False,
+    tied: bool = True,
 ) -> int:
     """Start `command` in a session of its own, with stdout and stderr on `output`; return its pid.
 
-    A program that is not there does not raise: its end, with status 127, says so, and `output` says why.
+    `init`: the command makes a PID namespace, and its PID 1 is who the descriptors are for. `tied`: our
+    end is the command's. A program that is not there does not raise: its end, with status 127, says so, and
+    `output` says why.
     """
-    become = [SHELL, "-c", BECOME, "sh"] if held else []
-    argv = [*TIED_TO_US, *become, *command]
+    become = [SHELL, "-c", BECOME_INIT if init else BECOME, "sh"] if held else []
+    argv = [*(TIED_TO_US if tied else ()), *become, *command]
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, output, 1),

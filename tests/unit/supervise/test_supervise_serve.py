@@ -81,7 +81,7 @@ async def until(ask, name, true):
 
 
 def ready(found):
-    return found["state"] == "ready"
+    return found["state"] == "running"
 
 
 @pytest.fixture

@@ -1,0 +1,85 @@
+"""Takes a lab away, whatever state it is in: alive, half made, killed, or already gone.
+
+Nothing here asks the lab for its cooperation. All its processes are in its cgroups; when they have ended the
+kernel has taken the namespaces, links and mounts with them, and what is left is cgroups and a directory.
+"""
+
+import errno
+import os
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from netplane.errors import KernelError, PeerError
+from netplane.lab import place
+from netplane.lab.spec import LABS, check_name
+from netplane.linux.cgroups import Cgroup
+from netplane.node import supervise_control
+
+END_SECONDS = 15.0
+LOCK_SECONDS = 10.0
+
+
+def down(name: str) -> bool:
+    """Remove the lab; True if there was anything to remove. Raises KernelError if something does not go."""
+    check_name(name)
+    directory = LABS / name
+    if not (directory.exists() or any(map(_exists, place.cgroups(directory)))):
+        return False
+    end_processes(directory)
+    with place.locked(directory, wait=LOCK_SECONDS):
+        remove(directory)
+    return True
+
+
+def remove(directory: Path) -> None:
+    """The work itself, for who holds the lab's lock."""
+    end_processes(directory)
+    for cgroup in place.cgroups(directory):
+        cgroup.remove()
+    if directory.exists():
+        shutil.rmtree(directory)
+    for parent in (LABS, LABS.parent):
+        try:
+            parent.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                return
+            raise KernelError(f"cannot remove {parent}: {error.strerror}") from None
+
+
+def end_processes(directory: Path) -> None:
+    """Kill everything that runs in the lab; returns when nothing does.
+
+    The lab's PID 1 goes first: with it the kernel ends its whole PID namespace. Who entered from outside,
+    or was still on the way in, is found in the cgroups.
+    """
+    deadline = time.monotonic() + END_SECONDS
+    with suppress(PeerError, ProcessLookupError):
+        os.kill(supervise_control.peer_pid(place.socket_of(directory)), signal.SIGKILL)
+    while pids := _running(directory):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise KernelError(f"cannot end lab {directory.name}: processes {sorted(pids)} do not die")
+        time.sleep(0.02)
+
+
+def _running(directory: Path) -> set[int]:
+    """The lab's processes except ourselves, who may have been started from inside one of its cgroups."""
+    found: set[int] = set()
+    for cgroup in place.cgroups(directory):
+        for top in cgroup.directories:
+            for procs in top.rglob("cgroup.procs"):
+                with suppress(OSError):
+                    found |= {int(line) for line in procs.read_text().split()}
+    return found - {0, os.getpid()}
+
+
+def _exists(cgroup: Cgroup) -> bool:
+    return any(directory.exists() for directory in cgroup.directories)

@@ -1,0 +1,235 @@
+"""Makes a lab and waits until it is whole; on any failure or interruption nothing of it stays.
+
+The only thing made outside the lab's own namespaces is one listening socket on the caller's 127.0.0.1, which
+is passed down to the API server.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from netplane.errors import ConfigError, NetplaneError, PeerError
+from netplane.kube.client import Client
+from netplane.kube.kubeconfig import Kubeconfig
+from netplane.kube.objects import condition, name_of
+from netplane.kube.resources import NODES
+from netplane.lab import down, files, place
+from netplane.lab.power import KEEP, LIFELINE, joining
+from netplane.lab.spec import API_PORT, LabSpec, Machine
+from netplane.node import supervise_control, supervise_log, supervise_process
+from netplane.node.supervise_files import API_LOOPBACK
+from netplane.node.supervise_notify import Held
+
+Say = Callable[[str], None]
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.1
+NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A lab whose processes run, and which ends with us until it is told to stay."""
+
+    pid: int
+    lifeline: socket.socket
+
+
+def up(spec: LabSpec, *, say: Say = lambda _text: None, keep_failed: bool = False) -> None:
+    """Make the lab and wait until every node is Ready.
+
+    Raises ConfigError if it is there already, and whatever made it fail; then nothing of it is left, unless
+    `keep_failed`.
+    """
+    if os.geteuid() != 0:
+        raise ConfigError(f"cannot make lab {spec.name}: namespaces need root", "Run it with sudo")
+    with place.locked(spec.directory, wait=0.0) as held:
+        if not held:
+            raise ConfigError(f"cannot make lab {spec.name}: another command is making or removing it")
+        if place.is_alive(spec.directory):
+            raise ConfigError(
+                f"cannot make lab {spec.name}: it is up already",
+                f"netplane lab down --name {spec.name} removes it",
+            )
+        _clear_remains(spec, say)
+        with _interruptible():
+            try:
+                _make(spec, say)
+            except BaseException as error:
+                with _uninterruptible():
+                    if keep_failed:
+                        raise
+                    say("removing what was made")
+                    cause = _with_log(error, spec)
+                    down.remove(spec.directory)
+                    raise cause from None
+
+
+def _clear_remains(spec: LabSpec, say: Say) -> None:
+    """A lab of that name that died: nothing of it may meet the new one."""
+    say("clearing the place")
+    down.end_processes(spec.directory)
+    for cgroup in place.cgroups(spec.directory):
+        cgroup.remove()
+    for path in sorted(spec.directory.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _make(spec: LabSpec, say: Say) -> None:
+    say("making certificates and settings")
+    with _api_listener() as listener:
+        files.write(spec, listener.getsockname()[1])
+        say("giving power to the machines")
+        started = _start(spec, listener)
+    with started.lifeline:
+        asyncio.run(_whole(spec, started, say))
+        started.lifeline.sendall(KEEP)
+
+
+def _api_listener() -> socket.socket:
+    """6443 if it is free: it is what people expect; else any other."""
+    for port in (API_PORT, 0):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1024)
+        except OSError as error:
+            listener.close()
+            if port == 0:
+                raise PeerError(f"cannot listen on 127.0.0.1: {error}") from error
+        else:
+            return listener
+    raise AssertionError
+
+
+def _start(spec: LabSpec, listener: socket.socket) -> Started:
+    """The lab's PID 1: in the lab's cgroup from the first moment, so that `lab down` finds it whatever happens."""
+    cgroup = place.lab_cgroup(spec.directory)
+    cgroup.create()
+    ours, theirs = socket.socketpair()
+    output = supervise_log.open_for_append(place.log_of(spec.directory))
+    command = [
+        *joining([str(path) for path in cgroup.procs]),
+        *("unshare", *NAMESPACES, "--"),
+        *(sys.executable, "-m", "netplane.lab.power", str(spec.directory)),
+    ]
+    held = [Held(API_LOOPBACK, listener.fileno()), Held(LIFELINE, theirs.fileno())]
+    try:
+        pid = supervise_process.spawn(command, output=output, held=held, init=True, tied=False)
+    finally:
+        os.close(output)
+        theirs.close()
+    return Started(pid, ours)
+
+
+async def _whole(spec: LabSpec, started: Started, say: Say) -> None:
+    """Wait until all daemons run and all nodes are Ready. Raises PeerError naming what is not."""
+    deadline = time.monotonic() + READY_SECONDS
+    kubeconfig = Kubeconfig.load(place.outside_kubeconfig(spec.directory))
+    async with Client(kubeconfig, user_agent="netplane-lab") as client:
+        while True:
+            if _has_ended(started.pid):
+                raise PeerError(f"cannot make lab {spec.name}: its PID 1 has ended")
+            missing = await asyncio.to_thread(_first_not_running, spec) or await _first_not_ready(
+                spec, client
+            )
+            if missing is None:
+                return
+            if time.monotonic() > deadline:
+                raise PeerError(f"cannot make lab {spec.name}: after {READY_SECONDS:.0f} s still {missing}")
+            say(missing)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitpid(pid, os.WNOHANG) != (0, 0)
+
+
+def _first_not_running(spec: LabSpec) -> str | None:
+    for machine in spec.machines:
+        try:
+            answer = supervise_control.ask(machine.paths.supervise_socket, {"op": "status"})
+        except PeerError:
+            return f"waiting for {machine.name} to boot"
+        for daemon in answer["daemons"]:
+            if daemon["state"] != "running":
+                again = f", started {daemon['restarts']} times again" if daemon["restarts"] else ""
+                return f"waiting for {daemon['name']} on {machine.name} ({daemon['state']}{again})"
+    return None
+
+
+async def _first_not_ready(spec: LabSpec, client: Client) -> str | None:
+    try:
+        nodes = {name_of(node): node for node in (await client.list(NODES)).items}
+    except NetplaneError as error:
+        return f"waiting for the API server ({error})"
+    for machine in spec.machines:
+        if machine.is_master:
+            continue
+        ready = condition(nodes[machine.name], "Ready") if machine.name in nodes else None
+        if ready is None or ready.get("status") != "True":
+            why = str((ready or {}).get("message") or "not registered yet")
+            return f"waiting for node {machine.name} to be Ready ({why})"
+    return None
+
+
+def _with_log(error: BaseException, spec: LabSpec) -> BaseException:
+    """The logs go with the lab: the last words of a daemon that failed belong into the error."""
+    if not isinstance(error, NetplaneError):
+        return error
+    words = [
+        f"{path.parents[3].name}/{path.stem}: {line}"
+        for machine in spec.machines
+        for path in sorted(machine.paths.logs.glob("*.log"))
+        if (line := _last_failure(machine, path))
+    ]
+    words += supervise_log.tail(place.log_of(spec.directory), 1)
+    hint = f"{error.hint} " if error.hint else ""
+    return type(error)(error.message, hint + "Last words: " + " | ".join(words[:4]) if words else error.hint)
+
+
+def _last_failure(machine: Machine, path: Path) -> str:
+    """The last line of a daemon that does not run, or nothing."""
+    try:
+        answer = supervise_control.ask(machine.paths.supervise_socket, {"op": "status"}, timeout=1.0)
+    except PeerError:
+        answer = {"daemons": []}
+    running = {daemon["name"] for daemon in answer["daemons"] if daemon["state"] == "running"}
+    lines = supervise_log.tail(path, 1)
+    return lines[0][:300] if lines and path.stem not in running and path.stem != "supervise" else ""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does: with time to clean up."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+@contextmanager
+def _uninterruptible() -> Iterator[None]:
+    """A second Ctrl-C must not stop the cleaning."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
