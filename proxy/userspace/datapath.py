@@ -7,6 +7,7 @@ once. Why they are kept by the supervisor: a process that dies must not take the
 import asyncio
 import os
 import socket
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 
@@ -38,14 +39,24 @@ CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an en
 MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
 
 
-class Keeper:
-    """Whoever keeps our descriptors for the next process. This one keeps nothing."""
+class Keeper(typing.Protocol):
+    """Whoever keeps our descriptors for the next process (``netplane.runner.Daemon`` is one)."""
 
     def store(self, name: str, *descriptors: int) -> None:
         """Keep copies under a name."""
 
     def unstore(self, name: str) -> None:
         """Forget what is kept under a name."""
+
+
+class _Nobody:
+    """Keeps nothing."""
+
+    def store(self, name: str, *descriptors: int) -> None:
+        """Forget at once."""
+
+    def unstore(self, name: str) -> None:
+        """Nothing to forget."""
 
 
 class UserspaceDataPath:
@@ -62,7 +73,7 @@ class UserspaceDataPath:
         deadline: float = CONNECT_DEADLINE,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._keeper = keeper or Keeper()
+        self._keeper = keeper or _Nobody()
         self._kept = adoptable(kept or {})
         self._deadline = deadline
         self._clock = clock
@@ -70,6 +81,7 @@ class UserspaceDataPath:
         self._dialer: Dialer | None = None
         self._listeners: dict[Frontend, Listener] = {}
         self._have: dict[Frontend, Target] = {}
+        self._to_keep: list[tuple[str, int | None]] = []
         self._plan: Plan | None = None
         self._mended_at = 0.0
         self.traffic: dict[TrafficKey, Traffic] = {}
@@ -100,6 +112,7 @@ class UserspaceDataPath:
                 self._have.pop(frontend, None)  # still missing, so the next sync tries again
                 unserved.append(Unserved(frontend, target.service, cannot.reason, cannot.again))
         self._drop_unwanted()
+        await self._tell_keeper()
         counts = (len(changes.added), len(changes.changed), len(changes.removed))
         return SyncReport(want.revision, *counts, unserved=tuple(unserved))
 
@@ -129,6 +142,7 @@ class UserspaceDataPath:
                 self._shut(frontend)
         self._listeners.clear()
         self._have.clear()
+        await self._tell_keeper()
         if not keep:
             await asyncio.to_thread(plumbing.remove)
             self._plan = None
@@ -140,6 +154,11 @@ class UserspaceDataPath:
     def flows(self) -> Iterator[Flow]:
         """All flows with an endpoint, at this moment."""
         return self._engine.flows() if self._engine is not None else iter(())
+
+    @property
+    def active(self) -> int:
+        """How many flows there are."""
+        return self._engine.active if self._engine is not None else 0
 
     @property
     def targets(self) -> Mapping[Frontend, Target]:
@@ -166,7 +185,7 @@ class UserspaceDataPath:
             return sock
         listener = Listener(frontend, sock, target, self._traffic_of(target, frontend))
         self._listeners[frontend] = listener
-        self._keeper.store(kept_name(frontend), listener.fd)
+        self._to_keep.append((kept_name(frontend), listener.fd))
         assert self._engine is not None
         self._engine.add(listener)
         return None
@@ -178,15 +197,21 @@ class UserspaceDataPath:
         if self._engine is not None:
             self._engine.remove(listener)
         listener.close()
-        self._keeper.unstore(kept_name(frontend))
+        self._to_keep.append((kept_name(frontend), None))
 
     def _drop_unwanted(self) -> None:
         """Listeners of an earlier process that no frontend wants any more."""
         for frontend, sock in self._kept.items():
             sock.shutdown(socket.SHUT_RDWR)
             sock.close()
-            self._keeper.unstore(kept_name(frontend))
+            self._to_keep.append((kept_name(frontend), None))
         self._kept.clear()
+
+    async def _tell_keeper(self) -> None:
+        """In order, and in a thread: a supervisor that is slow to read must not hold up the relay."""
+        told, self._to_keep = self._to_keep, []
+        if told:
+            await asyncio.to_thread(_tell, self._keeper, told)
 
     def _traffic_of(self, target: Target, frontend: Frontend) -> Traffic:
         return self.traffic.setdefault((target.service, frontend.protocol), Traffic())
@@ -196,6 +221,14 @@ class UserspaceDataPath:
         if address.is_unspecified or address.is_loopback or (node and address in node.addresses):
             return True
         return _in_any(address, routed)
+
+
+def _tell(keeper: Keeper, told: Sequence[tuple[str, int | None]]) -> None:
+    for name, descriptor in told:
+        if descriptor is None:
+            keeper.unstore(name)
+        else:
+            keeper.store(name, descriptor)
 
 
 def plan_of(want: Snapshot) -> Plan:

@@ -18,7 +18,7 @@ def served(world, running_class) -> Iterator[None]:
     running = running_class(world)
     report = running.sync(flows.SERVICES, flows.SLICES)
     assert report.unserved == ()
-    agent_tcp, agent_udp = world.open("n1"), world.socket("n1", socket.SOCK_DGRAM)
+    agent_tcp, agent_udp = world.open("n1"), world.open("n1", socket.SOCK_DGRAM)
     agent_tcp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))
     agent_tcp.listen()
     agent_udp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))

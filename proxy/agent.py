@@ -1,0 +1,225 @@
+"""``netplane proxy``: follows the API and keeps this node's data path true to it.
+
+Why it may die at any time: the plumbing stays in the kernel, listeners stay with the supervisor, and the last
+snapshot is on disk; the next process goes on from there.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from netplane import config
+from netplane.config import IPAddress, IPNetwork, Paths
+from netplane.kube.cache import Cache, Change
+from netplane.kube.client import Client, follow
+from netplane.kube.kubeconfig import Kubeconfig
+from netplane.metrics import serve_http
+from netplane.runner import Daemon
+from proxy.codec import encode_targets
+from proxy.doors import health_pages, metrics_pages, tool_socket
+from proxy.health import Health
+from proxy.metrics import SyncMetrics, TrafficCollector
+from proxy.syncer import Syncer
+from proxy.userspace.datapath import UserspaceDataPath
+from proxy.userspace.describe import describe_flows
+from proxy.wanted import Wanted
+
+log = logging.getLogger(__name__)
+
+
+class Mode(StrEnum):
+    """The data paths there are."""
+
+    USERSPACE = "userspace"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``proxy.yaml``. ``node_addresses`` overrides what the Node object says; seconds where no unit is named."""
+
+    root: Path = Path("/")
+    node_name: str = ""
+    node_addresses: tuple[IPAddress, ...] = ()
+    kubeconfig: Path | None = None
+    mode: Mode = Mode.USERSPACE
+    cluster_cidrs: tuple[IPNetwork, ...] = config.CLUSTER_CIDRS
+    service_cidrs: tuple[IPNetwork, ...] = config.SERVICE_CIDRS
+    connect_deadline: float = 5.0
+    drain_seconds: float = 1.0
+    metrics_port: int = 10249
+    health_port: int = 10256
+
+    def __post_init__(self) -> None:
+        if self.connect_deadline <= 0:
+            raise ValueError("connectDeadline must be above 0")
+        if self.drain_seconds < 0:
+            raise ValueError("drainSeconds must not be below 0")
+
+
+async def serve(settings: Settings, daemon: Daemon) -> None:
+    """Run until the daemon is told to stop. Raises NetplaneError where it cannot start at all."""
+    await _Agent(settings, daemon).run()
+
+
+class _Agent:
+    """The parts of one proxy, wired."""
+
+    def __init__(self, settings: Settings, daemon: Daemon) -> None:
+        self._settings = settings
+        self._daemon = daemon
+        self._paths = Paths(settings.root)
+        self._kubeconfig = Kubeconfig.load(settings.kubeconfig or self._paths.kubeconfig("proxy"))
+        self._registry = CollectorRegistry()
+        self._metrics = SyncMetrics(self._registry)
+        self._health = Health()
+        self._wanted = Wanted(
+            settings.node_name or socket.gethostname(),
+            settings.cluster_cidrs,
+            settings.service_cidrs,
+            settings.node_addresses,
+            started=time(),
+        )
+        self._datapath = UserspaceDataPath(
+            keeper=daemon, kept=daemon.listeners, deadline=settings.connect_deadline
+        )
+        self._syncer = Syncer(
+            self._wanted,
+            self._datapath,
+            self._metrics,
+            self._health,
+            self._paths.state / "proxy-snapshot.json",
+        )
+        self._registry.register(TrafficCollector(lambda: self._datapath.traffic))
+        self._export_staleness()
+
+    async def run(self) -> None:
+        """Serve until told to stop, then let flows end for a moment and leave the node as it is."""
+        try:
+            async with tool_socket(self._paths.proxy_socket, self._answers()), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work) for work in self._work()]
+                await self._daemon.stopping.wait()
+                left = await self._datapath.drain(self._settings.drain_seconds)
+                log.info("stopping: %d flows are cut", left)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._datapath.close(keep=True)
+
+    def _work(self) -> list[Any]:
+        return [
+            self._syncer.run(),
+            self._syncer.save_changes(),
+            self._follow_all(),
+            self._serve_http(),
+            self._announce(),
+            self._reload(),
+        ]
+
+    async def _follow_all(self) -> None:
+        node = f"metadata.name={self._settings.node_name or socket.gethostname()}"
+        async with (
+            Client(self._kubeconfig, user_agent="netplane-proxy") as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for cache, selector in (
+                (self._wanted.services, ""),
+                (self._wanted.slices, ""),
+                (self._wanted.nodes, node),
+            ):
+                group.create_task(
+                    follow(
+                        client,
+                        cache,
+                        field_selector=selector,
+                        on_change=partial(self._note, cache),
+                        on_synced=self._syncer.wake,
+                    )
+                )
+
+    def _note(self, cache: Cache, change: Change) -> None:
+        self._wanted.note(cache.resource, change, monotonic())
+        for kind, counted in (("endpoint", self._wanted.slices), ("service", self._wanted.services)):
+            if cache is counted:
+                self._metrics.changes[kind].inc()
+                self._metrics.pending[kind].inc()
+        self._syncer.wake()
+
+    async def _announce(self) -> None:
+        """Ready is: serving, or unable to know what to serve; both are better than to be started again."""
+        try:
+            async with asyncio.timeout(10):
+                await self._syncer.synced_once.wait()
+            self._daemon.ready(f"forwarding, revision {self._syncer.report.revision}")
+        except TimeoutError:
+            self._daemon.ready("waiting for the API server")
+
+    async def _reload(self) -> None:
+        """SIGHUP: look at the kernel again now."""
+        while True:
+            await self._daemon.reload.wait()
+            self._daemon.reload.clear()
+            self._syncer.wake()
+
+    async def _serve_http(self) -> None:
+        """On 127.0.0.1 at once, and on the node's own addresses as soon as they are known."""
+        async with self._http(["127.0.0.1"]):
+            await self._syncer.synced_once.wait()
+            snapshot = self._syncer.snapshot
+            addresses = [str(address) for address in snapshot.node.addresses] if snapshot else []
+            async with self._http(addresses):
+                await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def _http(self, hosts: Sequence[str]) -> AsyncIterator[None]:
+        settings = self._settings
+        metrics = [(host, settings.metrics_port) for host in hosts]
+        health = [(host, settings.health_port) for host in hosts]
+        async with (
+            serve_http(metrics, metrics_pages(self._registry)),
+            serve_http(health, health_pages(self._health, self._metrics)),
+        ):
+            yield
+
+    def _answers(self) -> dict[str, Any]:
+        return {
+            "targets": lambda: encode_targets(self._datapath.targets),
+            "flows": lambda: describe_flows(self._datapath.flows()),
+            "status": self._status,
+        }
+
+    def _status(self) -> dict[str, Any]:
+        report = self._syncer.report
+        return {
+            "mode": self._datapath.name,
+            "revision": report.revision,
+            "frontends": len(self._datapath.targets),
+            "flows": self._datapath.active,
+            "unserved": [str(entry) for entry in report.unserved],
+            "problems": list(self._syncer.snapshot.problems) if self._syncer.snapshot else [],
+            "apiSilentSeconds": self._silence(),
+        }
+
+    def _silence(self) -> float | None:
+        """Seconds since the API was last heard; None where it never was."""
+        caches = (self._wanted.services, self._wanted.slices)
+        if not all(cache.last_contact for cache in caches):
+            return None
+        return monotonic() - min(cache.last_contact for cache in caches)
+
+    def _export_staleness(self) -> None:
+        gauge = Gauge(
+            "netplane_proxy_api_silent_seconds",
+            "Seconds since the API server was last heard; -1: never",
+            registry=self._registry,
+        )
+        gauge.set_function(lambda: -1.0 if (silence := self._silence()) is None else silence)

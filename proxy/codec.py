@@ -1,0 +1,121 @@
+"""Snapshots as JSON: on disk for a start while the API is away, and on a socket for tools.
+
+Why not the API's objects: a snapshot is a tenth of their size, and is what was being forwarded.
+"""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from proxy.model import (
+    Endpoint,
+    Frontend,
+    NodeFacts,
+    Pool,
+    Protocol,
+    ServicePort,
+    Snapshot,
+    Target,
+    WhenEmpty,
+)
+
+Json = dict[str, Any]
+
+
+def encode_snapshot(snapshot: Snapshot) -> Json:
+    """The whole of it, in a stable order."""
+    return {
+        "revision": snapshot.revision,
+        "node": _encode_node(snapshot.node),
+        "targets": encode_targets(snapshot.targets),
+    }
+
+
+def decode_snapshot(document: Mapping[str, Any]) -> Snapshot:
+    """What ``encode_snapshot`` gave. Raises KeyError, ValueError, TypeError on anything else."""
+    return Snapshot(
+        node=_decode_node(document["node"]),
+        targets=decode_targets(document["targets"]),
+        revision=int(document["revision"]),
+    )
+
+
+def encode_targets(targets: Mapping[Frontend, Target]) -> list[Json]:
+    """One entry a frontend, sorted. ``outside`` is left out where it equals ``inside``."""
+    return [_encode_entry(f, targets[f]) for f in sorted(targets, key=lambda frontend: frontend.order)]
+
+
+def decode_targets(entries: Iterable[Mapping[str, Any]]) -> dict[Frontend, Target]:
+    """What ``encode_targets`` gave."""
+    return dict(_decode_entry(entry) for entry in entries)
+
+
+def _encode_entry(frontend: Frontend, target: Target) -> Json:
+    service = target.service
+    entry: Json = {
+        "frontend": {"address": str(frontend.address), "port": frontend.port, "protocol": frontend.protocol},
+        "service": {"namespace": service.namespace, "name": service.name, "port": service.port},
+        "inside": _encode_pool(target.inside),
+    }
+    if target.outside != target.inside:
+        entry["outside"] = _encode_pool(target.outside)
+    if target.affinity is not None:
+        entry["affinity"] = target.affinity
+    if target.keep_outside_address:
+        entry["keepOutsideAddress"] = True
+    if target.allowed:
+        entry["allowed"] = [str(network) for network in target.allowed]
+    return entry
+
+
+def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
+    at, service = entry["frontend"], entry["service"]
+    frontend = Frontend(ip_address(at["address"]), int(at["port"]), Protocol(at["protocol"]))
+    inside = _decode_pool(entry["inside"])
+    target = Target(
+        ServicePort(service["namespace"], service["name"], service["port"]),
+        inside,
+        _decode_pool(entry["outside"]) if "outside" in entry else inside,
+        entry.get("affinity"),
+        bool(entry.get("keepOutsideAddress")),
+        tuple(ip_network(text) for text in entry.get("allowed", ())),
+    )
+    return frontend, target
+
+
+def _encode_pool(pool: Pool) -> Json:
+    endpoints = [
+        {"address": str(e.address), "port": e.port, "local": e.local, "terminating": e.terminating}
+        for e in pool.endpoints
+    ]
+    return {"endpoints": endpoints, "whenEmpty": pool.when_empty}
+
+
+def _decode_pool(pool: Mapping[str, Any]) -> Pool:
+    endpoints = tuple(
+        Endpoint(ip_address(e["address"]), int(e["port"]), bool(e["local"]), bool(e["terminating"]))
+        for e in pool["endpoints"]
+    )
+    return Pool(endpoints, WhenEmpty(pool["whenEmpty"]))
+
+
+def _encode_node(node: NodeFacts) -> Json:
+    return {
+        "name": node.name,
+        "addresses": [str(address) for address in node.addresses],
+        "podCIDRs": [str(cidr) for cidr in node.pod_cidrs],
+        "clusterCIDRs": [str(cidr) for cidr in node.cluster_cidrs],
+        "serviceCIDRs": [str(cidr) for cidr in node.service_cidrs],
+        "zone": node.zone,
+    }
+
+
+def _decode_node(node: Mapping[str, Any]) -> NodeFacts:
+    return NodeFacts(
+        name=node["name"],
+        addresses=tuple(ip_address(text) for text in node["addresses"]),
+        pod_cidrs=tuple(ip_network(text) for text in node["podCIDRs"]),
+        cluster_cidrs=tuple(ip_network(text) for text in node["clusterCIDRs"]),
+        service_cidrs=tuple(ip_network(text) for text in node["serviceCIDRs"]),
+        zone=node["zone"],
+    )

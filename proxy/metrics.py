@@ -1,0 +1,190 @@
+"""The proxy's numbers for Prometheus: kube-proxy's names where it has one, ours for traffic.
+
+Why a collector: the data path counts in plain integers (``userspace.traffic``); they become samples only when
+somebody asks. Buckets are kube-proxy's (``pkg/proxy/metrics``), so that its dashboards work unchanged.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from proxy.model import Protocol, ServicePort, Snapshot, WhenEmpty
+from proxy.userspace.traffic import CONNECT_BUCKETS, Traffic
+
+SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
+PROGRAMMING_BUCKETS = (
+    0.25,
+    0.5,
+    *(float(second) for second in range(1, 60)),
+    *(float(second) for second in range(60, 120, 5)),
+    *(float(second) for second in range(120, 301, 30)),
+)
+DELAY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SERVICE_LABELS = ("namespace", "service", "port", "protocol")
+
+
+class SyncMetrics:
+    """What kube-proxy says about its syncs, and how long the API's news take to arrive in the kernel."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        family = ("ip_family",)
+        self.sync = _histogram(registry, "sync_proxy_rules_duration_seconds", "Duration of a sync", family)
+        self.full = _histogram(registry, "sync_full_proxy_rules_duration_seconds", "... a first one", family)
+        self.partial = _histogram(
+            registry, "sync_partial_proxy_rules_duration_seconds", "... a later", family
+        )
+        self.programming = Histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "From a change in the cluster (the slice's trigger time) to listeners that follow it",
+            family,
+            buckets=PROGRAMMING_BUCKETS,
+            registry=registry,
+        )
+        self.last = _gauge(
+            registry, "sync_proxy_rules_last_timestamp_seconds", "Last successful sync", family
+        )
+        self.queued = _gauge(
+            registry, "sync_proxy_rules_last_queued_timestamp_seconds", "Last change seen", family
+        )
+        self.no_local = _gauge(
+            registry,
+            "sync_proxy_rules_no_local_endpoints_total",
+            "Service ports with policy Local and no endpoint here",
+            ("ip_family", "traffic_policy"),
+        )
+        self.changes = {
+            kind: Counter(
+                f"kubeproxy_sync_proxy_rules_{kind}_changes",
+                f"Changes of {kind}s seen",
+                registry=registry,
+            )
+            for kind in ("endpoint", "service")
+        }
+        self.pending = {
+            kind: _gauge(
+                registry, f"sync_proxy_rules_{kind}_changes_pending", f"Changes of {kind}s not synced"
+            )
+            for kind in ("endpoint", "service")
+        }
+        self.health = {
+            page: Counter(f"kubeproxy_proxy_{page}", f"Answers of /{page}", ("code",), registry=registry)
+            for page in ("healthz", "livez")
+        }
+        self.delay = Histogram(
+            "netplane_proxy_event_to_listeners_seconds",
+            "From the first watch event of a sync to listeners that follow it",
+            buckets=DELAY_BUCKETS,
+            registry=registry,
+        )
+        self.failures = Counter("netplane_proxy_sync_failures", "Syncs that failed", registry=registry)
+        self.unserved = Gauge(
+            "netplane_proxy_unserved_frontends", "Frontends wanted that do not work", registry=registry
+        )
+
+    def synced(self, families: Iterable[str], seconds: float, now: float, *, first: bool) -> None:
+        """Count one successful sync."""
+        for family in families:
+            self.sync.labels(family).observe(seconds)
+            (self.full if first else self.partial).labels(family).observe(seconds)
+            self.last.labels(family).set(now)
+
+    def policies(self, snapshot: Snapshot, families: Iterable[str]) -> None:
+        """Count the Service ports that policy Local leaves without an endpoint on this node."""
+        for family in families:
+            version = 4 if family == "IPv4" else 6
+            counts = dict.fromkeys(("internal", "external"), 0)
+            for frontend, target in snapshot.targets.items():
+                pool = target.outside
+                if (
+                    frontend.address.version != version
+                    or pool.endpoints
+                    or pool.when_empty is WhenEmpty.REJECT
+                ):
+                    continue
+                counts["external" if target.keep_outside_address else "internal"] += 1
+            for policy, count in counts.items():
+                self.no_local.labels(family, policy).set(count)
+
+
+def _histogram(registry: CollectorRegistry, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
+    return Histogram(f"kubeproxy_{name}", text, labels, buckets=SYNC_BUCKETS, registry=registry)
+
+
+def _gauge(registry: CollectorRegistry, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+    return Gauge(f"kubeproxy_{name}", text, labels, registry=registry)
+
+
+class TrafficCollector(Collector):
+    """Samples of all Service ports, made from the data path's integers at the moment of asking."""
+
+    def __init__(self, traffic: Callable[[], Mapping[tuple[ServicePort, Protocol], Traffic]]) -> None:
+        self._traffic = traffic
+
+    def collect(self) -> Iterator[Metric]:
+        """All traffic metrics."""
+        entries: Entries = [
+            ((key.namespace, key.name, key.port, protocol.value), traffic)
+            for (key, protocol), traffic in self._traffic().items()
+        ]
+        yield from _counters(entries)
+        yield _bytes(entries)
+        yield _rejected(entries)
+        yield _connects(entries)
+
+
+Entries = list[tuple[tuple[str, ...], Traffic]]
+
+
+def _counters(entries: Entries) -> Iterator[Metric]:
+    connections = CounterMetricFamily(
+        "netplane_service_connections", "Client connections taken", labels=SERVICE_LABELS
+    )
+    retries = CounterMetricFamily(
+        "netplane_service_connect_retries", "Connects tried again, mostly elsewhere", labels=SERVICE_LABELS
+    )
+    active = GaugeMetricFamily("netplane_service_active_connections", "Open now", labels=SERVICE_LABELS)
+    for labels, traffic in entries:
+        connections.add_metric(labels, traffic.connections)
+        retries.add_metric(labels, traffic.retries)
+        active.add_metric(labels, traffic.active)
+    yield from (connections, retries, active)
+
+
+def _bytes(entries: Entries) -> Metric:
+    family = CounterMetricFamily(
+        "netplane_service_bytes",
+        "Payload relayed; direction in: from clients, out: to them",
+        labels=(*SERVICE_LABELS, "direction"),
+    )
+    for labels, traffic in entries:
+        family.add_metric((*labels, "in"), traffic.received)
+        family.add_metric((*labels, "out"), traffic.sent)
+    return family
+
+
+def _rejected(entries: Entries) -> Metric:
+    family = CounterMetricFamily(
+        "netplane_service_rejected",
+        "Clients turned away by the proxy; those that the kernel refuses are not seen here",
+        labels=(*SERVICE_LABELS, "reason"),
+    )
+    for labels, traffic in entries:
+        for reason, count in traffic.rejected.items():
+            family.add_metric((*labels, reason), count)
+    return family
+
+
+def _connects(entries: Entries) -> Metric:
+    family = HistogramMetricFamily(
+        "netplane_service_connect_duration_seconds",
+        "From connect(2) to an endpoint that has answered; one connection in eight is timed",
+        labels=SERVICE_LABELS,
+    )
+    bounds = [*(repr(bound) for bound in CONNECT_BUCKETS), "+Inf"]
+    for labels, traffic in entries:
+        buckets = list(zip(bounds, accumulate(traffic.buckets), strict=True))
+        family.add_metric(labels, buckets, traffic.connect_seconds)
+    return family

@@ -1,0 +1,160 @@
+"""The loop that makes the data path follow the API: wait, build, sync, report; and try again where it failed.
+
+Why a failed sync is no emergency: what was forwarded before still is. The loop says why once, backs off, and
+tries with whatever is wanted by then.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, time
+
+from netplane.errors import NetplaneError
+from netplane.kube.client import Backoff
+from proxy import saved
+from proxy.datapath import DataPath, SyncReport
+from proxy.health import Health
+from proxy.metrics import SyncMetrics
+from proxy.model import Snapshot
+from proxy.wanted import Pending, Wanted
+
+log = logging.getLogger(__name__)
+
+MEND_EVERY = 30.0  # seconds without news after which the kernel is looked at again
+GRACE = 1.0  # seconds the API has to answer at start before the last snapshot on disk is used
+SAVE_EVERY = 1.0  # at most one write to disk in so many seconds
+
+
+class Syncer:
+    """Drives one data path. ``wake`` is to be called at every change."""
+
+    def __init__(
+        self, wanted: Wanted, datapath: DataPath, metrics: SyncMetrics, health: Health, path: Path
+    ) -> None:
+        self._wanted = wanted
+        self._datapath = datapath
+        self._metrics = metrics
+        self._health = health
+        self._path = path
+        self._changed = asyncio.Event()
+        self._unsaved = asyncio.Event()
+        self._said: dict[str, str] = {}
+        self.snapshot: Snapshot | None = None
+        self.report = SyncReport(0)
+        self.synced_once = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something has changed: sync soon, together with all else that changes in this turn of the loop."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        if not await self._api_answers(GRACE):
+            await self._use_saved()
+        backoff = Backoff()
+        pause = MEND_EVERY
+        while True:
+            await self._within(pause)
+            self._changed.clear()
+            pending = self._wanted.take_pending()
+            snapshot = self._wanted.snapshot() or self.snapshot
+            if snapshot is None:
+                self._wanted.put_back(pending)
+                self._say("waiting", "waiting for the API server to tell of this node and its Services")
+                continue
+            if await self._sync(snapshot, pending) and not self.report.incomplete:
+                backoff.reset()
+                pause = MEND_EVERY
+            else:
+                pause = backoff.delay()
+
+    async def save_changes(self) -> None:
+        """Keep the newest snapshot on disk, behind the syncs."""
+        while True:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            if self.snapshot is not None:
+                await asyncio.to_thread(saved.save, self._path, self.snapshot)
+            await asyncio.sleep(SAVE_EVERY)
+
+    async def _within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _api_answers(self, seconds: float) -> bool:
+        deadline = monotonic() + seconds
+        while self._wanted.snapshot() is None:
+            if not await self._within(deadline - monotonic()):
+                return False
+            self._changed.clear()
+        self._changed.set()
+        return True
+
+    async def _use_saved(self) -> None:
+        last = await asyncio.to_thread(saved.load, self._path)
+        if last is not None and self._wanted.snapshot() is None:
+            log.warning(
+                "the API server does not answer: forwarding as at revision %d, from disk", last.revision
+            )
+            await self._sync(last, Pending())
+
+    async def _sync(self, snapshot: Snapshot, pending: Pending) -> bool:
+        if pending.since is not None:
+            self._health.queue(time())
+        first, started = not self.synced_once.is_set(), monotonic()
+        try:
+            report = await self._datapath.sync(snapshot)
+        except NetplaneError as error:
+            self._wanted.put_back(pending)
+            self._metrics.failures.inc()
+            self._say("sync", f"cannot sync, forwarding as before: {error}")
+            return False
+        self._say("sync", "")
+        now = monotonic()
+        moved = snapshot != self.snapshot
+        self.snapshot, self.report = snapshot, report
+        if moved:
+            self._unsaved.set()
+        self._health.sync(time())
+        self._health.eligible = self._wanted.eligible
+        self._count(snapshot, pending, now - started, now, first=first)
+        self._name_problems(snapshot, report)
+        self.synced_once.set()
+        return True
+
+    def _count(
+        self, snapshot: Snapshot, pending: Pending, seconds: float, now: float, *, first: bool
+    ) -> None:
+        metrics = self._metrics
+        families = [f"IPv{version}" for version in sorted({a.version for a in snapshot.node.addresses})]
+        metrics.synced(families, seconds, time(), first=first)
+        metrics.policies(snapshot, families)
+        metrics.unserved.set(len(self.report.unserved))
+        for moment in pending.triggers:
+            for family in families:
+                metrics.programming.labels(family).observe(max(0.0, time() - moment))
+        if pending.since is not None:
+            metrics.delay.observe(now - pending.since)
+        for kind in metrics.pending.values():
+            kind.set(0)
+
+    def _name_problems(self, snapshot: Snapshot, report: SyncReport) -> None:
+        """Each thing that cannot be served is said once, when it begins, and its end as well."""
+        now = {str(entry): f"not served: {entry}" for entry in report.unserved}
+        now |= {problem: problem for problem in snapshot.problems}
+        for key in [key for key in self._said if key.startswith("! ") and key[2:] not in now]:
+            log.info("no longer so: %s", self._said.pop(key))
+        for key, text in now.items():
+            self._say(f"! {key}", text)
+
+    def _say(self, topic: str, text: str, level: Callable[..., None] = log.warning) -> None:
+        if self._said.get(topic, "") == text:
+            return
+        self._said[topic] = text
+        if text:
+            level("%s", text)
