@@ -19,6 +19,7 @@ import uvloop
 from netplane.errors import NetplaneError
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+SEND_SECONDS = 2.0  # a supervisor that does not read must not hold a daemon up for longer
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ class Daemon:
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         )
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(SEND_SECONDS)
             try:
                 sock.connect(address)
                 sock.sendmsg([text.encode()], rights)
