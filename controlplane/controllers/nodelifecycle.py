@@ -89,7 +89,11 @@ class NodeLifecycleController(Controller):
         return all(self._seconds_left(name) <= 0 for _, name in self.caches[NODES].objects)
 
     def _of_node(self, change: Change) -> list[ObjectKey]:
-        if change.old is None:
+        """What a node says of itself is a heartbeat too; of a silent one only we say Unknown."""
+        node = change.new
+        said = condition(node, "Ready") if node is not None else None
+        before = condition(change.old, "Ready") if change.old is not None else None
+        if change.old is None or (said is not None and said != before and said.get("status") != "Unknown"):
             self._heard[change.key.name] = self._clock()
         return list(itself(change))
 
