@@ -133,15 +133,22 @@ def type_errors(shape: Shape, value: object, path: str = "") -> list[Cause]:
                 for index, element in enumerate(value)
                 for cause in _element_errors(item, element, f"{path}[{index}]")
             ]
-        case MapOf() | Struct():
+        case MapOf(of):
             if not isinstance(value, dict):
                 return [mistyped(path, value, "an object")]
-            known = shape.fields if isinstance(shape, Struct) else dict.fromkeys(value, shape.value)
             return [
                 cause
-                for name, inner in known.items()
+                for key, inner in value.items()
+                for cause in _element_errors(of, inner, f"{path}[{key}]")
+            ]
+        case Struct(fields):
+            if not isinstance(value, dict):
+                return [mistyped(path, value, "an object")]
+            return [
+                cause
+                for name, inner in fields.items()
                 if name in value
-                for cause in type_errors(inner, value[name], _below(path, name, shape))
+                for cause in type_errors(inner, value[name], f"{path}.{name}" if path else name)
             ]
 
 
@@ -152,7 +159,7 @@ def _leaf_error(shape: Leaf, path: str, value: object, wanted: str) -> Cause:
 
 
 def _element_errors(shape: Shape, value: object, path: str) -> list[Cause]:
-    """A null element of a list is not an absent one."""
+    """A null element of a list or a map is not an absent one."""
     return [mistyped(path, None, "a value")] if value is None else type_errors(shape, value, path)
 
 
@@ -191,15 +198,15 @@ def unknown(shape: Shape, value: object, path: str = "") -> list[str]:
 
 
 def drop_nulls(shape: Shape, value: Any) -> None:
-    """In place: fields that are null become absent, map values that are null become the zero value's "" ."""
+    """In place: fields that are null become absent, strings and quantities of a map that are null become zero."""
     match shape:
         case ListOf(item) if isinstance(value, list):
             for element in value:
                 drop_nulls(item, element)
         case MapOf(of) if isinstance(value, dict):
             for name, inner in value.items():
-                if inner is None and of is STRING:
-                    value[name] = ""
+                if inner is None and isinstance(of, Leaf):
+                    value[name] = "0" if of is QUANTITY else ""
                 drop_nulls(of, inner)
         case Struct(fields) if isinstance(value, dict):
             for name in [name for name in value if name in fields and value[name] is None]:

@@ -1,0 +1,148 @@
+"""Who is calling, and the table of who may do what."""
+
+import pytest
+
+from controlplane.auth.authn import User, identify, token_digest
+from controlplane.auth.authz import allowed, allowed_path, restriction
+
+ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
+NODE = User("system:node:n1", ("system:nodes", "system:authenticated"))
+NAMELESS = User("n1", ("system:nodes", "system:authenticated"))
+PROXY = User("system:kube-proxy:n1", ("system:node-proxier", "system:authenticated"))
+DNS = User("system:dns:n1", ("netplane:dns", "system:authenticated"))
+NOBODY = User("somebody", ("system:authenticated",))
+
+SLICES = ("discovery.k8s.io", "endpointslices")
+LEASES = ("coordination.k8s.io", "leases")
+CORE = {plural: ("", plural) for plural in ("pods", "services", "endpoints", "nodes", "namespaces", "events")}
+
+# user, verb, (group, resource), subresource, namespace, name, allowed
+TABLE = [
+    (ADMIN, "deletecollection", CORE["pods"], "", "default", "", True),
+    (NODE, "list", CORE["pods"], "", "", "", True),
+    (NODE, "watch", CORE["services"], "", "", "", True),
+    (NODE, "watch", SLICES, "", "", "", True),
+    (NODE, "create", CORE["nodes"], "", "", "", True),
+    (NODE, "patch", CORE["nodes"], "status", "", "n1", True),
+    (NODE, "patch", CORE["nodes"], "status", "", "n2", False),
+    (NODE, "update", CORE["nodes"], "", "", "n1", True),
+    (NODE, "update", CORE["nodes"], "", "", "n2", False),
+    (NODE, "delete", CORE["nodes"], "", "", "n1", False),
+    (NODE, "patch", CORE["pods"], "status", "default", "web", True),
+    (NODE, "patch", CORE["pods"], "", "default", "web", False),
+    (NODE, "create", CORE["pods"], "", "default", "", False),
+    (NODE, "create", CORE["pods"], "binding", "default", "web", False),
+    (NODE, "delete", CORE["pods"], "", "default", "web", True),
+    (NODE, "create", CORE["events"], "", "default", "", True),
+    (NODE, "update", LEASES, "", "kube-node-lease", "n1", True),
+    (NODE, "create", LEASES, "", "kube-node-lease", "", True),
+    (NODE, "update", LEASES, "", "kube-node-lease", "n2", False),
+    (NODE, "update", LEASES, "", "kube-system", "n1", False),
+    (NODE, "create", CORE["services"], "", "default", "", False),
+    (NAMELESS, "list", CORE["pods"], "", "", "", False),
+    (PROXY, "watch", CORE["services"], "", "", "", True),
+    (PROXY, "list", SLICES, "", "", "", True),
+    (PROXY, "get", CORE["nodes"], "", "", "n1", True),
+    (PROXY, "patch", CORE["events"], "", "default", "e", True),
+    (PROXY, "list", CORE["pods"], "", "", "", False),
+    (PROXY, "update", CORE["services"], "status", "default", "web", False),
+    (DNS, "watch", CORE["namespaces"], "", "", "", True),
+    (DNS, "list", CORE["pods"], "", "", "", True),
+    (DNS, "create", CORE["pods"], "", "default", "", False),
+    (NOBODY, "list", CORE["pods"], "", "default", "", False),
+    (NOBODY, "create", ("authorization.k8s.io", "selfsubjectaccessreviews"), "", "", "", True),
+    (NOBODY, "create", ("authentication.k8s.io", "selfsubjectreviews"), "", "", "", True),
+]
+
+
+@pytest.mark.parametrize(("user", "verb", "resource", "subresource", "namespace", "name", "expected"), TABLE)
+def test_table(user, verb, resource, subresource, namespace, name, expected):
+    group, plural = resource
+    assert allowed(user, verb, group, plural, subresource, namespace, name) is expected
+
+
+@pytest.mark.parametrize("user", [NODE, PROXY, DNS, NOBODY])
+@pytest.mark.parametrize("resource", [("", "secrets"), ("apps", "deployments"), ("", "services")])
+@pytest.mark.parametrize("verb", ["create", "update", "patch", "delete", "deletecollection"])
+def test_no_daemon_writes_what_is_not_its_own(user, resource, verb):
+    assert not allowed(user, verb, *resource, "", "default", "x")
+
+
+@pytest.mark.parametrize(
+    ("user", "verb", "path", "expected"),
+    [
+        (None, "get", "/version", True),
+        (None, "get", "/version/", True),
+        (None, "get", "/healthz", True),
+        (None, "get", "/livez/ping", True),
+        (None, "post", "/version", False),
+        (None, "get", "/", False),
+        (None, "get", "/api", False),
+        (None, "get", "/apis/apps/v1", False),
+        (None, "get", "/metrics", False),
+        (None, "get", "/versions", False),
+        (None, "post", "/netplane/v1/join", True),
+        (None, "get", "/netplane/v1/join", False),
+        (NOBODY, "get", "/apis", True),
+        (NOBODY, "get", "/openapi/v3", True),
+        (NOBODY, "get", "/apiserver", False),
+        (NOBODY, "get", "/metrics", False),
+        (ADMIN, "get", "/metrics", True),
+        (User("scraper", ("system:monitoring",)), "get", "/metrics", True),
+    ],
+)
+def test_paths(user, verb, path, expected):
+    assert allowed_path(user, verb, path) is expected
+
+
+def named(name: str, **spec: str) -> dict:
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("user", "verb", "resource", "obj", "cause"),
+    [
+        (NODE, "create", CORE["nodes"], named("n1"), None),
+        (NODE, "create", CORE["nodes"], named("n2"), 'node "n1" is not allowed to modify node "n2"'),
+        (NODE, "create", LEASES, named("n2"), 'node "n1" is not allowed to modify lease "n2"'),
+        (NODE, "delete", CORE["pods"], named("web", nodeName="n1"), None),
+        (NODE, "delete", CORE["pods"], named("web", nodeName="n2"), "spec.nodeName set to itself"),
+        (NODE, "delete", CORE["pods"], named("web"), "spec.nodeName set to itself"),
+        (NODE, "get", CORE["pods"], named("web", nodeName="n2"), None),
+        (ADMIN, "delete", CORE["pods"], named("web", nodeName="n2"), None),
+        (PROXY, "create", CORE["events"], named("e"), None),
+        (NODE, "delete", CORE["pods"], {"metadata": None, "spec": 3}, "spec.nodeName set to itself"),
+    ],
+)
+def test_restriction(user, verb, resource, obj, cause):
+    said = restriction(user, verb, *resource, "", obj)
+    assert (said is None) if cause is None else (said is not None and cause in said)
+
+
+def subject(*attributes: tuple[str, str]) -> dict:
+    return {"subject": tuple((attribute,) for attribute in attributes)}
+
+
+def test_the_certificate_names_user_and_groups():
+    certificate = subject(
+        ("organizationName", "system:masters"), ("organizationName", "ops"), ("commonName", "ann")
+    )
+    assert identify(certificate, None) == User("ann", ("system:masters", "ops", "system:authenticated"))
+
+
+def test_nobody_without_a_credential():
+    assert identify(None, None) is None
+    assert identify({}, None) is None
+    assert identify({}, "") is None
+    assert identify(subject(("organizationName", "system:masters")), None) is None
+    assert identify(subject(("commonName", "")), None) is None
+    assert identify(None, "guess") is None
+
+
+def test_a_known_token_is_its_user():
+    tokens = {token_digest("s3cret"): NOBODY}
+    assert identify(None, "s3cret", tokens) == NOBODY
+    assert identify(None, "s3cre", tokens) is None
+    assert identify(subject(("commonName", "ann")), "s3cret", tokens) == User(
+        "ann", ("system:authenticated",)
+    )
