@@ -67,6 +67,8 @@ class Settings:
     cluster_domain: str = CLUSTER_DOMAIN
     node_port_first: int = 30000
     node_port_last: int = 32767
+    node_monitor_grace_period_seconds: float = 40.0
+    pod_eviction_timeout_seconds: float = 300.0
 
     @property
     def paths(self) -> Paths:
@@ -136,7 +138,11 @@ async def _reload(settings: Settings, daemon: Daemon, tls: ssl.SSLContext) -> No
 async def _control(settings: Settings) -> None:
     """The controllers and the scheduler, as clients of the API beside them."""
     kubeconfig = Kubeconfig.load(settings.paths.kubeconfig("controlplane"))
-    options = Options(cluster_cidrs=settings.cluster_cidrs)
+    options = Options(
+        cluster_cidrs=settings.cluster_cidrs,
+        node_monitor_grace_period=settings.node_monitor_grace_period_seconds,
+        pod_eviction_timeout=settings.pod_eviction_timeout_seconds,
+    )
     async with Client(kubeconfig, user_agent="netplane-controlplane") as client, asyncio.TaskGroup() as group:
         group.create_task(_again("controllers", lambda: controllers.run(client, options)))
         group.create_task(_again("scheduler", lambda: scheduler.run(client)))

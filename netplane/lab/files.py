@@ -4,6 +4,7 @@ They are those of a real machine, under the machine's own root.
 """
 
 import json
+import math
 
 from controlplane.auth import files as auth_files
 from controlplane.auth.identities import ADMIN
@@ -44,6 +45,9 @@ def _write_master(spec: LabSpec, machine: Machine) -> Authority:
 
 
 def _write_node(spec: LabSpec, machine: Machine, authority: Authority) -> None:
+    # A lease is renewed so often that one lost renewal is no reason to call the node dead.
+    grace = spec.node_monitor_grace_period_seconds
+    write_yaml(machine.paths.etc / "node.yaml", {"leaseRenew": grace / 4, "leaseDuration": math.ceil(grace)})
     supervise_files.write(machine.root, supervise_files.NODE)
     auth_files.write_node(
         machine.paths.etc, authority, node=machine.name, addresses=[machine.address], server=spec.server

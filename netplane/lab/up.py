@@ -62,11 +62,11 @@ def up(spec: LabSpec, *, say: Say = lambda _text: None, keep_failed: bool = Fals
         _clear_remains(spec, say)
         with _interruptible():
             try:
-                _make(spec, say)
+                _make(spec, say, keep_failed=keep_failed)
             except BaseException as error:
+                if keep_failed:
+                    raise
                 with _uninterruptible():
-                    if keep_failed:
-                        raise
                     say("removing what was made")
                     cause = _with_log(error, spec)
                     down.remove(spec.directory)
@@ -83,15 +83,20 @@ def _clear_remains(spec: LabSpec, say: Say) -> None:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _make(spec: LabSpec, say: Say) -> None:
+def _make(spec: LabSpec, say: Say, *, keep_failed: bool) -> None:
     say("making certificates and settings")
     with _api_listener() as listener:
         files.write(spec, listener.getsockname()[1])
         say("giving power to the machines")
         started = _start(spec, listener)
-    with started.lifeline:
+    whole = False
+    try:
         asyncio.run(_whole(spec, started, say))
-        started.lifeline.sendall(KEEP)
+        whole = True
+    finally:
+        if whole or keep_failed:
+            started.lifeline.sendall(KEEP)
+        started.lifeline.close()
 
 
 def _api_listener() -> socket.socket:
