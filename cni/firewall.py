@@ -7,8 +7,10 @@ rules are the same few however many pods there are:
 - ``hairpin4``: (pod, pod): a pod that reaches itself through a Service would get the answer from its own
   address, and drop it; so a connection that was translated back to its sender leaves with the node's address.
 
-Every script here can be applied any number of times. An element is deleted by adding it first in the same
-transaction: kernels before 6.3 have no delete that tolerates its absence.
+Scripts come in pairs. The short one changes elements only: nothing in the kernel is replaced, and so nothing
+waits for readers to let go (10 ms). Where the table or the chain is not there, it fails as a whole, and the long
+one, which needs nothing to be there, takes its place. An element is deleted by adding it first: kernels before
+6.3 have no delete that tolerates its absence.
 """
 
 import hashlib
@@ -35,8 +37,23 @@ DECLARATIONS = "\n".join(
 
 def rebuild(leases: Iterable[Lease]) -> str:
     """The whole table as these leases want it, whatever was there: one transaction."""
-    kept = list(leases)
     flushes = [f"flush map {_AT} outside{v}\nflush set {_AT} hairpin{v}" for v in (4, 6)]
+    return "\n".join([_frame(), *flushes, *(_whole(lease) for lease in leases)])
+
+
+def attach(lease: Lease) -> tuple[str, str]:
+    """A pod's elements: (where the table is as we made it, whatever is there)."""
+    return "\n".join(_elements("add", lease)), "\n".join([_frame(), _whole(lease)])
+
+
+def detach(lease: Lease) -> tuple[str, str]:
+    """The same elements gone."""
+    gone = _elements("delete", lease)
+    return "\n".join(gone), "\n".join([DECLARATIONS, _whole(lease), *gone])
+
+
+def _frame() -> str:
+    """Declarations and the rules that never change."""
     rules = [
         rule
         for v, match in _MATCH.items()
@@ -45,20 +62,13 @@ def rebuild(leases: Iterable[Lease]) -> str:
             f"add rule {_AT} postrouting {match} saddr vmap @outside{v}",
         )
     ]
-    chain = f"flush chain {_AT} postrouting"
-    return "\n".join([DECLARATIONS, *flushes, chain, *rules, *(attach(lease) for lease in kept)])
+    return "\n".join([DECLARATIONS, f"flush chain {_AT} postrouting", *rules])
 
 
-def attach(lease: Lease) -> str:
-    """A pod's elements, and the chain of exclusions they need."""
+def _whole(lease: Lease) -> str:
+    """A pod's elements with the chain of exclusions they need."""
     exclude = lease.terms.exclude
-    chain = [] if exclude is None else [_exclusions(exclude)]
-    return "\n".join([*chain, *_elements("add", lease)])
-
-
-def detach(lease: Lease) -> str:
-    """The same elements gone."""
-    return "\n".join([DECLARATIONS, attach(lease), *_elements("delete", lease)])
+    return "\n".join([*([] if exclude is None else [_exclusions(exclude)]), *_elements("add", lease)])
 
 
 def elements(lease: Lease) -> frozenset[tuple[str, str]]:

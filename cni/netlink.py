@@ -125,7 +125,7 @@ class _Worker:
             case Setting():
                 _set(step)
             case Firewall():
-                nft.apply(step.script)
+                _change_firewall(step)
             case DeleteLink():
                 self._delete(step.link)
 
@@ -198,6 +198,13 @@ class _Worker:
                 raise KernelError(f"cannot find the link {link} in the {where}'s network namespace")
             self._indices[key] = found[0]
         return self._indices[key]
+
+
+def _change_firewall(step: Firewall) -> None:
+    try:
+        nft.apply(step.script)
+    except KernelError:
+        nft.apply(step.otherwise)
 
 
 def _family(step: AddRoute) -> int:

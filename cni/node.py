@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cni.leases import Leases
 from cni.locks import Locks
+from cni.observe import Underlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +15,4 @@ class Node:
     boot_id: str
     mtu: int | None = None
     locks: Locks = field(default_factory=Locks)
+    underlay: Underlay = field(default_factory=Underlay)

@@ -6,7 +6,9 @@ For CHECK, for mending at the daemon's start, and for the MTU. Nothing here chan
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +24,7 @@ from netplane.linux import nft
 from netplane.linux.namespaces import CLONE_NEWNET, entered_netns
 
 DEFAULT_MTU = 1500
+FRESH_SECONDS = 2.0  # reading costs as much as there are links: once for a burst of pods
 _PEER_ROUTE_PROTOCOL = 98  # the node agent's routes to other nodes' pods
 _OUR_LINK = re.compile(r"np[0-9a-f]{12}")
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
@@ -89,6 +92,24 @@ def underlay_mtu() -> int:
         if mtus:
             return int(min(mtus))
     return DEFAULT_MTU
+
+
+class Underlay:
+    """The MTU of the underlay, read again when what was read is older than ``FRESH_SECONDS``."""
+
+    def __init__(
+        self, read: Callable[[], int] = underlay_mtu, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read, self._now = read, now
+        self._lock = threading.Lock()
+        self._mtu, self._until = 0, 0.0
+
+    def mtu(self) -> int:
+        """Bytes. Any thread may ask."""
+        with self._lock:
+            if self._now() >= self._until:
+                self._mtu, self._until = self._read(), self._now() + FRESH_SECONDS
+            return self._mtu
 
 
 def netns_inode(descriptor: int) -> str:

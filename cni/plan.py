@@ -96,9 +96,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """One nftables transaction."""
+    """One nftables transaction: ``script``, or where the table is not as we made it, ``otherwise``."""
 
     script: str
+    otherwise: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
         *host_side(lease),
-        Firewall("\n".join([firewall.DECLARATIONS, firewall.attach(lease)])),
+        Firewall(*firewall.attach(lease)),
     )
 
 
@@ -153,7 +154,7 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
 
 def detach(lease: Lease) -> tuple[Step, ...]:
     """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
-    return (DeleteLink(lease.terms.link), Firewall(firewall.detach(lease)))
+    return (DeleteLink(lease.terms.link), Firewall(*firewall.detach(lease)))
 
 
 def undo(step: Step, lease: Lease) -> Step | None:
@@ -162,7 +163,7 @@ def undo(step: Step, lease: Lease) -> Step | None:
         case CreateVeth():
             return DeleteLink(step.host)
         case Firewall():
-            return Firewall(firewall.detach(lease))
+            return Firewall(*firewall.detach(lease))
         case _:
             return None
 

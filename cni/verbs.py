@@ -106,7 +106,7 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
     stale = node.leases.get(attachment)
     if stale is not None and (stale.state is not State.LIVE or stale.terms.netns_inode != inode):
         delete(attachment, node)  # of an earlier life of this container, or of an ADD or DEL cut short
-    mtu = config.mtu or node.mtu or observe.underlay_mtu()
+    mtu = config.mtu or node.mtu or node.underlay.mtu()
     link = plan.link_name(attachment)
     own = tuple(r.subnet for pool in config.pools for r in pool.ranges)
     exclude = None if config.exclude is None else tuple(dict.fromkeys((*config.exclude, *own)))

@@ -174,9 +174,16 @@ def test_the_mtu_is_that_of_the_link_to_the_peers(node: CniNode):
         node.command("ip", "link", "add", "other0", "mtu", "1300", "type", "veth", "peer", "other1")
         node.command("ip", "link", "set", "other0", "up")
         node.command("ip", "route", "add", "default", "via", OUTSIDE_ADDRESS)
+        restart(node)  # what was read a moment ago would be used again
         assert node.call("ADD", "pod-2", two, cniVersion="1.1.0").json["interfaces"][1]["mtu"] == 1450
         node.command("ip", "route", "add", "10.244.2.0/24", "dev", "other0", "proto", "98")
+        restart(node)
         assert node.call("ADD", "pod-3", three, cniVersion="1.1.0").json["interfaces"][1]["mtu"] == 1300
+
+
+def restart(node: CniNode) -> None:
+    node.stop()
+    node.start()
 
 
 def test_fifty_at_once_share_nothing_and_leave_nothing(node: CniNode):

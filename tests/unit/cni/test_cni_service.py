@@ -12,6 +12,7 @@ from cni import executable, wire
 from cni.daemon import Settings
 from cni.install import install, source
 from cni.locks import Locks
+from cni.observe import FRESH_SECONDS, Underlay
 from cni.protocol import Attachment
 from netplane import config
 from netplane.errors import ConfigError, PeerError
@@ -60,6 +61,14 @@ def test_mending_waits_for_those_who_began_and_keeps_the_others_out():
     with locks.held(TWO):
         order.append("later")
     assert order == ["add", "mend", "later"]
+
+
+def test_the_underlays_mtu_is_read_once_for_a_burst():
+    clock, mtus = [100.0], [1500, 1450]
+    underlay = Underlay(lambda: mtus.pop(0), lambda: clock[0])
+    assert [underlay.mtu(), underlay.mtu()] == [1500, 1500]
+    clock[0] += FRESH_SECONDS
+    assert underlay.mtu() == 1450
 
 
 def test_a_request_crosses_the_socket_whole_with_its_namespace(tmp_path):
