@@ -116,7 +116,7 @@ def observe() -> frozenset[Route]:
         for message in ipr.get_routes(table=MAIN_TABLE, proto=PROTOCOL):
             if message["proto"] != PROTOCOL or not message.get("dst"):
                 continue
-            destination = ipaddress.ip_network(f"{message['dst']}/{message['dst_len']}")
+            destination = ipaddress.ip_network(f"{message.get('dst')}/{message['dst_len']}")
             gateway = message.get("gateway")
             found.add(Route(destination, ipaddress.ip_address(gateway) if gateway else None))
     return frozenset(found)
