@@ -36,7 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     # Tools use a part's public read side; PKI and settings are what `lab up` and `up` must write.
     "netplane.debug": FOUNDATION | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"},
     "netplane.bench": FOUNDATION | {"netplane.lab", "proxy.datapath"},
-    "netplane.lab": FOUNDATION | {"netplane.debug", "netplane.node.supervise_control", "controlplane.auth"},
+    "netplane.lab": FOUNDATION
+    | {"netplane.debug", "netplane.machine", "controlplane.auth", "cni.install"}
+    | {f"netplane.node.supervise_{name}" for name in ("control", "files", "log", "notify", "process")},
+    # Makes a machine part of a cluster and takes that back: it must know what each part leaves behind.
+    "netplane.machine": FOUNDATION
+    | {"netplane.node", "netplane.dns", "cni", "proxy", "controlplane.auth", "controlplane.server"},
     "netplane.cli": {"*"},
     "netplane.__main__": {"netplane.cli"},
 }
