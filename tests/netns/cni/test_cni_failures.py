@@ -2,11 +2,13 @@
 
 import json
 import signal
+import subprocess
 
 import pytest
 
 from cni import netlink, plan, verbs
 from cni.leases import Leases
+from cni.mend import mend
 from cni.node import Node
 from cni.protocol import Attachment, parse
 from netplane.errors import KernelError
@@ -182,3 +184,69 @@ def test_a_second_daemon_on_the_same_root_refuses_to_start(node: CniNode):
     node.daemon = first
     with pods(1) as (pod,):
         assert node.call("ADD", "pod-1", pod).code == 0
+
+
+def test_what_was_made_before_a_reboot_is_freed(node: CniNode):
+    with pods(1) as (pod,):
+        assert node.call("ADD", "pod-1", pod).code == 0
+        node.stop()
+        node.start('from cni import observe\nobserve.boot_id = lambda: "another boot"\n')
+        assert node.residue() == {}
+        added = node.call("ADD", "pod-2", pod)
+        assert added.json["ips"][0]["address"] == "10.244.1.3/32", "an address rests before it is given again"
+
+
+SLOW = """
+import sys, threading
+from cni import netlink
+applied = netlink.apply
+def slow(*args, **keys):
+    print("begun", flush=True, file=sys.stderr)
+    threading.Event().wait(0.5)
+    applied(*args, **keys)
+netlink.apply = slow
+"""
+
+
+def test_an_executable_killed_in_the_middle_of_an_add_is_undone_by_del(tmp_path):
+    with cni_node(tmp_path, start=False) as node, pods(1) as (pod,):
+        node.start(SLOW)
+        environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}
+        with subprocess.Popen(
+            [node.plugin], env={**environment, "CNI_NETNS": netns_path(pod)}, stdin=subprocess.PIPE
+        ) as plugin:
+            assert plugin.stdin is not None
+            plugin.stdin.write(json.dumps(network()).encode())
+            plugin.stdin.close()
+            until(lambda: "begun" in node.log, "the ADD to begin")
+            plugin.kill()
+        assert node.call("DEL", "c", pod).code == 0, "it waits for the ADD"
+        assert node.residue() == {}
+        assert links_of(pod) == ["lo"]
+
+
+def test_an_undo_that_fails_keeps_the_lease_until_it_can_be_done(tmp_path, monkeypatch):
+    """An address of which something may be left in the kernel is not given again."""
+    with cni_node(tmp_path, start=False) as node, pods(1) as (pod,):
+        leases = Leases(tmp_path / "var/lib/netplane/cni/leases.sqlite")
+        environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}
+        request = parse({**environment, "CNI_NETNS": netns_path(pod)}, json.dumps(network()).encode())
+        do = netlink._Worker.do
+
+        def refuse(self, step):
+            if isinstance(step, plan.LinkUp | plan.DeleteLink):
+                raise KernelError(f"cannot {netlink.describe(step)}: injected")
+            do(self, step)
+
+        monkeypatch.setattr(netlink._Worker, "do", refuse)
+        with entered_netns(node.netns):
+            here = Node(leases, "boot")
+            with pytest.raises(KernelError, match=r"bring up lo.*delete the link"):
+                verbs.answer(request, here, pod)
+            (lease,) = leases.all()
+            assert str(lease.state) == "deleting"
+            monkeypatch.undo()
+            mended = mend(here)
+            assert mended.freed == ("netplane/c/eth0",)
+        assert node.residue() == {}
+        leases.close()
