@@ -1,5 +1,6 @@
 """`netplane lab`: clusters of namespaces on this machine."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -208,8 +209,9 @@ def demo(name: str) -> None:
     """
     from netplane.lab import demo as showing
 
+    program = sys.argv[0] if "/" in sys.argv[0] else "netplane"
     with progress(f"lab {name}") as say:
         report = showing.run(name, say)
-    click.echo(report.text, nl=False)
+    click.echo(report.render(program), nl=False)
     if not report.works:
         raise click.exceptions.Exit(1)
