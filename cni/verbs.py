@@ -42,15 +42,7 @@ def add(request: Request, node: Node, netns: int | None) -> bytes:
     """Lease an address → plan the steps → apply them, undone on failure → render the result."""
     config, pod = _config(request), _pod_netns(request, netns)
     lease = _reserve(request, config, node, pod)
-    try:
-        netlink.apply(plan.attach(lease), pod, undo=lambda step: plan.undo(step, lease))
-        node.leases.confirm(lease.attachment)
-    except netlink.UndoFailedError:
-        node.leases.begin_release(lease.attachment)
-        raise
-    except BaseException:
-        node.leases.release(lease.attachment)
-        raise
+    _make(lease, node, pod)
     made = plan.result(lease, config, request.netns)
     whole = request.previous.followed_by(made) if request.previous is not None else made
     return orjson.dumps(results.render(whole, request.version)) + b"\n"
@@ -113,6 +105,24 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
     return node.leases.reserve(
         attachment, config.pools, Terms(link, request.netns, inode, node.boot_id, mtu, exclude)
     )
+
+
+def _make(lease: Lease, node: Node, netns: int) -> None:
+    """All of it and written down as done, or nothing; where something may be left, the lease stays."""
+    try:
+        netlink.apply(plan.attach(lease), netns, undo=lambda step: plan.undo(step, lease))
+    except netlink.UndoFailedError:
+        node.leases.begin_release(lease.attachment)
+        raise
+    except BaseException:
+        node.leases.release(lease.attachment)
+        raise
+    try:
+        node.leases.confirm(lease.attachment)
+    except BaseException:
+        netlink.apply(plan.detach(lease))
+        node.leases.release(lease.attachment)
+        raise
 
 
 def _pod_netns(request: Request, netns: int | None) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from cni import netlink, plan, verbs
+from cni.errors import CniError, Code
 from cni.leases import Leases
 from cni.mend import mend
 from cni.node import Node
@@ -249,4 +250,21 @@ def test_an_undo_that_fails_keeps_the_lease_until_it_can_be_done(tmp_path, monke
             mended = mend(here)
             assert mended.freed == ("netplane/c/eth0",)
         assert node.residue() == {}
+        leases.close()
+
+
+def test_a_store_that_refuses_at_the_end_of_an_add_leaves_nothing_in_the_kernel(tmp_path, monkeypatch):
+    with cni_node(tmp_path, start=False) as node, pods(1) as (pod,):
+        leases = Leases(tmp_path / "var/lib/netplane/cni/leases.sqlite")
+        environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}
+        request = parse({**environment, "CNI_NETNS": netns_path(pod)}, json.dumps(network()).encode())
+
+        def refuse(self, attachment):
+            raise CniError(Code.STORE, "cannot write: the disk is full")
+
+        monkeypatch.setattr(Leases, "confirm", refuse)
+        with entered_netns(node.netns), pytest.raises(CniError, match="disk is full"):
+            verbs.answer(request, Node(leases, "boot"), pod)
+        assert node.residue() == {}
+        assert links_of(pod) == ["lo"]
         leases.close()
