@@ -195,8 +195,10 @@ async def _sniffing(links: dict[str, list[str]], spawn: places.Spawn) -> AsyncIt
             else:
                 running[node] = process
         yield look
-        for node, lines in zip(running, await asyncio.gather(*map(_finish, running.values())), strict=True):
-            look.captured += _captured(node, lines)
+        outputs = await asyncio.gather(*map(_finish, running.values()))
+        for node, lines in zip(running, outputs, strict=True):
+            look.captured += _captured(node, lines or ())
+            look.unseen += [node] if lines is None else []
     finally:
         for process in running.values():
             await _end(process)
@@ -216,10 +218,14 @@ async def _start(node: str, addresses: Iterable[str], spawn: places.Spawn) -> Pr
     return None
 
 
-async def _finish(process: Process) -> list[bytes]:
-    async with asyncio.timeout(START_SECONDS):
-        output, _ = await process.communicate()
-    return output.splitlines()
+async def _finish(process: Process) -> list[bytes] | None:
+    """What a node saw, by ending its standard input; None where it does not say."""
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            output, _ = await process.communicate(b"")
+    except TimeoutError:
+        return None
+    return output.splitlines() if process.returncode == 0 else None
 
 
 def _captured(node: str, lines: Iterable[bytes]) -> list[Captured]:

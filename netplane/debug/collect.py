@@ -7,7 +7,7 @@ and the nft listing, and changes nothing. What cannot be read is named in ``prob
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,33 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from netplane.config import Paths
 from netplane.debug.facts import Facts, Listener, Lookup, Pod, Request, Route, Rules, decode_request, encode
-from netplane.errors import KernelError, NetplaneError
+from netplane.errors import KernelError, NetplaneError, PeerError
 from netplane.linux import nft, sysctl
 from netplane.linux.rtnl import rtnl
+from proxy.model import joined
+from proxy.userspace import observe
 
 FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: answer with the table's own entry, protocol included
 KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}  # rtnetlink(7)
-LISTEN = "0A"
 PROXY_TABLE = ("inet", "netplane_proxy")
 IFF_UP = 1
 
 
-def collect(request: Request, node: str) -> Facts:
-    """Everything the request asks, from this thread's namespaces."""
+def collect(request: Request, node: str, root: Path) -> Facts:
+    """Everything the request asks, from this thread's namespaces and the daemons under ``root``."""
     problems: dict[str, str] = {}
     found: dict[str, int] = {}
     pods: dict[str, Pod] = {}
     routes: dict[str, Route] = {}
     with rtnl() as ipr:
-        namespaces = _namespaces()
         for address in request.pods:
-            pods[address], pid = _pod(ipr, address, namespaces)
+            pods[address], pid = _pod(ipr, address)
             if pid:
                 found[address] = pid
             else:
-                problems[f"pod {address}"] = "no process here is in a namespace with this address"
+                problems[f"pod {address}"] = "no process of this node is in its namespace"
         for lookup in request.lookups:
             if lookup.namespace and lookup.namespace not in found:
                 continue
@@ -49,41 +50,74 @@ def collect(request: Request, node: str) -> Facts:
         node=node,
         pods=pods,
         routes=routes,
-        listeners=tuple(_named(_listeners(Path("/proc/thread-self/net"), request.ports))),
+        listeners=_listeners(request.ports),
         rules=_rules(problems),
         forwarding=_forwarding(problems),
+        targets=_targets(request.frontends, root, problems),
         problems=problems,
     )
 
 
 def process_in(address: str) -> int:
-    """A process in the network namespace that has this pod address; 0 where none is visible."""
-    return next((pid for pid in _namespaces().values() if _has_address(pid, address)), 0)
-
-
-def device_of(address: str) -> str:
-    """The host's end of a local pod's link, by the route to exactly its address; "" without one."""
+    """A process in the network namespace of the local pod with this address; 0 where none is visible."""
     with rtnl() as ipr:
-        route = _ask(ipr, Lookup(to=address))
+        return _behind(ipr, device_of(ipr, address), address)[1]
+
+
+def device_of(ipr: IPRoute, address: str) -> str:
+    """The host's end of a local pod's link, by the route to exactly its address; "" without one."""
+    route = _ask(ipr, Lookup(to=address))
     exact = f"{address}/{ip_address(address).max_prefixlen}"
     return route.device if not route.error and route.network == exact else ""
 
 
-def _pod(ipr: IPRoute, address: str, namespaces: dict[int, int]) -> tuple[Pod, int]:
+def _pod(ipr: IPRoute, address: str) -> tuple[Pod, int]:
     """The pod's attachment, and a process in its namespace (0 where none is visible)."""
-    route = _ask(ipr, Lookup(to=address))
-    device, up = "", False
-    if not route.error and route.network == f"{address}/{ip_address(address).max_prefixlen}":
-        device = route.device
-        (index,) = ipr.link_lookup(ifname=device)
-        up = bool(next(iter(ipr.get_links(index)))["flags"] & IFF_UP)
-    for inode, pid in namespaces.items():
-        if _has_address(pid, address):
-            listeners = tuple(
-                Listener(where, port) for where, port, _ in _listeners(Path(f"/proc/{pid}/net"), ())
-            )
-            return Pod(device, up, inode, listeners), pid
-    return Pod(device, up), 0
+    routed = device_of(ipr, address)
+    inode, pid = _behind(ipr, routed, address)
+    device = routed or _link_into(ipr, pid)
+    up = bool(device) and bool(_link(ipr, device)["flags"] & IFF_UP)
+    if not pid:
+        return Pod(device, bool(routed), up), 0
+    sockets = observe.listening(Path(f"/proc/{pid}/net")).values()
+    listeners = tuple(Listener(str(where), port) for where, port in sockets)
+    return Pod(device, bool(routed), up, inode, listeners), pid
+
+
+def _behind(ipr: IPRoute, device: str, address: str) -> tuple[int, int]:
+    """(inode, process) of the namespace at the other end of a link; (0, 0) where no process there is visible.
+
+    The link itself says which namespace that is. Without a link, a namespace that has the address is the pod's.
+    """
+    wanted = _link(ipr, device).get_attr("IFLA_LINK_NETNSID") if device else None
+    for inode, pid in _namespaces().items():
+        try:
+            found = _has_address(pid, address) if wanted is None else _namespace_id(ipr, pid) == wanted
+        except (OSError, KernelError, NetlinkError):
+            continue  # it ended meanwhile
+        if found:
+            return inode, pid
+    return 0, 0
+
+
+def _namespace_id(ipr: IPRoute, pid: int) -> int:
+    """How our namespace's links call the namespace of a process."""
+    with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+        return int(ipr.get_netnsid(fd=namespace.fileno())["nsid"])
+
+
+def _link_into(ipr: IPRoute, pid: int) -> str:
+    """The link of ours whose other end is in the namespace of a process; "" for none."""
+    if not pid:
+        return ""
+    wanted = _namespace_id(ipr, pid)
+    names = (e.get_attr("IFLA_IFNAME") for e in ipr.get_links() if e.get_attr("IFLA_LINK_NETNSID") == wanted)
+    return next(names, "")
+
+
+def _link(ipr: IPRoute, device: str) -> Any:
+    (index,) = ipr.link_lookup(ifname=device)
+    return next(iter(ipr.get_links(index)))
 
 
 def _namespaces() -> dict[int, int]:
@@ -100,11 +134,8 @@ def _namespaces() -> dict[int, int]:
 
 
 def _has_address(pid: int, address: str) -> bool:
-    try:
-        with rtnl(f"/proc/{pid}/ns/net") as ipr:
-            return any(entry.get_attr("IFA_ADDRESS") == address for entry in ipr.get_addr())
-    except (KernelError, NetlinkError):
-        return False  # it ended meanwhile
+    with rtnl(f"/proc/{pid}/ns/net") as ipr:
+        return any(entry.get_attr("IFA_ADDRESS") == address for entry in ipr.get_addr())
 
 
 def _lookup(ipr: IPRoute, lookup: Lookup, pods: dict[str, int]) -> Route:
@@ -156,33 +187,16 @@ def _reason(error: NetlinkError) -> str:
     }.get(error.code, str(error))
 
 
-def _listeners(net: Path, ports: tuple[int, ...]) -> Iterator[tuple[str, int, int]]:
-    """Listening TCP sockets of a namespace as (address, port, inode); all ports where none is named."""
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (net / name).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            address, _, port = fields[1].partition(":")
-            if fields[3] == LISTEN and (not ports or int(port, 16) in ports):
-                yield _address(address), int(port, 16), int(fields[9])
+def _listeners(ports: tuple[int, ...]) -> tuple[Listener, ...]:
+    """The node's listeners at these ports, each with the process that has it open.
 
-
-def _address(text: str) -> str:
-    """/proc/net/tcp writes addresses as 32-bit words in the host's byte order."""
-    words = [text[i : i + 8] for i in range(0, len(text), 8)]
-    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
-    return str(ip_address(packed))
-
-
-def _named(found: Iterator[tuple[str, int, int]]) -> Iterator[Listener]:
-    """Each listener with the process that has it open. A supervisor keeps copies; the youngest is the server."""
-    sockets = list(found)
-    owners = _owners({inode for _, _, inode in sockets})
-    for address, port, inode in sockets:
-        yield Listener(address, port, owners.get(inode, ""))
+    A supervisor keeps copies of its daemons' sockets; the youngest process with the socket is the one that serves.
+    """
+    sockets = {inode: at for inode, at in observe.listening().items() if at[1] in ports}
+    owners = _owners(set(sockets))
+    return tuple(
+        Listener(str(address), port, owners.get(inode, "")) for inode, (address, port) in sockets.items()
+    )
 
 
 def _owners(inodes: set[int]) -> dict[int, str]:
@@ -204,7 +218,7 @@ def _owners(inodes: set[int]) -> dict[int, str]:
 def _command(pid: int) -> str:
     """What a person would call the process: `netplane proxy`, not the interpreter's path."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    names = [Path(word).name for word in words]
+    names = [Path(word).name for word in words if word.isprintable() and len(word) < 200]
     if names and names[0].startswith("python"):
         names = [name for name in names[1:] if not name.startswith("-")] or names
     return " ".join(names[:2])
@@ -226,6 +240,29 @@ def _rules(problems: dict[str, str]) -> Rules | None:
     return Rules(True, guard="wildcard" in texts["guard"], divert="transparent" in texts["divert"])
 
 
+def _targets(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """The proxy's own word on where it sends the clients of these frontends."""
+    if not frontends:
+        return {}
+    try:
+        entries = observe.ask(Paths(root).proxy_socket, "targets")
+    except PeerError as error:
+        problems["proxy"] = str(error)
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in entries:
+        at = entry["frontend"]
+        for side in ("inside", "outside"):
+            key = f"{joined(ip_address(at['address']), at['port'])}|{side}"
+            if at["protocol"] == "TCP" and key in frontends:
+                found[key] = _endpoints(entry.get(side) or entry["inside"])
+    return found
+
+
+def _endpoints(pool: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(joined(ip_address(e["address"]), e["port"]) for e in pool["endpoints"])
+
+
 def _forwarding(problems: dict[str, str]) -> bool | None:
     try:
         return sysctl.read("net.ipv4.ip_forward") == "1"
@@ -236,7 +273,8 @@ def _forwarding(problems: dict[str, str]) -> bool | None:
 
 def main(arguments: list[str]) -> int:
     """Prints the facts for the request in the first argument; the second is the node's name."""
-    sys.stdout.buffer.write(encode(collect(decode_request(arguments[0]), arguments[1])))
+    root = Path(os.environ.get("NETPLANE_ROOT", "/"))
+    sys.stdout.buffer.write(encode(collect(decode_request(arguments[0]), arguments[1], root)))
     return 0
 
 

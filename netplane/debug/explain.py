@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, IPNetwork
 from netplane.debug import places
+from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Facts, Request, decode_facts, encode
 from netplane.debug.intent import Intent, World, resolve
 from netplane.debug.verdict import Outcome, Verdict, judge
-from netplane.debug.walk import Branch, Eyes, Hop, State, Walk, requests, walk
+from netplane.debug.walk import Branch, Hop, State, Walk, requests, walk
 from netplane.errors import NetplaneError
 from netplane.kube.client import Client
 from netplane.kube.resources import ENDPOINTSLICES, NODES, PODS, SERVICES

@@ -33,11 +33,16 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that one node is asked. ``pods``: addresses to find here; ``ports``: whose listeners to name."""
+    """All that one node is asked.
+
+    ``pods``: addresses to find here; ``ports``: whose listeners to name; ``frontends``: ``address:port|inside``
+    (or ``|outside``: for which clients) to ask the node's proxy about.
+    """
 
     pods: tuple[str, ...] = ()
     lookups: tuple[Lookup, ...] = ()
     ports: tuple[int, ...] = ()
+    frontends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +82,10 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod's attachment as this node's kernel has it. ``device``: the host's end, "" without a route to it."""
+    """A pod's attachment as this node's kernel has it. ``device``: the host's end of its link, "" without one."""
 
     device: str = ""
+    routed: bool = False
     up: bool = False
     namespace: int = 0
     listeners: tuple[Listener, ...] = ()
@@ -96,7 +102,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One node's answers. ``problems``: what could not be looked at, by topic, and why."""
+    """One node's answers. ``problems``: what could not be looked at, by topic, and why.
+
+    ``targets``: for each frontend asked for and known to the node's proxy, the endpoints it picks from.
+    """
 
     node: str
     pods: dict[str, Pod] = field(default_factory=dict)
@@ -104,6 +113,7 @@ class Facts:
     listeners: tuple[Listener, ...] = ()
     rules: Rules | None = None
     forwarding: bool | None = None
+    targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     def route(self, lookup: Lookup) -> Route | None:

@@ -19,7 +19,7 @@ from netplane.kube.objects import (
     namespace_of,
     resource_version_of,
 )
-from proxy.model import Frontend, NodeFacts, Protocol, Target
+from proxy.model import Frontend, NodeFacts, Protocol, Target, joined
 from proxy.snapshot import EVERY_ADDRESS, PROXY_NAME_LABEL, SERVICE_NAME_LABEL, build, node_facts
 from proxy.userspace.sources import classify, keeps_address
 
@@ -83,7 +83,8 @@ class Choice:
 class Intent:
     """What should happen. ``balancer``: the node whose proxy accepts the connection, "" where none does.
 
-    ``refusal``: why nobody may answer, "" where somebody may.
+    ``refusal``: why nobody may answer, "" where somebody may. ``frontend``: what to ask the proxy about, as
+    ``facts.Request`` spells it.
     """
 
     source: Place
@@ -96,6 +97,7 @@ class Intent:
     excluded: tuple[str, ...] = ()
     refusal: str = ""
     target_node: str = ""
+    frontend: str = ""
 
 
 def pod_addresses(pod: Object) -> list[IPAddress]:
@@ -272,6 +274,7 @@ def _service(start: Place, address: IPAddress, port: int, world: World, *, balan
         tuple(_excluded(service, choices, world)),
         refusal,
         balancer,
+        f"{joined(frontend.address, port)}|{'inside' if classify(str(start.address), node).inside else 'outside'}",
     )
 
 

@@ -82,7 +82,8 @@ def parse_answer(answer: bytes) -> tuple[int, str]:
 def _no_reset(port: int) -> Iterator[None]:
     table = f"inet netplane_probe_{port}"
     chain = "type filter hook output priority raw; policy accept;"
-    nft.apply(f"table {table} {{ chain out {{ {chain} tcp sport {port} tcp flags & rst == rst drop; }} }}")
+    rule = f"tcp sport {port} tcp flags & rst == rst drop"
+    nft.apply(f"table {table} {{\n chain out {{\n {chain}\n {rule}\n }}\n}}")
     try:
         yield
     finally:

@@ -17,8 +17,10 @@ from select import select
 import orjson
 
 from netplane.debug.collect import device_of
+from netplane.linux.rtnl import rtnl
 
 ETH_P_IP = 0x0800
+ETH_P_ALL = 0x0003  # only this one also sees what the node sends
 SO_TIMESTAMPNS_OLD = 35
 PACKETS = 2000
 SECONDS = 60.0
@@ -37,8 +39,9 @@ class Copy:
 
 def sniff(addresses: Sequence[str]) -> list[Copy]:
     """All TCP packets at these pods' links between the word ``ready`` and the end of standard input."""
+    with rtnl() as ipr:
+        devices = {device for address in addresses if (device := device_of(ipr, address))}
     with ExitStack() as stack:
-        devices = {device for address in addresses if (device := device_of(address))}
         taps = [stack.enter_context(_tap(device)) for device in sorted(devices)]
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -63,13 +66,13 @@ def _tap(device: str) -> socket.socket:
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
     tap.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS_OLD, 1)
     tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
-    tap.bind((device, ETH_P_IP))
+    tap.bind((device, ETH_P_ALL))
     return tap
 
 
 def _copy(tap: socket.socket) -> Copy | None:
     data, extra, _, origin = tap.recvmsg(65535, 64)
-    if data[9] != TCP:
+    if origin[1] != ETH_P_IP or data[9] != TCP:
         return None
     stamp = time.time()
     for level, kind, value in extra:

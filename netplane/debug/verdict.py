@@ -32,16 +32,17 @@ def judge(intent: Intent, found: Walk) -> Verdict:
     """
     if intent.refusal:
         return Verdict(Outcome.BROKEN, intent.refusal, next=_next(intent))
-    common = (*found.out, *found.back)
-    if broken := _first(common, State.BROKEN):
+    if broken := _first(found.out, State.BROKEN):
         return Verdict(Outcome.BROKEN, _told(broken))
     failing = [(b, hop) for b in found.branches if (hop := _first(b.hops, State.BROKEN)) is not None]
     if failing and len(failing) == len(found.branches):
         return Verdict(Outcome.BROKEN, _told(failing[0][1]), next=_try(failing[0][0].choice.place.address))
+    if broken := _first(found.back, State.BROKEN):
+        return Verdict(Outcome.BROKEN, _told(broken))
     suspects = tuple(f"{b.choice.place.address}: {_told(hop)}" for b, hop in failing)
     hint = _try(failing[0][0].choice.place.address) if failing else ""
     healthy = [hop for b in found.branches if not _first(b.hops, State.BROKEN) for hop in b.hops]
-    if unseen := _first((*common, *healthy), State.UNSEEN):
+    if unseen := _first((*found.out, *healthy, *found.back), State.UNSEEN):
         return Verdict(Outcome.UNDETERMINED, _told(unseen), suspects, hint)
     return Verdict(Outcome.WORKS, "", suspects, hint)
 

@@ -4,13 +4,14 @@ Pure. The walk's steps follow from the Intent alone, never from what is seen; so
 ``Eyes`` that know nothing it collects what each node must be asked, with the nodes' answers it judges.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from netplane.config import IPAddress
-from netplane.debug.facts import Facts, Listener, Lookup, Pod, Request, Route, Rules
+from netplane.debug.eyes import Eyes
+from netplane.debug.facts import Lookup, Request
 from netplane.debug.intent import Choice, Intent
+from proxy.model import joined
 
 PEER_ROUTES = 98  # the node agent's route protocol
 MARK = 0x200  # proxy.userspace.ruleset.MARK: replies to connections that carry a client's address
@@ -56,67 +57,6 @@ class Walk:
     out: tuple[Hop, ...]
     branches: tuple[Branch, ...]
     back: tuple[Hop, ...]
-
-
-@dataclass(slots=True)
-class Eyes:
-    """The nodes' answers; remembers every question, so that it can be asked."""
-
-    facts: Mapping[str, Facts]
-    pods: dict[str, dict[str, None]] = field(default_factory=dict)
-    lookups: dict[str, dict[Lookup, None]] = field(default_factory=dict)
-    ports: dict[str, dict[int, None]] = field(default_factory=dict)
-
-    def requests(self) -> dict[str, Request]:
-        """What each node has to be asked."""
-        nodes = dict.fromkeys((*self.pods, *self.lookups, *self.ports))
-        return {
-            node: Request(
-                tuple(self.pods.get(node, ())),
-                tuple(self.lookups.get(node, ())),
-                tuple(self.ports.get(node, ())),
-            )
-            for node in nodes
-            if node
-        }
-
-    def route(self, node: str, lookup: Lookup) -> Route | None:
-        """The node's (or its pod's) routing decision."""
-        self.lookups.setdefault(node, {})[lookup] = None
-        if lookup.namespace:
-            self.pods.setdefault(node, {})[lookup.namespace] = None
-        facts = self.facts.get(node)
-        return facts.route(lookup) if facts else None
-
-    def pod(self, node: str, address: IPAddress) -> Pod | None:
-        """The pod's attachment on the node."""
-        self.pods.setdefault(node, {})[str(address)] = None
-        facts = self.facts.get(node)
-        return facts.pods.get(str(address)) if facts else None
-
-    def listeners(self, node: str, port: int) -> tuple[Listener, ...] | None:
-        """The node's own listeners on a port."""
-        self.ports.setdefault(node, {})[port] = None
-        facts = self.facts.get(node)
-        return tuple(found for found in facts.listeners if found.port == port) if facts else None
-
-    def rules(self, node: str) -> Rules | None:
-        """The proxy's nft rules on the node."""
-        self.lookups.setdefault(node, {})
-        facts = self.facts.get(node)
-        return facts.rules if facts else None
-
-    def forwarding(self, node: str) -> bool | None:
-        """Whether the node forwards packets at all."""
-        self.lookups.setdefault(node, {})
-        facts = self.facts.get(node)
-        return facts.forwarding if facts else None
-
-    def why_not(self, node: str) -> str:
-        """Why something on this node was not observed."""
-        if node not in self.facts:
-            return f"node {node} cannot be looked into from here" if node else "outside the cluster"
-        return "; ".join(f"{k}: {v}" for k, v in self.facts[node].problems.items()) or "no answer"
 
 
 def requests(intent: Intent) -> dict[str, Request]:
@@ -175,12 +115,14 @@ def _veth(eyes: Eyes, node: str, pod: IPAddress, verb: str) -> Hop:
     attached = eyes.pod(node, pod)
     if attached is None:
         return _hop(node, None, f"{verb} the veth of {pod}", "netlink", eyes.why_not(node))
-    if not attached.device:
-        return _hop(
-            node, False, f"no route to {pod}/{pod.max_prefixlen}: the pod is not attached here", "netlink"
-        )
-    state = "up" if attached.up else "DOWN"
-    return _hop(node, attached.up, f"{verb} {attached.device} ({state})", "netlink")
+    state = (
+        f"{attached.device} is {'up' if attached.up else 'DOWN'}"
+        if attached.device
+        else "no link leads to it"
+    )
+    if not attached.routed:
+        return _hop(node, False, f"no route to {pod}/{pod.max_prefixlen}: {state}", "netlink")
+    return _hop(node, attached.up, f"{verb} {attached.device}: {state}", "netlink")
 
 
 def _towards(eyes: Eyes, node: str, to: IPAddress, source: IPAddress | None, at: str) -> Hop:
@@ -212,7 +154,7 @@ def _accepted(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
             "netlink",
         )
     )
-    return [first, *_guard(eyes, intent, at), *_listening(eyes, intent, at)]
+    return [first, *_guard(eyes, intent, at), *_listening(eyes, intent, at), *_picks(eyes, intent, at)]
 
 
 def _guard(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
@@ -245,6 +187,21 @@ def _listening(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
         return [_hop(at, True, f"accepted at {exact[0].address}:{intent.port}{owner}", "/proc/net/tcp")]
     expected = "" if intent.choices or not intent.balancer else ", as it must be without endpoints"
     return [_hop(at, False, f"nothing listens at {where}: connection refused{expected}", "/proc/net/tcp")]
+
+
+def _picks(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
+    """Whether the proxy picks from the endpoints that the API has: a stale proxy is a cause of its own."""
+    if not intent.frontend or not intent.choices:
+        return []
+    has = eyes.targets(at, intent.frontend)
+    if has is None:
+        return [_hop(at, None, "the proxy's endpoints", "proxy.sock", eyes.why_not(at))]
+    wanted = {joined(choice.place.address, choice.port) for choice in intent.choices}
+    if wanted == set(has):
+        return [_hop(at, True, f"proxy picks in turn from {', '.join(has)}", "proxy.sock")]
+    differences = [f"lacks {name}" for name in sorted(wanted - set(has))]
+    differences += [f"still has {name}" for name in sorted(set(has) - wanted)]
+    return [_hop(at, False, f"proxy is behind the API: it {', '.join(differences)}", "proxy.sock")]
 
 
 def _branch(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> Branch:

@@ -1,0 +1,187 @@
+"""Explain against real namespaces: a healthy path is said to work, each injected fault is named."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from netplane.debug import explain
+from netplane.debug.explain import Explanation
+from netplane.debug.verdict import Outcome
+from netplane.debug.walk import State
+from netplane.errors import ConfigError
+from netplane.kube.client import Client
+from netplane.linux import nft
+from netplane.linux.namespaces import entered_netns
+from netplane.linux.rtnl import rtnl
+
+if TYPE_CHECKING:
+    from tests.netns.debug.conftest import World
+else:
+    World = Any
+
+pytestmark = pytest.mark.netns
+SERVICE = "svc/hello:http"
+
+
+def explained(
+    world: World, source: str = "default/client", target: str = SERVICE, **options: Any
+) -> Explanation:
+    # Its own event loop: the tests change routes between two looks, which pyroute2 cannot do inside one.
+    run = explain.run(source, target, client=cast("Client", world), spawn=world.spawn(), **options)
+    return asyncio.run(run)
+
+
+def test_a_healthy_service_works_and_every_hop_is_seen(world: World) -> None:
+    world.start_proxy()
+    found = explained(world)
+    text = found.render()
+    assert found.verdict.outcome is Outcome.WORKS, text
+    hops = [
+        *found.walk.out,
+        *found.walk.back,
+        *(hop for branch in found.walk.branches for hop in branch.hops),
+    ]
+    assert all(hop.state is State.OK for hop in hops), text
+    assert [b.choice.kept for b in found.walk.branches] == [True, True]
+    for evidence in (
+        "npclient",
+        "proto 96",
+        "proto 98",
+        "proto 97",
+        "proxy.sock",
+        "guard",
+        "0x200",
+        "10.96.0.20:80",
+    ):
+        assert evidence in text
+    assert found.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("default/client", "default/a:8080"),
+        ("default/client", "default/b:8080"),
+        ("default/b", "10.244.1.7:8080"),
+        ("default/client", "node/n1:30080"),
+        ("default/b", "192.168.77.11:30080"),
+        ("node/n1", "svc/hello:80"),
+        ("node/n1", "default/b:8080"),
+        ("node/n2", "default/b:8080"),
+        ("default/a", "svc/hello.default:80"),
+    ],
+)
+def test_other_healthy_connections_work(world: World, source: str, target: str) -> None:
+    world.start_proxy()
+    found = explained(world, source, target)
+    assert found.verdict.outcome is Outcome.WORKS, found.render()
+
+
+def test_a_lost_route_to_one_node_is_a_suspect_and_to_all_is_broken(world: World) -> None:
+    world.start_proxy()
+    world.route("n1", "del", dst="10.244.2.0/24", gateway="192.168.77.12", proto=98)
+    found = explained(world)
+    assert found.verdict.outcome is Outcome.WORKS, found.render()
+    (suspect,) = found.verdict.suspects
+    assert "10.244.2.9" in suspect
+    assert "no route" in suspect
+    alone = explained(world, target="default/b:8080")
+    assert alone.verdict.outcome is Outcome.BROKEN
+    assert "n1: route to 10.244.2.9 on n2: no route" in alone.verdict.cause
+
+
+def test_a_pod_without_its_host_route_is_named(world: World) -> None:
+    world.route("n2", "del", dst="10.244.2.9/32", scope=253, proto=97)
+    found = explained(world, target="default/b:8080")
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "n2: no route to 10.244.2.9/32: npb is up" in found.verdict.cause
+
+
+def test_a_link_that_is_down_is_named(world: World) -> None:
+    world.start_proxy()
+    with rtnl(world.netns["n1"]) as ipr:
+        (index,) = ipr.link_lookup(ifname="npclient")
+        ipr.link("set", index=index, state="down")
+    found = explained(world)
+    assert found.verdict.outcome is Outcome.BROKEN, found.render()
+    assert "npclient is DOWN" in found.verdict.cause
+
+
+def test_a_node_that_does_not_forward_is_named(world: World) -> None:
+    from netplane.linux import sysctl
+
+    with entered_netns(world.netns["n2"]):
+        sysctl.write("net.ipv4.ip_forward", "0")
+    found = explained(world, target="default/b:8080")
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "net.ipv4.ip_forward=0" in found.verdict.cause
+
+
+def test_without_a_proxy_the_missing_plumbing_is_named(world: World) -> None:
+    found = explained(world)
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "n1: 10.96.0.20 is not local here" in found.verdict.cause
+
+
+def test_a_dead_proxy_is_named(world: World) -> None:
+    proxy = world.start_proxy()
+    proxy.kill()
+    proxy.wait()
+    found = explained(world)
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "nothing listens at 10.96.0.20:80" in found.verdict.cause
+
+
+def test_a_missing_divert_rule_is_named(world: World) -> None:
+    world.start_proxy()
+    with entered_netns(world.netns["n1"]):
+        nft.apply("flush chain inet netplane_proxy divert")
+    found = explained(world)
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "divert rule is missing" in found.verdict.cause
+
+
+def test_a_proxy_behind_the_api_is_named(world: World) -> None:
+    world.start_proxy()
+    ready = world.objects["endpointslices"][0]["endpoints"]
+    world.objects["endpointslices"][0]["endpoints"] = ready[:1]
+    found = explained(world)
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "still has 10.244.2.9:8080" in found.verdict.cause
+
+
+def test_a_service_without_ready_endpoints_is_named_from_the_api(world: World) -> None:
+    for entry in world.objects["endpointslices"][0]["endpoints"]:
+        entry["conditions"] = {"ready": False}
+    world.start_proxy()
+    found = explained(world)
+    assert (found.verdict.outcome, found.exit_code) == (Outcome.BROKEN, 1)
+    assert found.verdict.cause == "no endpoint of the Service is ready"
+    assert "10.244.1.7 not ready (excluded)" in found.render()
+
+
+def test_a_port_that_the_pod_does_not_listen_at_is_named(world: World) -> None:
+    found = explained(world, target="default/a:9999")
+    assert found.verdict.outcome is Outcome.BROKEN
+    assert "nothing listens at 10.244.1.7:9999" in found.verdict.cause
+
+
+def test_a_node_out_of_sight_is_not_observed_rather_than_broken(world: World) -> None:
+    world.start_proxy()
+    world.blind.add("n2")
+    found = explained(world)
+    assert (found.verdict.outcome, found.exit_code) == (Outcome.UNDETERMINED, 2)
+    assert "node n2 cannot be looked into from here" in found.verdict.cause
+
+
+def test_what_does_not_exist_is_bad_usage(world: World) -> None:
+    for source, target in [
+        ("default/none", SERVICE),
+        ("default/client", "svc/none:80"),
+        ("node/n9", SERVICE),
+    ]:
+        with pytest.raises(ConfigError, match="there is no"):
+            explained(world, source, target)
+    with pytest.raises(ConfigError, match="http=80"):
+        explained(world, target="svc/hello:81")
