@@ -3,14 +3,16 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
 
 from netplane.errors import NetplaneError
-from netplane.node.probes import Exec, HttpGet, Probe, TcpConnect, Verdict
+from netplane.node.probes import Exec, HttpGet, Probe, Purpose, TcpConnect, Verdict
 from netplane.node.runtimes import Sandbox
 
+EAGER_SECONDS = 1.0
 BODY_LIMIT = 200  # characters of an answer that are worth an event
 
 
@@ -65,6 +67,8 @@ async def _tcp(check: TcpConnect, address: str) -> str:
     except OSError as error:
         return f"dial tcp {host}:{check.port}: {error.strerror or error}"
     writer.close()
+    with suppress(OSError):  # a reset after the handshake: it did accept
+        await writer.wait_closed()
     return ""
 
 
@@ -86,10 +90,16 @@ async def probe_for_ever(
     report: Callable[[Verdict, str], None],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Ask every period, and report every verdict with the reason of its last failure, until cancelled."""
+    """Ask every period, and report every verdict with the reason of its last failure, until cancelled.
+
+    Readiness is asked for each second until it is there once: the first answer of a program that has only just been
+    started is no, and nothing is gained by waiting ten seconds to ask again.
+    """
+    eager = probe.purpose is Purpose.READINESS and not verdict.healthy
     await sleep(probe.initial_delay)
     while True:
         problem = await ask(probe, target)
         verdict = verdict.observe(probe, ok=not problem)
         report(verdict, problem)
-        await sleep(probe.period)
+        eager = eager and not verdict.healthy
+        await sleep(min(probe.period, EAGER_SECONDS) if eager else probe.period)
