@@ -172,6 +172,8 @@ class UserspaceDataPath:
             self._plan, self._mended_at = plan, self._clock()
 
     def _point(self, frontend: Frontend, target: Target) -> Cannot | None:
+        if frontend.protocol is not Protocol.TCP:
+            return Cannot(f"{frontend.protocol} is not served in userspace mode yet", again=False)
         if target.empty:
             self._shut(frontend)
             return None

@@ -75,8 +75,6 @@ class Cannot:
 
 def open_listener(frontend: Frontend) -> socket.socket | Cannot:
     """A non-blocking listening socket for a TCP frontend."""
-    if frontend.protocol is not Protocol.TCP:
-        return Cannot(f"{frontend.protocol} is not served in userspace mode yet", again=False)
     family = socket.AF_INET if frontend.address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:

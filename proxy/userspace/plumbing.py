@@ -53,6 +53,7 @@ def ensure(plan: Plan) -> list[str]:
             done += _ensure_divert(ipr, version)
             done += _ensure_local_routes(ipr, plan, version)
         done += _quiet_arp(ipr, plan.node)
+    done += _reuse_ports()
     if _observed_marker() != marker(render(plan.node, plan.addresses, plan.drops)):
         _apply_rules(plan)
         done.append(f"nft table {FAMILY} {TABLE}")
@@ -223,6 +224,14 @@ def _quiet_arp(ipr: IPRoute, node: NodeFacts) -> list[str]:
         f"cannot keep ARP quiet for Service addresses: no interface has the node's address {address}",
         "The node's address must be one of this machine's",
     )
+
+
+def _reuse_ports() -> list[str]:
+    """Let a new connection take the port of one in TIME_WAIT (tcp_tw_reuse, ip-sysctl: safe with timestamps).
+
+    Else a client could open 19,700 connections to an endpoint a minute and not one more.
+    """
+    return ["net.ipv4.tcp_tw_reuse=1"] if sysctl.write("net.ipv4.tcp_tw_reuse", "1") else []
 
 
 def _apply_rules(plan: Plan) -> None:

@@ -137,6 +137,7 @@ class Supervisor:
     def __init__(self, world: Any, root: Path) -> None:
         self._world = world
         self.root = root
+        self.log = root / "proxy.log"
         self._notify = open_socket(root / "notify.sock")
         self._store = Store()
         self._lock = threading.Lock()
@@ -157,7 +158,7 @@ class Supervisor:
     def start(self) -> None:
         with self._lock:
             held = self._store.held()
-        assert len(held) <= 7, "a shell names no more descriptors than 3 to 9"
+        assert len(held) <= 7, "one move a descriptor, from numbers above these"
         moves = "".join(f"exec {3 + i}<&{entry.fd}; " for i, entry in enumerate(held))
         netns = self._world.netns["n1"]
         config = self.root / "etc/netplane/proxy.yaml"
@@ -168,9 +169,10 @@ class Supervisor:
             "LISTEN_FDS": str(len(held)),
             "LISTEN_FDNAMES": ":".join(entry.name for entry in held),
         }
-        command = ["nsenter", f"--net=/proc/self/fd/{netns}", "sh", "-c", script, sys.executable, PROGRAM]
+        command = ["nsenter", f"--net=/proc/self/fd/{netns}", "bash", "-c", script, sys.executable, PROGRAM]
         descriptors = [netns, *(entry.fd for entry in held)]
-        self.process = subprocess.Popen(command, env=environment, pass_fds=descriptors)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stderr=log)
 
     def _listen(self) -> None:
         """Store and forget what the proxy asks for, until the socket is shut down."""
@@ -236,7 +238,12 @@ def supervisor(world, api, tmp_path, start) -> Iterator[Supervisor]:
 
 def visit(world: Any, address: str = "10.96.0.10", port: int = 80) -> str:
     with world.connect("client", address, port) as sock:
-        return sock.makefile("rb").readline().decode().split()[0]
+        return first_word(sock)
+
+
+def first_word(sock: socket.socket) -> str:
+    with sock.makefile("rb") as stream:
+        return stream.readline().decode().split()[0]
 
 
 def page(world: Any, url: str) -> str:
@@ -291,7 +298,7 @@ def test_kill_9_refuses_no_new_connection(world, api, supervisor) -> None:
     waiting = world.connect("client", "10.96.0.10", 80)  # nobody accepts: the kernel's queue holds it
     supervisor.start()
     with waiting:
-        assert waiting.makefile("rb").readline().split()[0] in (b"web1", b"web2")
+        assert first_word(waiting) in ("web1", "web2")
     api.put("endpointslices", flows.endpoint_slice("web"))
     with pytest.raises(ConnectionRefusedError):  # closed for good, though the supervisor kept a copy
         eventually(lambda: visit(world) == "never", seconds=2)
@@ -299,8 +306,7 @@ def test_kill_9_refuses_no_new_connection(world, api, supervisor) -> None:
 
 def test_sigterm_drains_and_keeps_listeners(world, api, supervisor) -> None:
     eventually(lambda: visit(world))
-    with world.connect("client", "10.96.0.10", 80) as sock:
-        stream = sock.makefile("rb")
+    with world.connect("client", "10.96.0.10", 80) as sock, sock.makefile("rb") as stream:
         stream.readline()
         thread = threading.Thread(target=supervisor.end, args=(signal.SIGTERM,))
         thread.start()
@@ -311,7 +317,7 @@ def test_sigterm_drains_and_keeps_listeners(world, api, supervisor) -> None:
     waiting = world.connect("client", "10.96.0.10", 80)
     supervisor.start()
     with waiting:
-        assert waiting.makefile("rb").readline()
+        assert first_word(waiting)
 
 
 def test_forwards_while_the_api_is_away_also_after_a_restart(world, api, supervisor) -> None:
@@ -330,7 +336,7 @@ def test_forwards_while_the_api_is_away_also_after_a_restart(world, api, supervi
     eventually(lambda: [visit(world) for _ in range(4)] == ["web2"] * 4, seconds=15)
 
 
-def test_names_what_it_cannot_serve(world, api, supervisor, capfd) -> None:
+def test_names_what_it_cannot_serve(world, api, supervisor) -> None:
     """UDP, and a NodePort that another process holds, are said by name; all else is served."""
     eventually(lambda: visit(world))
     with world.open("n1") as taken:
@@ -346,4 +352,4 @@ def test_names_what_it_cannot_serve(world, api, supervisor, capfd) -> None:
         assert any("default/udp:53 at 10.96.0.53:53/udp: UDP is not served" in text for text in unserved)
         assert any("port 30099 is taken by another process" in text for text in unserved)
     eventually(lambda: visit(world, flows.NODES["n1"], 30099) == "web1")  # and tries again
-    assert "default/taken:80 at 0.0.0.0:30099/tcp: port 30099 is taken" in capfd.readouterr().err
+    assert "default/taken:80 at 0.0.0.0:30099/tcp: port 30099 is taken" in supervisor.log.read_text()

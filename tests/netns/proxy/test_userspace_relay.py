@@ -1,0 +1,291 @@
+"""The relay on real sockets: half-close, RST, bulk, slow readers, dead endpoints, and nothing left behind."""
+
+import hashlib
+import os
+import resource
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import flows
+
+pytestmark = pytest.mark.netns
+ADDRESS, PORT = "10.96.0.10", 80
+MIB = 1024 * 1024
+RESET = struct.pack("ii", 1, 0)
+
+
+class Peer:
+    """A scripted server in the pod web1, on a port of its own: the test holds both ends of a connection."""
+
+    def __init__(self, world, port: int = 9000) -> None:
+        self.port = port
+        self._listener = world.open("web1")
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("0.0.0.0", port))
+        self._listener.listen(512)
+
+    def accept(self) -> socket.socket:
+        sock, _ = self._listener.accept()
+        sock.settimeout(5)
+        return sock
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def running(start):
+    return start()
+
+
+@pytest.fixture
+def peer(world, running) -> Iterator[Peer]:
+    made = Peer(world)
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", port=made.port)])
+    yield made
+    made.close()
+
+
+def pair(world, peer: Peer) -> tuple[socket.socket, socket.socket]:
+    client = world.connect("client", ADDRESS, PORT)
+    return client, peer.accept()
+
+
+def gone(running) -> None:
+    """Wait until no flow is left; every descriptor must have been given back by then."""
+    deadline = time.monotonic() + 5
+    while running.datapath.active:
+        assert time.monotonic() < deadline, "a flow did not end"
+        time.sleep(0.005)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def read_all(sock: socket.socket) -> bytes:
+    chunks = []
+    while data := sock.recv(65536):
+        chunks.append(data)
+    return b"".join(chunks)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_half_close_either_way(world, running, peer, first: str) -> None:
+    client, server = pair(world, peer)
+    one, other = (client, server) if first == "client" else (server, client)
+    with client, server:
+        one.sendall(b"question")
+        one.shutdown(socket.SHUT_WR)
+        assert read_all(other) == b"question"
+        other.sendall(b"a longer answer")
+        other.shutdown(socket.SHUT_WR)
+        assert read_all(one) == b"a longer answer"
+    gone(running)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_reset_is_passed_as_reset(world, running, peer, first: str) -> None:
+    client, server = pair(world, peer)
+    one, other = (client, server) if first == "client" else (server, client)
+    with other:
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        one.close()
+        with pytest.raises(ConnectionResetError):
+            other.recv(1)
+    gone(running)
+
+
+def test_fin_before_any_data_and_an_answer_after(world, running, peer) -> None:
+    client, server = pair(world, peer)
+    with client, server:
+        client.shutdown(socket.SHUT_WR)
+        assert server.recv(1) == b""
+        server.sendall(b"late")
+        server.close()
+        assert read_all(client) == b"late"
+    gone(running)
+
+
+def test_64_mib_both_ways_at_once(world, running, peer) -> None:
+    client, server = pair(world, peer)
+    block = os.urandom(MIB)
+    expected = hashlib.sha256(block * 64).hexdigest()
+    digests: dict[str, str] = {}
+
+    def send(sock: socket.socket) -> None:
+        for _ in range(64):
+            sock.sendall(block)
+        sock.shutdown(socket.SHUT_WR)
+
+    def receive(name: str, sock: socket.socket) -> None:
+        digest = hashlib.sha256()
+        while data := sock.recv(MIB):
+            digest.update(data)
+        digests[name] = digest.hexdigest()
+
+    with client, server:
+        work = [(send, (client,)), (send, (server,)), (receive, ("c", client)), (receive, ("s", server))]
+        threads = [threading.Thread(target=function, args=arguments) for function, arguments in work]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert digests == {"c": expected, "s": expected}
+    gone(running)
+    (traffic,) = running.datapath.traffic.values()
+    assert (traffic.received, traffic.sent) == (64 * MIB, 64 * MIB)
+
+
+def test_a_reader_that_stops_stops_the_sender(world, running, peer) -> None:
+    """What is in flight is bounded by the kernel's buffers and one pipe, and this process does not grow."""
+    client, server = pair(world, peer)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sent = 0
+    with client, server:
+        client.settimeout(0.5)
+        block = b"x" * 65536
+        try:
+            while sent < 64 * MIB:
+                sent += client.send(block)
+        except TimeoutError:
+            pass
+        assert sent < 32 * MIB
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+        received = 0
+        while received < sent:
+            received += len(server.recv(MIB))
+    gone(running)
+
+
+def test_endpoints_that_do_not_answer_cost_a_moment(world, running) -> None:
+    """One refuses, one is on no link, one swallows SYNs; the client sees the fourth, within the deadline."""
+    dead = ["10.244.1.99", "192.168.77.99", "web2"]
+    slices = [
+        flows.endpoint_slice("web", *dead),
+        {
+            **flows.endpoint_slice("web", "web1", port=8081),
+            "metadata": {
+                "name": "web-2",
+                "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "web"},
+            },
+        },
+    ]
+    running.sync([flows.service("web", ADDRESS)], slices)
+    for _ in range(8):
+        began = time.monotonic()
+        with world.connect("client", ADDRESS, PORT) as sock, sock.makefile("rb") as stream:
+            sock.sendall(b"early")  # before any endpoint has answered: must reach the one that does
+            assert stream.readline().startswith(b"web2")
+            sock.shutdown(socket.SHUT_WR)
+            assert stream.read() == b"early"
+        assert time.monotonic() - began < 2
+    (traffic,) = running.datapath.traffic.values()
+    assert traffic.retries >= 8
+    assert traffic.rejected == {}
+
+
+def test_only_silent_endpoints_end_in_a_reset_at_the_deadline(world, start) -> None:
+    running = start(deadline=0.6)
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "192.168.77.99")])
+    began = time.monotonic()
+    with world.connect("client", ADDRESS, PORT) as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    assert 0.5 < time.monotonic() - began < 2
+    (traffic,) = running.datapath.traffic.values()
+    assert traffic.rejected == {"unreachable": 1}
+
+
+def test_many_short_connections_leave_nothing_behind(world, running) -> None:
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", "web2")])
+
+    def visit_often(count: int) -> None:
+        for _ in range(count):
+            with world.connect("client", ADDRESS, PORT) as sock:
+                sock.sendall(b"x")
+                sock.shutdown(socket.SHUT_WR)
+                read_all(sock)
+
+    visit_often(200)
+    gone(running)
+    descriptors = open_descriptors()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    visit_often(2000)
+    gone(running)
+    assert open_descriptors() <= descriptors + 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4 * 1024
+    (traffic,) = running.datapath.traffic.values()
+    assert (traffic.connections, traffic.active) == (2200, 0)
+
+
+def test_flows_go_on_when_their_frontend_closes(world, running, peer) -> None:
+    client, server = pair(world, peer)
+    with client, server:
+        running.sync([], [])
+        with pytest.raises(ConnectionRefusedError):
+            world.connect("client", ADDRESS, PORT)
+        client.sendall(b"still")
+        assert server.recv(5) == b"still"
+    gone(running)
+
+
+def test_descriptors_exhausted_pauses_accepts_and_recovers(world, running, peer) -> None:
+    """Clients wait in the kernel's queue, are not refused, and are served once others have left."""
+    running.call(_limit(running, open_descriptors()))
+    first = [pair(world, peer) for _ in range(2)]
+    running.call(_limit(running, 1))
+    with world.connect("client", ADDRESS, PORT) as waiting:
+        waiting.sendall(b"hello")
+        for client, server in first:
+            client.close()
+            server.close()
+        running.call(_limit(running, 10_000))
+        with peer.accept() as server:
+            assert server.recv(5) == b"hello"
+
+
+async def _limit(running, descriptors: int) -> None:
+    running.datapath._engine._limit = descriptors
+
+
+def test_a_flow_can_be_looked_at(world, running, peer) -> None:
+    from proxy.userspace.describe import describe_flows
+
+    client, server = pair(world, peer)
+    with client, server:
+        client.sendall(b"x")
+        assert server.recv(1) == b"x"
+
+        async def look():
+            return describe_flows(running.datapath.flows())
+
+        (flow,) = running.call(look())
+        port = client.getsockname()[1]
+        assert flow["client"] == f"10.244.1.2:{port}"
+        assert flow["frontend"] == f"{ADDRESS}:{PORT}/tcp"
+        assert flow["endpoint"] == f"10.244.1.3:{peer.port}"
+        assert flow["keepsClient"]
+        assert 10240 <= int(flow["source"].rpartition(":")[2]) <= 29999, "never a port pods draw themselves"
+        assert flow["service"] == "default/web:80"
+    gone(running)
+
+
+def test_the_clients_own_connection_to_the_endpoint_is_left_alone(world, running, peer) -> None:
+    """A pod's direct connection and its Service connection to one endpoint live side by side."""
+    with world.connect("client", "10.244.1.3", peer.port) as direct, peer.accept() as direct_server:
+        for _ in range(20):
+            client, server = pair(world, peer)
+            with client, server:
+                client.sendall(b"x")
+                assert server.recv(1) == b"x"
+        direct.sendall(b"mine")
+        assert direct_server.recv(4) == b"mine"

@@ -1,0 +1,179 @@
+"""Small pure rooms of the proxy: the difference, turns, JSON, whose address is seen, the rules as text."""
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.balance import RoundRobin
+from proxy.codec import decode_snapshot, encode_snapshot
+from proxy.diff import apply, diff
+from proxy.health import Health, is_eligible
+from proxy.model import (
+    Endpoint,
+    Frontend,
+    NodeFacts,
+    Pool,
+    Protocol,
+    ServicePort,
+    Snapshot,
+    Target,
+    WhenEmpty,
+)
+from proxy.userspace.listeners import kept_name
+from proxy.userspace.observe import parse_address
+from proxy.userspace.ruleset import Drop, marker, render
+from proxy.userspace.sources import classify, keeps_address
+
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
+FRONTENDS = st.builds(Frontend, ADDRESSES, st.integers(1, 65535), st.sampled_from(Protocol))
+POOLS = st.builds(
+    Pool,
+    st.lists(
+        st.builds(Endpoint, ADDRESSES, st.integers(1, 65535), st.booleans(), st.booleans()), max_size=3
+    ).map(tuple),
+    st.sampled_from(WhenEmpty),
+)
+NETWORKS = st.sampled_from([ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
+TARGETS = st.builds(
+    Target,
+    st.builds(ServicePort, st.just("default"), st.text("abc", min_size=1), st.just("80")),
+    POOLS,
+    POOLS,
+    st.none() | st.integers(1, 86400),
+    st.booleans(),
+    st.lists(NETWORKS, max_size=2).map(tuple),
+)
+MAPPINGS = st.dictionaries(FRONTENDS, TARGETS, max_size=3)
+NODE = NodeFacts(
+    "n1",
+    (ip_address("192.168.77.11"),),
+    (ip_network("10.244.1.0/24"),),
+    (ip_network("10.244.0.0/16"),),
+    (ip_network("10.96.0.0/12"),),
+)
+
+
+@settings(max_examples=40)
+@given(MAPPINGS, MAPPINGS)
+def test_applying_the_difference_gives_what_is_wanted(have, want) -> None:
+    changes = diff(have, want)
+    assert apply(have, changes) == want
+    assert bool(changes) == (have != want)
+
+
+@settings(max_examples=20)
+@given(MAPPINGS, st.data())
+def test_the_difference_touches_only_what_differs(have, data) -> None:
+    want = {f: data.draw(TARGETS) if data.draw(st.booleans()) else t for f, t in have.items()}
+    changes = diff(have, want)
+    assert not changes.added
+    assert not changes.removed
+    assert set(changes.changed) == {f for f in have if have[f] != want[f]}
+
+
+@settings(max_examples=40)
+@given(MAPPINGS, st.integers(0, 2**63))
+def test_a_snapshot_survives_json(targets, revision) -> None:
+    snapshot = Snapshot(NODE, targets, revision)
+    again = decode_snapshot(encode_snapshot(snapshot))
+    assert again == snapshot
+    assert again.revision == revision
+
+
+@given(st.integers(1, 7), st.integers(1, 5))
+def test_round_robin_serves_all_equally_often(count, rounds) -> None:
+    turns = RoundRobin()
+    endpoints = [Endpoint(ip_address(f"10.0.0.{i}"), 80) for i in range(count)]
+    picked = [turns.next(endpoints) for _ in range(count * rounds)]
+    assert picked == list(range(count)) * rounds
+
+
+def test_round_robin_goes_on_when_endpoints_come_and_go() -> None:
+    turns = RoundRobin()
+    three = [Endpoint(ip_address(f"10.0.0.{i}"), 80) for i in range(3)]
+    assert [turns.next(three), turns.next(three)] == [0, 1]
+    assert [turns.next(three[:2]), turns.next(three[:2])] == [0, 1]
+    with pytest.raises(IndexError):
+        turns.next([])
+
+
+HERE, THERE = Endpoint(ip_address("10.244.1.3"), 80, local=True), Endpoint(ip_address("10.244.2.3"), 80)
+
+
+@pytest.mark.parametrize(
+    ("client", "endpoint", "keep_outside", "kept", "because"),
+    [
+        ("10.244.1.2", HERE, False, True, "a pod to a pod of its node"),
+        ("10.244.1.2", THERE, False, True, "replies to this node's pods pass this node"),
+        ("10.244.2.2", HERE, False, True, "replies from this node's pods pass this node"),
+        ("10.244.2.2", THERE, False, False, "they would never pass here"),
+        ("10.244.1.3", HERE, False, False, "hairpin: the pod would answer itself"),
+        ("192.168.77.11", HERE, False, False, "the node's own clients have its address anyway"),
+        ("127.0.0.1", HERE, False, False, "loopback means nothing elsewhere"),
+        ("203.0.113.9", HERE, False, False, "policy Cluster"),
+        ("203.0.113.9", HERE, True, True, "policy Local"),
+        ("203.0.113.9", THERE, True, False, "policy Local keeps only what comes back"),
+        ("fd00::9", HERE, True, False, "another address family"),
+    ],
+)
+def test_whose_address_the_endpoint_sees(client, endpoint, keep_outside, kept, because) -> None:
+    assert keeps_address(classify(client, NODE), endpoint, keep_outside) is kept, because
+
+
+def test_who_is_inside() -> None:
+    inside = ("10.244.1.2", "10.244.9.9", "192.168.77.11", "127.0.0.1", "::1")
+    assert [classify(text, NODE).inside for text in inside] == [True] * 5
+    assert not classify("192.168.77.12", NODE).inside
+    assert not classify("fe80::1%eth0", NODE).inside
+
+
+def test_rules_are_the_same_whatever_the_order() -> None:
+    addresses = [ip_address("203.0.113.7"), ip_address("203.0.113.6"), ip_address("10.96.0.9")]
+    drops = [Drop(4, None, 30080), Drop(4, ip_address("10.96.0.3"), 80, everyone=True)]
+    script = render(NODE, addresses, drops)
+    assert script == render(NODE, addresses[::-1], drops[::-1])
+    assert marker(script) != marker(render(NODE, addresses, drops[:1]))
+    assert "ip daddr 10.96.0.9" not in script, "the Service network covers it"
+    assert "ip daddr 203.0.113.6/31 meta l4proto tcp socket wildcard 1 reject with tcp reset" in script
+    assert "    ip daddr 10.96.0.3 tcp dport 80 drop\n" in script
+    assert 'iifname != "lo" ip saddr != { 10.244.0.0/16, 192.168.77.11/32 } meta nfproto ipv4' in script
+
+
+def test_names_of_kept_descriptors_are_short_and_have_no_colon() -> None:
+    frontend = Frontend(ip_address("10.96.0.10"), 80, Protocol.TCP)
+    assert kept_name(frontend) == "t0a60000a-80"
+    assert ":" not in kept_name(Frontend(ip_address("fd00::1"), 65535, Protocol.TCP))
+
+
+def test_addresses_of_proc_net() -> None:
+    assert parse_address("0100007F:1F90") == (ip_address("127.0.0.1"), 8080)
+    assert parse_address("00000000000000000000000001000000:0050") == (ip_address("::1"), 80)
+
+
+def test_health_is_kube_proxys() -> None:
+    health = Health()
+    assert health.page(100, with_node=False)[0] == 503, "nothing was ever synced"
+    health.sync(100)
+    status, body = health.page(101, with_node=True)
+    assert status == 200
+    assert body == (
+        '{"lastUpdated": "1970-01-01T00:01:40+00:00","currentTime": "1970-01-01T00:01:41+00:00", '
+        '"nodeEligible": true}'
+    )
+    health.queue(110)
+    health.queue(150)
+    assert health.page(169, with_node=False)[0] == 200
+    assert health.page(171, with_node=False)[0] == 503, "the oldest change waits for over a minute"
+    health.sync(172)
+    health.eligible = False
+    assert health.page(173, with_node=True)[0] == 503
+    assert health.page(173, with_node=False)[0] == 200, "/livez ignores the node"
+
+
+def test_a_node_that_leaves_is_not_eligible() -> None:
+    assert is_eligible(None)
+    assert is_eligible({"spec": {"taints": [{"key": "other"}]}})
+    assert not is_eligible({"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler"}]}})
+    assert not is_eligible({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})

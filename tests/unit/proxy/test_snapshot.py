@@ -1,0 +1,346 @@
+"""What a Service resolves to, held against kube-proxy's documented behaviour."""
+
+import copy
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.model import Frontend, NodeFacts, Protocol, ServicePort, Snapshot, Target, WhenEmpty
+from proxy.snapshot import build, node_facts
+
+NODE = NodeFacts("n1", (ip_address("192.168.77.11"),), (ip_network("10.244.1.0/24"),), zone="east")
+READY: dict[str, Any] = {"ready": True}
+NOT_READY = {"ready": False, "serving": False, "terminating": False}
+TERMINATING = {"ready": False, "serving": True, "terminating": True}
+GONE = {"ready": False, "serving": False, "terminating": True}
+
+
+def service(name: str = "web", labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    base = {"type": "ClusterIP", "clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    metadata = {"name": name, "namespace": "default", "labels": labels or {}}
+    return {"metadata": metadata, "spec": {**base, **spec}}
+
+
+def endpoint(address: str, conditions: Any = None, node: str = "n1", **more: Any) -> dict[str, Any]:
+    return {"addresses": [address], "conditions": conditions or {}, "nodeName": node, **more}
+
+
+def slice_of(*endpoints: Any, name: str = "web", suffix: str = "1", **more: Any) -> dict[str, Any]:
+    base = {
+        "metadata": {
+            "name": f"{name}-{suffix}",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "endpoints": list(endpoints),
+        "ports": [{"port": 8080}],
+    }
+    return {**base, **more}
+
+
+def frontend(address: str, port: int, protocol: str = "TCP") -> Frontend:
+    return Frontend(ip_address(address), port, Protocol(protocol))
+
+
+def at(snapshot: Snapshot, address: str = "10.96.0.1", port: int = 80, protocol: str = "TCP") -> Target:
+    return snapshot.targets[frontend(address, port, protocol)]
+
+
+def addresses(snapshot: Snapshot, address: str = "10.96.0.1", port: int = 80) -> list[str]:
+    return [str(entry) for entry in at(snapshot, address, port).inside.endpoints]
+
+
+def test_a_cluster_ip_leads_to_its_ready_endpoints_sorted() -> None:
+    found = build([service()], [slice_of(endpoint("10.0.0.10", READY), endpoint("10.0.0.9", READY))], NODE)
+    assert addresses(found) == ["10.0.0.9:8080", "10.0.0.10:8080"]
+    assert at(found).service == ServicePort("default", "web", "80")
+    assert at(found).inside == at(found).outside
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "chosen", "because"),
+    [
+        ([READY, NOT_READY], [0], "only ready ones"),
+        ([{}, {"ready": None}], [0, 1], "an unknown condition counts as ready"),
+        ([READY, TERMINATING], [0], "terminating ones only as a last resort"),
+        ([TERMINATING, NOT_READY, GONE], [0], "none is ready: those that serve while they terminate"),
+        ([NOT_READY, GONE], [], "nobody serves"),
+        ([{"ready": False, "serving": True}], [], "not ready, not terminating: never used"),
+        ([{"ready": True, "terminating": True}], [0], "publishNotReadyAddresses keeps ready true"),
+    ],
+)
+def test_conditions(conditions: list[Any], chosen: list[int], because: str) -> None:
+    entries = [endpoint(f"10.0.0.{i}", c) for i, c in enumerate(conditions)]
+    found = build([service()], [slice_of(*entries)], NODE)
+    assert addresses(found) == [f"10.0.0.{i}:8080" for i in chosen], because
+
+
+@pytest.mark.parametrize(
+    "left_alone",
+    [
+        service(clusterIP="None", clusterIPs=["None"]),
+        service(type="ExternalName", externalName="example.org"),
+        service(clusterIP=""),
+        service(labels={"service.kubernetes.io/service-proxy-name": "netplane-dns"}),
+        service(labels={"service.kubernetes.io/headless": ""}),
+    ],
+)
+def test_services_that_are_not_ours(left_alone: dict[str, Any]) -> None:
+    found = build([left_alone], [slice_of(endpoint("10.0.0.1", READY))], NODE)
+    assert not found.targets
+    assert not found.problems
+
+
+def test_no_endpoints_is_a_rejection() -> None:
+    for slices in ([], [slice_of()], [slice_of(endpoint("10.0.0.1", NOT_READY))]):
+        target = at(build([service()], slices, NODE))
+        assert target.empty
+        assert target.inside.when_empty is WhenEmpty.REJECT
+
+
+def test_ports_are_matched_by_name_and_protocol() -> None:
+    ports = [
+        {"name": "http", "port": 80},
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "lost", "port": 99},
+    ]
+    endpoint_ports = [
+        {"name": "dns", "port": 5353, "protocol": "TCP"},
+        {"name": "dns", "port": 5300, "protocol": "UDP"},
+        {"name": "http", "port": 8080},
+    ]
+    found = build([service(ports=ports)], [slice_of(endpoint("10.0.0.1", READY), ports=endpoint_ports)], NODE)
+    assert addresses(found, port=80) == ["10.0.0.1:8080"]
+    assert at(found, port=80).service.port == "http"
+    assert [e.port for e in at(found, port=53, protocol="UDP").inside.endpoints] == [5300]
+    assert at(found, port=99).empty
+
+
+def test_node_port_external_ips_and_ingress_addresses() -> None:
+    spec = {
+        "type": "LoadBalancer",
+        "ports": [{"port": 80, "nodePort": 30080}],
+        "externalIPs": ["203.0.113.7", "2001:db8::7"],
+        "loadBalancerSourceRanges": ["198.51.100.0/24"],
+    }
+    one = service(**spec)
+    one["status"] = {
+        "loadBalancer": {
+            "ingress": [{"ip": "192.0.2.9"}, {"ip": "192.0.2.8", "ipMode": "Proxy"}, {"hostname": "x"}]
+        }
+    }
+    found = build([one], [slice_of(endpoint("10.0.0.1", READY))], NODE)
+    assert set(found.targets) == {
+        frontend("10.96.0.1", 80),
+        frontend("0.0.0.0", 30080),
+        frontend("203.0.113.7", 80),
+        frontend("192.0.2.9", 80),
+    }
+    assert at(found, "192.0.2.9").allowed == (ip_network("198.51.100.0/24"),)
+    assert at(found, "203.0.113.7").allowed == ()
+
+
+def test_a_node_port_left_over_on_a_cluster_ip_service_is_not_opened() -> None:
+    found = build([service(ports=[{"port": 80, "nodePort": 30080}])], [], NODE)
+    assert set(found.targets) == {frontend("10.96.0.1", 80)}
+
+
+LOCAL, AWAY = endpoint("10.0.0.1", READY), endpoint("10.0.0.2", READY, "n2")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "inside", "outside", "when_empty"),
+    [
+        ([LOCAL, AWAY], ["10.0.0.1:8080", "10.0.0.2:8080"], ["10.0.0.1:8080"], WhenEmpty.REJECT),
+        ([AWAY], ["10.0.0.2:8080"], [], WhenEmpty.DROP),
+        ([], [], [], WhenEmpty.REJECT),
+        (
+            [endpoint("10.0.0.1", TERMINATING), AWAY],
+            ["10.0.0.2:8080"],
+            ["10.0.0.1:8080"],
+            WhenEmpty.REJECT,
+        ),
+    ],
+)
+def test_external_traffic_policy_local(
+    endpoints: list[Any], inside: list[str], outside: list[str], when_empty: WhenEmpty
+) -> None:
+    spec = {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}], "externalTrafficPolicy": "Local"}
+    target = at(build([service(**spec)], [slice_of(*endpoints)], NODE), "0.0.0.0", 30080)
+    assert [str(e) for e in target.inside.endpoints] == inside, "the cluster's own clients reach all"
+    assert [str(e) for e in target.outside.endpoints] == outside
+    assert target.outside.when_empty is when_empty
+    assert target.keep_outside_address
+
+
+def test_internal_traffic_policy_local() -> None:
+    one = service(internalTrafficPolicy="Local")
+    assert addresses(build([one], [slice_of(LOCAL, AWAY)], NODE)) == ["10.0.0.1:8080"]
+    silent = at(build([one], [slice_of(AWAY)], NODE)).inside
+    assert (silent.endpoints, silent.when_empty) == ((), WhenEmpty.DROP)
+    assert at(build([one], [], NODE)).inside.when_empty is WhenEmpty.REJECT
+
+
+def hinted(
+    address: str, zone: str | None = None, node: str | None = None, at_node: str = "n2"
+) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    if zone:
+        hints["forZones"] = [{"name": zone}]
+    if node:
+        hints["forNodes"] = [{"name": node}]
+    return endpoint(address, READY, at_node, hints=hints)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "chosen", "because"),
+    [
+        ([hinted("10.0.0.1", "east"), hinted("10.0.0.2", "west")], [1], "our zone's"),
+        ([hinted("10.0.0.1", "east"), hinted("10.0.0.2")], [1, 2], "one without a hint: hints are off"),
+        ([hinted("10.0.0.1", "west"), hinted("10.0.0.2", "west")], [1, 2], "none for our zone"),
+        ([hinted("10.0.0.1", "east", "n1"), hinted("10.0.0.2", "east", "n2")], [1], "node hints win"),
+        ([hinted("10.0.0.1", "east", "n3"), hinted("10.0.0.2", "west", "n2")], [1], "else the zone's"),
+    ],
+)
+def test_topology_hints(endpoints: list[Any], chosen: list[int], because: str) -> None:
+    found = build([service()], [slice_of(*endpoints)], NODE)
+    assert addresses(found) == [f"10.0.0.{i}:8080" for i in chosen], because
+
+
+def test_session_affinity_is_carried() -> None:
+    assert at(build([service()], [], NODE)).affinity is None
+    assert at(build([service(sessionAffinity="ClientIP")], [], NODE)).affinity == 10800
+    config = {"clientIP": {"timeoutSeconds": 60}}
+    one = service(sessionAffinity="ClientIP", sessionAffinityConfig=config)
+    assert at(build([one], [], NODE)).affinity == 60
+
+
+def test_dual_stack_serves_each_family_from_its_own_slices() -> None:
+    one = service(clusterIPs=["10.96.0.1", "fd00::1"])
+    slices = [
+        slice_of(endpoint("10.0.0.1", READY)),
+        slice_of(endpoint("fd00:1::1", READY), suffix="2", addressType="IPv6"),
+    ]
+    found = build([one], slices, NODE)
+    assert addresses(found) == ["10.0.0.1:8080"]
+    assert addresses(found, "fd00::1") == ["[fd00:1::1]:8080"]
+
+
+def test_overlapping_slices_count_an_endpoint_once_in_its_best_condition() -> None:
+    slices = [slice_of(endpoint("10.0.0.1", NOT_READY)), slice_of(endpoint("10.0.0.1", READY), suffix="2")]
+    for order in (slices, slices[::-1]):
+        assert addresses(build([service()], order, NODE)) == ["10.0.0.1:8080"]
+
+
+def test_the_older_service_keeps_a_frontend_that_two_claim() -> None:
+    older, newer = service("older"), service("newer")
+    older["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    newer["metadata"]["creationTimestamp"] = "2026-01-02T00:00:00Z"
+    for order in ([older, newer], [newer, older]):
+        found = build(order, [], NODE)
+        assert at(found).service.name == "older"
+        assert found.problems == (
+            "Service default/newer: 10.96.0.1:80/tcp is already served for default/older:80",
+        )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        service("bad", clusterIP="not an address"),
+        service("bad", clusterIP="10.96.0.2", ports=[{"port": "http"}]),
+        service("bad", clusterIP="10.96.0.2", ports=[{"port": 80, "protocol": "QUIC"}]),
+        service("bad", clusterIP="10.96.0.2", sessionAffinity="ClientIP", sessionAffinityConfig=[])
+        | {"spec": 3},
+    ],
+)
+def test_nonsense_costs_only_itself_and_is_named(broken: dict[str, Any]) -> None:
+    if broken["spec"] == 3:
+        broken["spec"] = {"clusterIP": "10.96.0.2", "ports": 3}
+    found = build([broken, service()], [slice_of(endpoint("10.0.0.1", READY))], NODE)
+    assert addresses(found) == ["10.0.0.1:8080"]
+    assert any("default/bad" in problem for problem in found.problems)
+
+
+def test_a_nonsense_endpoint_costs_only_itself() -> None:
+    slices = [slice_of(endpoint("nobody", READY), {"conditions": READY}, endpoint("10.0.0.1", READY))]
+    found = build([service()], slices, NODE)
+    assert addresses(found) == ["10.0.0.1:8080"]
+    assert len(found.problems) == 2
+    assert all("EndpointSlice web-1: endpoint left out" in problem for problem in found.problems)
+
+
+def test_node_facts_come_from_the_node_object() -> None:
+    obj = {
+        "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "east"}},
+        "spec": {"podCIDR": "10.244.1.0/24"},
+        "status": {
+            "addresses": [
+                {"type": "Hostname", "address": "n1"},
+                {"type": "InternalIP", "address": "192.168.77.11"},
+            ]
+        },
+    }
+    assert node_facts(obj, (), ()) == NODE
+
+
+CONDITIONS = st.sampled_from([READY, NOT_READY, TERMINATING, GONE, {}])
+ENDPOINTS = st.builds(
+    endpoint,
+    st.integers(1, 6).map(lambda n: f"10.0.0.{n}"),
+    CONDITIONS,
+    st.sampled_from(["n1", "n2"]),
+)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
+    services, slices = [], []
+    for index in range(draw(st.integers(1, 4))):
+        name = f"s{index}"
+        kind = draw(st.sampled_from(["ClusterIP", "NodePort"]))
+        services.append(
+            service(
+                name,
+                clusterIP=f"10.96.0.{draw(st.integers(1, 3))}",
+                type=kind,
+                ports=[{"port": 80, "nodePort": 30000 + draw(st.integers(0, 1))}],
+                externalTrafficPolicy=draw(st.sampled_from(["Cluster", "Local"])),
+                internalTrafficPolicy=draw(st.sampled_from(["Cluster", "Local"])),
+            )
+        )
+        for suffix in range(draw(st.integers(0, 2))):
+            entries = draw(st.lists(ENDPOINTS, max_size=4))
+            slices.append(slice_of(*entries, name=name, suffix=str(suffix)))
+    return services, slices
+
+
+@given(clusters(), st.randoms())
+def test_the_order_of_objects_never_matters(cluster: tuple[list[Any], list[Any]], random: Any) -> None:
+    services, slices = copy.deepcopy(cluster)
+    expected = build(services, slices, NODE)
+    random.shuffle(services)
+    random.shuffle(slices)
+    for item in slices:
+        random.shuffle(item["endpoints"])
+    assert build(services, slices, NODE) == expected
+
+
+@given(clusters())
+def test_only_endpoints_that_may_serve_are_chosen(cluster: tuple[list[Any], list[Any]]) -> None:
+    services, slices = cluster
+    able = {
+        e["addresses"][0]
+        for item in slices
+        for e in item["endpoints"]
+        if e["conditions"] in (READY, TERMINATING, {})
+    }
+    for target in build(services, slices, NODE).targets.values():
+        for pool in (target.inside, target.outside):
+            assert {str(e.address) for e in pool.endpoints} <= able
+            assert list(pool.endpoints) == sorted(pool.endpoints, key=lambda e: e.order)
