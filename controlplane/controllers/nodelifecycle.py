@@ -18,8 +18,8 @@ from netplane.kube.objects import Object, ObjectKey, condition
 from netplane.kube.resources import LEASES, NODES, PODS
 
 LEASE_NAMESPACE = "kube-node-lease"
-# After our own start nodes get at least this long: their agents try again at most 10 seconds apart.
-FIRST_GRACE = 15.0
+# After our own start nodes get at least this long: their agents, whose connections broke, try again within it.
+FIRST_GRACE = 10.0
 
 
 class NodeLifecycleController(Controller):

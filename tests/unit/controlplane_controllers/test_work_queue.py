@@ -163,4 +163,10 @@ def test_waiting_ends_with_the_event_or_with_the_delay(loop: VirtualLoop) -> Non
             task.cancel()
         return seen
 
-    assert loop.run_until_complete(scenario()) == [("bad", 0), ("event", 10), ("bad", 30), ("late", 50), ("bad", 90)]
+    assert loop.run_until_complete(scenario()) == [
+        ("bad", 0),
+        ("event", 10),
+        ("bad", 30),
+        ("late", 50),
+        ("bad", 90),
+    ]
