@@ -1,7 +1,8 @@
 """The plugin a container runtime runs. It carries the request to the daemon and the answer back, no more.
 
-Standard library only, started with ``python -IS``: the interpreter's start is most of an ADD. ``cni.install``
-copies this file with its socket's path; as a module it is only ever read and tested.
+Standard library only, started with ``python -IS``: the interpreter's start is most of an ADD, and the wrapper
+module ``socket`` (it makes enums) would double it; so the C module under it. ``cni.install`` copies this file
+with its socket's path.
 
 One connection a request. We send ``NPCNI1 <environment bytes> <stdin bytes>`` (two numbers of 8 hexadecimal
 digits) and a newline, with the opened CNI_NETNS as SCM_RIGHTS: the daemon may see other mounts and processes
@@ -10,9 +11,9 @@ status and a newline, then what goes to standard output, to the end of the strea
 """
 
 import os
-import socket
 import sys
 import time
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
 
 SOCKET_PATH = "/run/netplane/cni.sock"
 CONNECT_SECONDS = 5.0  # a daemon that restarts is waited for so long
@@ -32,19 +33,19 @@ def main(environment: "os._Environ[str] | dict[str, str]") -> int:
     if command == "VERSION":
         return _version(stdin)
     try:
-        with _connect(0.0 if command == "STATUS" else CONNECT_SECONDS) as connection:
-            send(connection, environment, stdin)
-            status, answer = receive(connection)
+        connection = _connect(0.0 if command == "STATUS" else CONNECT_SECONDS)
+        send(connection, environment, stdin)
+        status, answer = receive(connection)
     except OSError as error:
         code = NOT_AVAILABLE if command == "STATUS" else TRY_AGAIN
         return _fail(code, f"cannot reach the netplane CNI daemon at {SOCKET_PATH}: {error}", stdin)
     return status if _write(answer) else 1
 
 
-def _connect(patience: float) -> socket.socket:
+def _connect(patience: float) -> socket:
     deadline = time.monotonic() + patience
     while True:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = socket(AF_UNIX, SOCK_STREAM)
         try:
             connection.settimeout(ANSWER_SECONDS)
             connection.connect(SOCKET_PATH)
@@ -57,7 +58,7 @@ def _connect(patience: float) -> socket.socket:
             return connection
 
 
-def send(connection: socket.socket, environment: "os._Environ[str] | dict[str, str]", stdin: bytes) -> None:
+def send(connection: socket, environment: "os._Environ[str] | dict[str, str]", stdin: bytes) -> None:
     """The whole request."""
     pairs = (f"{key}={value}" for key, value in environment.items() if key.startswith("CNI_"))
     variables = os.fsencode("\0".join(pairs))
@@ -67,7 +68,8 @@ def send(connection: socket.socket, environment: "os._Environ[str] | dict[str, s
         connection.sendall(header)
     else:
         try:
-            socket.send_fds(connection, [header], [descriptor])
+            rights = descriptor.to_bytes(4, sys.byteorder)
+            connection.sendmsg([header], [(SOL_SOCKET, SCM_RIGHTS, rights)])
         finally:
             os.close(descriptor)
     connection.sendall(variables + stdin)
@@ -83,7 +85,7 @@ def _open_netns(path: str) -> int:
         return -1
 
 
-def receive(connection: socket.socket) -> tuple[int, bytes]:
+def receive(connection: socket) -> tuple[int, bytes]:
     """(exit status, standard output). Raises OSError where the daemon ends before it answered."""
     whole = b"".join(iter(lambda: connection.recv(65536), b""))
     status, newline, answer = whole.partition(b"\n")
