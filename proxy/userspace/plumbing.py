@@ -47,12 +47,11 @@ class Plan:
 
 def ensure(plan: Plan) -> list[str]:
     """Make it so; what was changed comes back, in words. Raises KernelError naming the step."""
-    done: list[str] = []
     with rtnl() as ipr:
+        done = _quiet_arp(ipr, plan.node)
         for version in plan.versions:
             done += _ensure_divert(ipr, version)
             done += _ensure_local_routes(ipr, plan, version)
-        done += _quiet_arp(ipr, plan.node)
     done += _reuse_ports()
     if _observed_marker() != marker(render(plan.node, plan.addresses, plan.drops)):
         _apply_rules(plan)

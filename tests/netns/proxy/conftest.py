@@ -1,17 +1,15 @@
 """A cluster's worth of network namespaces: two nodes, their pods, and a host outside; nothing of this machine."""
 
-import asyncio
 import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 import pytest
-import uvloop
 
 from netplane.linux import sysctl
 from netplane.linux.namespaces import entered_netns, new_netns, socket_in
@@ -20,6 +18,7 @@ from proxy.model import NodeFacts, Snapshot
 from proxy.snapshot import build
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
+from tests.fakes_datapath import Hosted
 
 T = TypeVar("T")
 GATEWAY = "169.254.1.1"
@@ -166,40 +165,14 @@ class Echo:
         self._thread.join()
 
 
-class Running:
-    """A data path in node n1: its own thread and loop, so that all its sockets belong to that namespace."""
+class Running(Hosted):
+    """A userspace data path in node n1."""
 
     def __init__(self, world: World, **options: Any) -> None:
-        self._world = world
-        self._options = options
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._ready.wait(5)
-
-    def _run(self) -> None:
-        with entered_netns(self._world.netns["n1"]):
-            self._loop = uvloop.new_event_loop()
-            self.datapath: UserspaceDataPath
-            self._loop.run_until_complete(self._make())
-            self._ready.set()
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
-
-    async def _make(self) -> None:
-        self.datapath = UserspaceDataPath(**self._options)
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+        super().__init__(lambda: UserspaceDataPath(**options), world.netns["n1"])
 
     def sync(self, services: list[Any], slices: list[Any]) -> Any:
         return self.call(self.datapath.sync(snapshot(services, slices)))
-
-    def stop(self, *, keep: bool = False) -> None:
-        self.call(self.datapath.close(keep=keep))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
 
 
 def node() -> NodeFacts:
@@ -244,5 +217,5 @@ def start(world: World) -> Iterator[Callable[..., Running]]:
 
     yield make
     for one in running:
-        if one._thread.is_alive():
+        if one.alive:
             one.stop()

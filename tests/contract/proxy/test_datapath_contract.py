@@ -1,0 +1,245 @@
+"""What every data path promises, whatever moves the packets: the page is ``proxy/datapath.py``."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from netplane.errors import KernelError
+from netplane.linux.namespaces import entered_netns, new_netns
+from netplane.linux.rtnl import rtnl
+from proxy.model import (
+    Endpoint,
+    Frontend,
+    NodeFacts,
+    Pool,
+    Protocol,
+    ServicePort,
+    Snapshot,
+    Target,
+    WhenEmpty,
+)
+from proxy.userspace.datapath import UserspaceDataPath
+from tests.fakes_datapath import Hosted, MemoryDataPath
+
+NODE = NodeFacts(
+    "n1",
+    (ip_address("192.168.77.11"),),
+    (ip_network("10.244.1.0/24"),),
+    (ip_network("10.244.0.0/16"),),
+    (ip_network("10.96.0.0/12"),),
+)
+CLUSTER_IPS = [ip_address(f"10.96.0.{n}") for n in range(1, 4)]
+FRONTENDS = st.one_of(
+    st.builds(Frontend, st.sampled_from(CLUSTER_IPS), st.integers(80, 82), st.just(Protocol.TCP)),
+    st.builds(Frontend, st.just(ip_address("0.0.0.0")), st.integers(30000, 30003), st.just(Protocol.TCP)),
+    st.builds(Frontend, st.just(ip_address("203.0.113.7")), st.integers(80, 81), st.just(Protocol.TCP)),
+)
+ENDPOINTS = st.builds(
+    Endpoint,
+    st.integers(2, 9).map(lambda n: ip_address(f"10.244.1.{n}")),
+    st.just(8080),
+    st.booleans(),
+)
+POOLS = st.builds(Pool, st.lists(ENDPOINTS, max_size=2).map(tuple), st.sampled_from(WhenEmpty))
+TARGETS = st.builds(
+    Target, st.builds(ServicePort, st.just("default"), st.just("web"), st.just("80")), POOLS, POOLS
+)
+SNAPSHOTS = st.builds(
+    Snapshot, st.just(NODE), st.dictionaries(FRONTENDS, TARGETS, max_size=5), st.integers(1, 99)
+)
+
+
+@pytest.fixture(scope="module")
+def netns() -> Iterator[int]:
+    """A namespace with the node's address on an interface of its own."""
+    made = new_netns()
+    with rtnl(made) as ipr:
+        ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
+        ipr.link("add", ifname="eth0", kind="veth", peer="eth1")
+        index = ipr.link_lookup(ifname="eth0")[0]
+        ipr.addr("add", index=index, address="192.168.77.11", prefixlen=24)
+        ipr.link("set", index=index, state="up")
+    yield made
+    os.close(made)
+
+
+@pytest.fixture(params=["memory", pytest.param("userspace", marks=pytest.mark.netns)])
+def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Hosted]]:
+    running: list[Hosted] = []
+
+    def make(**options: Any) -> Hosted:
+        if request.param == "memory":
+            running.append(Hosted(MemoryDataPath))
+        else:
+            netns = request.getfixturevalue("netns")
+            running.append(Hosted(lambda: UserspaceDataPath(**options), netns))
+        return running[-1]
+
+    yield make
+    for one in running:
+        if one.alive:
+            one.stop()
+
+
+def target(*addresses: str, **more: Any) -> Target:
+    pool = Pool(tuple(Endpoint(ip_address(a), 8080) for a in addresses))
+    return Target(ServicePort("default", "web", "80"), pool, pool, **more)
+
+
+def frontend(address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> Frontend:
+    return Frontend(ip_address(address), port, protocol)
+
+
+WANT = Snapshot(
+    NODE,
+    {
+        frontend("10.96.0.1"): target("10.244.1.2", "10.244.1.3"),
+        frontend("10.96.0.2"): target(),
+        frontend("0.0.0.0", 30080): target("10.244.1.2"),
+        frontend("203.0.113.7"): target("10.244.1.2"),
+    },
+    revision=7,
+)
+
+
+def test_what_was_synced_is_observed(start) -> None:
+    path = start()
+    report = path.call(path.datapath.sync(WANT))
+    assert (report.revision, report.added, report.changed, report.removed) == (7, 4, 0, 0)
+    assert report.unserved == ()
+    assert path.call(path.datapath.observe()) == WANT.targets
+
+
+def test_a_second_sync_changes_nothing(start) -> None:
+    path = start()
+    path.call(path.datapath.sync(WANT))
+    report = path.call(path.datapath.sync(replace(WANT, revision=8)))
+    assert (report.revision, report.added, report.changed, report.removed) == (8, 0, 0, 0)
+    assert path.call(path.datapath.observe()) == WANT.targets
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(snapshots=st.lists(SNAPSHOTS, min_size=1, max_size=4))
+def test_any_sequence_of_snapshots_converges(start, snapshots: list[Snapshot]) -> None:
+    path = start()
+    for want in snapshots:
+        path.call(path.datapath.sync(want))
+        assert path.call(path.datapath.observe()) == want.targets
+    path.stop()
+
+
+def test_a_failed_sync_leaves_everything_as_it_was(start) -> None:
+    path = start()
+    path.call(path.datapath.sync(WANT))
+    homeless = Snapshot(replace(NODE, addresses=()), {})
+    with pytest.raises(KernelError, match="it has no address yet"):
+        path.call(path.datapath.sync(homeless))
+    assert path.call(path.datapath.observe()) == WANT.targets
+
+
+def test_close_leaves_nothing(start) -> None:
+    path = start()
+    path.call(path.datapath.sync(WANT))
+    path.stop(keep=False)
+    fresh = start()
+    assert path.alive is False
+    assert fresh.call(fresh.datapath.observe()) == {}
+
+
+class Shelf:
+    """Keeps copies of descriptors, as a supervisor does."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[socket.socket]] = {}
+
+    def store(self, name: str, *descriptors: int) -> None:
+        self.kept.setdefault(name, []).extend(socket.socket(fileno=os.dup(fd)) for fd in descriptors)
+
+    def unstore(self, name: str) -> None:
+        for sock in self.kept.pop(name, []):
+            sock.close()
+
+
+def test_the_next_process_takes_over_what_it_wants_and_drops_the_rest(start) -> None:
+    shelf = Shelf()
+    first = start(keeper=shelf)
+    first.call(first.datapath.sync(WANT))
+    first.stop(keep=True)
+    second = start(keeper=Shelf(), kept=shelf.kept)
+    want = replace(WANT, targets={frontend("10.96.0.1"): target("10.244.1.9")})
+    second.call(second.datapath.sync(want))
+    assert second.call(second.datapath.observe()) == want.targets
+
+
+@pytest.mark.netns
+class TestUserspaceOnly:
+    """What memory cannot show."""
+
+    @pytest.fixture
+    def path(self, netns) -> Iterator[Hosted]:
+        hosted = Hosted(UserspaceDataPath, netns)
+        yield hosted
+        hosted.stop()
+
+    def test_the_kernel_is_asked_and_not_memory(self, path, netns) -> None:
+        path.call(path.datapath.sync(WANT))
+        with rtnl(netns) as ipr:
+            for route in ipr.get_routes(family=socket.AF_INET, table=255):
+                if route["proto"] == 96 and route.get_attr("RTA_DST") == "10.96.0.0":
+                    ipr.route(
+                        "del",
+                        dst="10.96.0.0/12",
+                        table=255,
+                        type=2,
+                        proto=96,
+                        scope=254,
+                        oif=route.get_attr("RTA_OIF"),
+                    )
+        observed = path.call(path.datapath.observe())
+        assert frontend("10.96.0.1") not in observed, "no route leads there any more"
+        assert frontend("0.0.0.0", 30080) in observed
+        path.datapath._mended_at = -1e9  # as if half a minute had passed
+        path.call(path.datapath.sync(WANT))
+        assert path.call(path.datapath.observe()) == WANT.targets
+
+    def test_plumbing_is_idempotent_and_removed_whole(self, netns) -> None:
+        from proxy.userspace import plumbing
+        from proxy.userspace.datapath import plan_of
+
+        with entered_netns(netns):
+            assert plumbing.ensure(plan_of(WANT)) != []
+            assert plumbing.ensure(plan_of(WANT)) == []
+            changed = plumbing.ensure(plan_of(replace(WANT, targets={})))
+            assert changed == ["no route local 203.0.113.7/32", "nft table inet netplane_proxy"]
+            plumbing.remove()
+            plumbing.remove()
+            assert plumbing.routed() == []
+
+    def test_other_protocols_are_refused_by_name(self, path) -> None:
+        udp = frontend("10.96.0.1", 53, Protocol.UDP)
+        want = replace(WANT, targets={**WANT.targets, udp: target("10.244.1.2")})
+        (entry,) = path.call(path.datapath.sync(want)).unserved
+        assert (entry.frontend, entry.again) == (udp, False)
+        assert entry.reason == "UDP is not served in userspace mode yet"
+        assert path.call(path.datapath.observe()) == WANT.targets
+
+    def test_a_taken_port_is_named_and_taken_later(self, path, netns) -> None:
+        with entered_netns(netns), socket.socket() as taken:
+            taken.bind(("0.0.0.0", 30080))
+            taken.listen()
+            report = path.call(path.datapath.sync(WANT))
+            assert report.incomplete
+            assert "port 30080 is taken by another process" in str(report.unserved[0])
+        assert path.call(path.datapath.sync(WANT)).unserved == ()
+
+    def test_a_node_address_that_no_interface_has_is_named(self, path) -> None:
+        stranger = replace(NODE, addresses=(ip_address("192.168.99.1"),))
+        with pytest.raises(KernelError, match=r"192\.168\.99\.1"):
+            path.call(path.datapath.sync(replace(WANT, node=stranger)))
