@@ -168,7 +168,7 @@ OPTIONS = Options(pod_eviction_timeout=300)
 TOLERANT = ({"operator": "Exists"},)
 BRIEF = ({"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 10},)
 DELETING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
-EVICTIONS: list[tuple[str, Object, Any, Verdict, int | None | str, float | None]] = [
+EVICTIONS: list[tuple[str, Object, Any, Verdict, int | str | None, float | None]] = [
     ("in time", pod(), taint("unreachable", age=100), DEAD, "stays", 200),
     ("timed out on a dead node: no grace", pod(), taint("unreachable", age=300), DEAD, 0, None),
     ("timed out on a living node: its grace", pod(), taint("not-ready", age=300), ALIVE, None, None),
