@@ -5,6 +5,7 @@ change is encoded once for each form and goes straight into the transports of th
 queue per watcher.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -39,6 +40,7 @@ class Hub:
         self._last: dict[Resource, int] = dict.fromkeys(self._records, 0)
         self._listeners: dict[Resource, set[Listener]] = {resource: set() for resource in self._records}
         self._guards: dict[str, int] = {}
+        self._turns = {resource: asyncio.Lock() for resource in self._records}
         self.revision = 0
 
     async def load(self) -> None:
@@ -71,6 +73,10 @@ class Hub:
         """A guard's key and its revision (0: never used)."""
         key = GUARDS + name
         return key, self._guards.get(key, 0)
+
+    def turn(self, resource: Resource) -> asyncio.Lock:
+        """Held by the one writer of a resource whose turn it is, of those who have lost a race."""
+        return self._turns[resource]
 
     def unchanged_since(self, resource: Resource, revision: int) -> bool:
         """Whether nothing of this resource happened after a revision, so that nothing need be replayed."""

@@ -47,19 +47,30 @@ async def transact(
     StoreError, and StatusError 409 if others were faster ATTEMPTS times in a row.
     """
     key = key_for(kind.resource, namespace, name)
-    for _ in range(ATTEMPTS):
-        record = hub.get(kind.resource, key)
-        decision = decide(record)
-        if decision.act is Act.KEEP or dry_run:
-            return decision
-        expected = record.revision if record is not None else 0
-        write: Operation = Delete(key, expected)
-        if decision.act is Act.PUT:
-            write = Put(key, stored(decision.obj), expected)
-        try:
-            revision = await hub.store.commit(write, *decision.guards)
-        except Stale:
-            continue
-        decision.obj["metadata"]["resourceVersion"] = str(revision)
-        return decision
+    done = await _attempt(hub, kind, key, decide, dry_run)
+    if done is not None:
+        return done
+    async with hub.turn(kind.resource):  # those who lost a race queue up, so that each of them wins in time
+        for _ in range(ATTEMPTS):
+            done = await _attempt(hub, kind, key, decide, dry_run)
+            if done is not None:
+                return done
     raise conflict(kind.resource, name, "other writers were faster; please try again")
+
+
+async def _attempt(hub: Hub, kind: Kind, key: str, decide: Decide, dry_run: bool) -> Decision | None:
+    """Decide and commit once; None if what was decided on is no longer so."""
+    record = hub.get(kind.resource, key)
+    decision = decide(record)
+    if decision.act is Act.KEEP or dry_run:
+        return decision
+    expected = record.revision if record is not None else 0
+    write: Operation = Delete(key, expected)
+    if decision.act is Act.PUT:
+        write = Put(key, stored(decision.obj), expected)
+    try:
+        revision = await hub.store.commit(write, *decision.guards)
+    except Stale:
+        return None
+    decision.obj["metadata"]["resourceVersion"] = str(revision)
+    return decision

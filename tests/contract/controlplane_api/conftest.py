@@ -1,0 +1,135 @@
+"""A real API server for each test: SQLite in a temporary directory, real certificates, an ephemeral port."""
+
+import io
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+
+from controlplane.api.app import Api, build, tls_context
+from controlplane.api.http import Doors
+from controlplane.api.kinds.allocation import ServiceAllocator
+from controlplane.api.kinds.registry import KINDS
+from controlplane.api.publish import Published, publish
+from controlplane.api.route import catalog
+from controlplane.auth.files import write_cluster
+from controlplane.auth.pki import Authority
+from controlplane.store.sqlite import SQLiteStore
+from netplane.kube import errors
+
+ADMIN = ("kubernetes-admin", "system:masters")
+
+
+@dataclass
+class Answer:
+    """One HTTP answer, its body read as JSON where it is."""
+
+    code: int
+    headers: dict[str, str]
+    body: object
+    text: str = ""
+
+
+@dataclass
+class Server:
+    """A running server and how to call it as somebody."""
+
+    api: Api
+    store: SQLiteStore
+    authority: Authority
+    directory: object
+    port: int
+    sessions: dict[tuple[str, ...], aiohttp.ClientSession] = field(default_factory=dict)
+
+    def tls(self, *names: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(cadata=self.authority.certificate_pem.decode())
+        if names:
+            pair = self.authority.issue_client(names[0], names[1:])
+            stem = self.directory / names[0].replace(":", "-")
+            pair.write(stem.with_suffix(".crt"), stem.with_suffix(".key"))
+            context.load_cert_chain(stem.with_suffix(".crt"), stem.with_suffix(".key"))
+        return context
+
+    def session(self, *names: str) -> aiohttp.ClientSession:
+        """A session as the user ``names[0]`` in the groups after it; without names: nobody."""
+        if names not in self.sessions:
+            connector = aiohttp.TCPConnector(ssl=self.tls(*names), limit=0)
+            self.sessions[names] = aiohttp.ClientSession(
+                f"https://127.0.0.1:{self.port}", connector=connector
+            )
+        return self.sessions[names]
+
+    async def call(self, method, path, body=None, *, who=ADMIN, kind="application/json", **query) -> Answer:
+        data = body if isinstance(body, bytes) else orjson.dumps(body) if body is not None else None
+        if data is not None and len(data) > 500_000:
+            data = io.BytesIO(data)
+        headers = {"Content-Type": kind} if data is not None else {}
+        if accept := query.pop("accept", ""):
+            headers["Accept"] = accept
+        async with self.session(*who).request(
+            method, path, data=data, headers=headers, params=query
+        ) as response:
+            text = await response.text()
+            parsed = orjson.loads(text) if "json" in response.content_type and text else None
+            return Answer(response.status, dict(response.headers), parsed, text)
+
+    async def ok(self, method, path, body=None, **more):
+        answer = await self.call(method, path, body, **more)
+        assert answer.code < 300, answer.text
+        return answer.body
+
+    async def refused(self, method, path, body=None, **more):
+        """The Status of a request that must fail; its code is the HTTP code."""
+        answer = await self.call(method, path, body, **more)
+        assert answer.code >= 400, answer.text
+        assert answer.body["kind"] == "Status"
+        assert answer.body["status"] == "Failure"
+        assert answer.body["code"] == answer.code
+        return errors.from_status(answer.code, answer.body)
+
+
+@pytest.fixture(scope="session")
+def etc(tmp_path_factory):
+    """The certificates of a control plane, made once."""
+    directory = tmp_path_factory.mktemp("etc")
+    write_cluster(directory, server="https://127.0.0.1:6443", addresses=())
+    return directory
+
+
+@pytest.fixture
+async def server(tmp_path, etc) -> AsyncIterator[Server]:
+    store = await SQLiteStore.open(tmp_path / "state.db")
+    allocator = ServiceAllocator(
+        (IPv4Network("10.96.0.0/12"),), reserved=frozenset({IPv4Address("10.96.0.1")})
+    )
+    api = await build(store, KINDS.values(), allocate_service=allocator, address="192.0.2.10:6443")
+    published = Published(
+        [IPv4Address("192.0.2.10")], 6443, [IPv4Address("10.96.0.1")], [IPv4Address("10.96.0.10")]
+    )
+    await publish(api.machinery, catalog(KINDS.values()), published)
+
+    async def nothing(*_arguments):
+        raise errors.internal("not in this test")
+
+    runner = web.AppRunner(
+        api.application(Doors(nothing, nothing)), access_log=None, handler_cancellation=True
+    )
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    pki = etc / "pki"
+    tls = tls_context(str(pki / "apiserver.crt"), str(pki / "apiserver.key"), str(pki / "ca.crt"))
+    await web.SockSite(runner, listener, ssl_context=tls).start()
+    running = Server(api, store, Authority.load(pki), tmp_path, port)
+    yield running
+    for session in running.sessions.values():
+        await session.close()
+    api.hub.end()
+    await runner.cleanup()
+    await store.close()
