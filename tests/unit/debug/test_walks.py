@@ -1,0 +1,281 @@
+"""From SOURCE and TARGET to a verdict, with nodes whose answers are made up: the rules of judging."""
+
+import re
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS
+from netplane.debug.explain import Explanation
+from netplane.debug.eyes import Eyes
+from netplane.debug.facts import (
+    Facts,
+    Listener,
+    Lookup,
+    Pod,
+    Request,
+    Route,
+    Rules,
+    decode_facts,
+    decode_request,
+    encode,
+)
+from netplane.debug.intent import Intent, World, resolve
+from netplane.debug.verdict import Outcome, Verdict, judge
+from netplane.debug.walk import State, requests, walk
+from netplane.errors import ConfigError, PeerError
+
+PODS = {"client": ("n1", "10.244.1.3"), "a": ("n1", "10.244.1.7"), "b": ("n2", "10.244.2.9")}
+NODES = {"n1": "192.168.77.11", "n2": "192.168.77.12"}
+
+
+def pod(name: str) -> dict[str, Any]:
+    node, address = PODS[name]
+    return {
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"nodeName": node},
+        "status": {"podIP": address, "podIPs": [{"ip": address}]},
+    }
+
+
+def node(name: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name},
+        "spec": {"podCIDRs": [f"10.244.{name[1]}.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": NODES[name]}]},
+    }
+
+
+def service(name: str, address: str, *ports: dict[str, Any], **labels: str) -> dict[str, Any]:
+    spec = {"type": "NodePort", "clusterIP": address, "clusterIPs": [address], "ports": list(ports)}
+    metadata = {"namespace": "default", "name": name, "resourceVersion": "7", "labels": labels}
+    return {"metadata": metadata, "spec": spec}
+
+
+def endpoints(of: str, *states: tuple[str, dict[str, bool]]) -> dict[str, Any]:
+    metadata = {"namespace": "default", "name": f"{of}-1", "labels": {"kubernetes.io/service-name": of}}
+    listed = [
+        {"addresses": [PODS[name][1]], "nodeName": PODS[name][0], "conditions": conditions}
+        for name, conditions in states
+    ]
+    ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
+    return {"metadata": metadata, "addressType": "IPv4", "endpoints": listed, "ports": ports}
+
+
+READY = {"ready": True}
+HTTP = {"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}
+WORLD = World(
+    services=[
+        service("hello", "10.96.0.20", HTTP),
+        service("none", "10.96.0.21", HTTP | {"nodePort": 30081}),
+        service("dns", "10.96.0.10", HTTP, **{"service.kubernetes.io/service-proxy-name": "netplane-dns"}),
+        service("two", "10.96.0.22", {"name": "x", "port": 1}, {"name": "y", "port": 2}),
+    ],
+    slices=[
+        endpoints("hello", ("a", READY), ("b", READY)),
+        endpoints("none", ("a", {"ready": False}), ("b", {"ready": False, "terminating": True})),
+    ],
+    pods=[pod(name) for name in PODS],
+    nodes=[node(name) for name in NODES],
+    cluster_cidrs=CLUSTER_CIDRS,
+    service_cidrs=SERVICE_CIDRS,
+)
+
+
+def answers(intent: Intent) -> dict[str, Facts]:
+    """What the nodes of a healthy cluster say to the questions of this walk."""
+    found = {}
+    for name, request in requests(intent).items():
+        routes = {lookup.key: healthy_route(name, lookup, intent) for lookup in request.lookups}
+        targets = dict.fromkeys(request.frontends, ("10.244.1.7:8080", "10.244.2.9:8080"))
+        pods = {
+            address: Pod(f"np{address[-1]}", True, True, 4026, (Listener("0.0.0.0", 8080),))
+            for address in request.pods
+        }
+        listeners = tuple(
+            Listener(str(intent.address), port, "netplane proxy (pid 9)") for port in request.ports
+        )
+        found[name] = Facts(name, pods, routes, listeners, Rules(True, True, True), True, targets)
+    return found
+
+
+def healthy_route(name: str, lookup: Lookup, intent: Intent) -> Route:
+    if lookup.namespace:
+        return Route("unicast", "eth0", "169.254.1.1", "0.0.0.0/0")
+    if lookup.mark or (
+        lookup.to in (NODES[name], str(intent.address)) and lookup.to not in pods_by_address()
+    ):
+        return Route("local", "lo", "", f"{lookup.to}/32", 96, 255)
+    at = pods_by_address().get(lookup.to)
+    if at == name:
+        return Route("unicast", f"np{lookup.to[-1]}", "", f"{lookup.to}/32", 97)
+    return Route("unicast", "eth0", NODES.get(at or "", ""), "10.244.0.0/16", 98)
+
+
+def pods_by_address() -> dict[str, str]:
+    return {address: name for name, address in PODS.values()}
+
+
+def judged(intent: Intent, facts: dict[str, Facts]) -> Verdict:
+    return judge(intent, walk(intent, Eyes(facts)))
+
+
+SERVICE = resolve("default/client", "svc/hello:http", WORLD)
+
+
+def test_a_service_becomes_its_frontend_its_endpoints_and_who_they_see() -> None:
+    assert (str(SERVICE.address), SERVICE.port, SERVICE.balancer) == ("10.96.0.20", 80, "n1")
+    assert SERVICE.frontend == "10.96.0.20:80|inside"
+    assert [(c.place.pod, c.place.node, c.port, str(c.seen_as), c.kept) for c in SERVICE.choices] == [
+        ("default/a", "n1", 8080, "10.244.1.3", True),
+        ("default/b", "n2", 8080, "10.244.1.3", True),
+    ]
+
+
+def test_a_pod_that_reaches_itself_is_seen_as_its_node() -> None:
+    itself = resolve("default/a", "svc/hello:80", WORLD).choices[0]
+    assert (itself.place.pod, str(itself.seen_as), itself.kept) == ("default/a", NODES["n1"], False)
+
+
+def test_a_node_port_is_accepted_on_the_node_that_has_the_address() -> None:
+    found = resolve("default/b", "192.168.77.11:30080", WORLD)
+    assert (found.balancer, found.frontend) == ("n1", "0.0.0.0:30080|inside")
+    outside = resolve("192.0.2.1", "node/n2:30080", WORLD)
+    assert (outside.source.node, outside.balancer, outside.frontend) == ("", "n2", "0.0.0.0:30080|outside")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "outcome", "cause"),
+    [
+        ("default/client", "svc/none:80", Outcome.BROKEN, "no endpoint of the Service is ready"),
+        ("default/client", "10.96.0.99:80", Outcome.BROKEN, "no Service has this address, not 80"),
+        ("default/client", "10.96.0.20:81", Outcome.BROKEN, r"its Service has TCP ports \[80\], not 81"),
+        ("192.0.2.1", "10.96.0.20:80", Outcome.BROKEN, "from inside the cluster only"),
+        ("default/client", "svc/dns:http", Outcome.WORKS, "^$"),
+        (
+            "default/client",
+            "203.0.113.9:443",
+            Outcome.UNDETERMINED,
+            "nothing beyond this node is ours to see",
+        ),
+        ("192.0.2.1", "node/n1:30080", Outcome.UNDETERMINED, "outside the cluster"),
+    ],
+)
+def test_verdicts_that_follow_from_the_intent(source: str, target: str, outcome: Outcome, cause: str) -> None:
+    intent = resolve(source, target, WORLD)
+    found = judged(intent, answers(intent))
+    assert found.outcome is outcome, found
+    assert re.search(cause, found.cause), found.cause
+
+
+def test_excluded_endpoints_say_why() -> None:
+    found = resolve("default/client", "svc/none:80", WORLD)
+    assert found.excluded == ("10.244.1.7 not ready (excluded)", "10.244.2.9 terminating (excluded)")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("default/none", "svc/hello:80", "no pod none in namespace default"),
+        ("node/n9", "svc/hello:80", "no node n9"),
+        ("somewhere", "svc/hello:80", "not an address"),
+        ("default/client", "svc/hello.other:80", "no Service hello in namespace other"),
+        ("default/client", "svc/two", "port '' is not one of the Service's ports"),
+        ("default/client", "svc/two:z", "x=1, y=2"),
+        ("default/client", "10.96.0.20:http", "not a port number"),
+        ("default/client", "nowhere:80", "not an address"),
+    ],
+)
+def test_what_names_nothing_is_refused_by_name(source: str, target: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(source, target, WORLD)
+
+
+def test_healthy_is_works_and_every_question_is_asked_once() -> None:
+    found = judged(SERVICE, answers(SERVICE))
+    assert found == Verdict(Outcome.WORKS)
+    for request in requests(SERVICE).values():
+        assert len({lookup.key for lookup in request.lookups}) == len(request.lookups)
+
+
+def test_nothing_seen_is_undetermined_never_broken() -> None:
+    for target in ("svc/hello:80", "default/b:8080", "node/n2:30080", "192.0.2.7:80"):
+        intent = resolve("default/client", target, WORLD)
+        found = walk(intent, Eyes({}))
+        assert judge(intent, found).outcome is Outcome.UNDETERMINED
+        hops = [*found.out, *found.back, *(hop for branch in found.branches for hop in branch.hops)]
+        assert {hop.state for hop in hops} == {State.UNSEEN}
+
+
+def test_one_endpoint_broken_is_a_suspect_because_the_proxy_tries_another() -> None:
+    facts = answers(SERVICE)
+    facts["n2"] = replace(facts["n2"], pods={"10.244.2.9": Pod("np9", True, True, 4026, ())})
+    found = judged(SERVICE, facts)
+    assert found.outcome is Outcome.WORKS
+    assert "nothing listens at 10.244.2.9:8080" in found.suspects[0]
+    straight = resolve("default/client", "default/b:8080", WORLD)
+    facts = answers(straight)
+    facts["n2"] = replace(facts["n2"], pods={"10.244.2.9": Pod("np9", True, True, 4026, ())})
+    assert judged(straight, facts).outcome is Outcome.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"rules": Rules(True, True, False)}, "divert rule is missing"),
+        ({"listeners": ()}, "nothing listens at 10.96.0.20:80"),
+        ({"listeners": (Listener("0.0.0.0", 80),)}, "nothing listens at 10.96.0.20:80"),
+        ({"targets": {}}, "lacks 10.244.1.7:8080"),
+        ({"pods": {"10.244.1.3": Pod("np3", True, False, 4026), "10.244.1.7": Pod()}}, "np3 is DOWN"),
+    ],
+)
+def test_a_fault_on_the_balancing_node_is_named(change: dict[str, Any], cause: str) -> None:
+    facts = answers(SERVICE)
+    facts["n1"] = replace(facts["n1"], **change)
+    found = judged(SERVICE, facts)
+    assert found.outcome is Outcome.BROKEN
+    assert cause in found.cause
+
+
+def test_a_silent_proxy_is_not_observed() -> None:
+    facts = answers(SERVICE)
+    facts["n1"] = replace(facts["n1"], problems={"proxy": "cannot ask the proxy"})
+    found = judged(SERVICE, facts)
+    assert found.outcome is Outcome.UNDETERMINED
+    assert "cannot ask the proxy" in found.cause
+
+
+def test_facts_and_requests_survive_the_way_as_json() -> None:
+    for name, facts in answers(SERVICE).items():
+        assert decode_facts(encode(facts), name) == facts
+    for request in requests(SERVICE).values():
+        assert decode_request(encode(request)) == request
+    assert decode_request(encode(Request())) == Request()
+    with pytest.raises(PeerError, match="cannot read a node's answer"):
+        decode_facts(b"Traceback", "n1")
+    with pytest.raises(ConfigError, match="facts of n1"):
+        decode_facts(b'{"pods": 3}', "n1")
+
+
+def test_the_text_numbers_hops_and_ends_with_the_verdict() -> None:
+    seen = walk(SERVICE, Eyes(answers(SERVICE)))
+    lines = Explanation(SERVICE, seen, judge(SERVICE, seen)).render().splitlines()
+    assert lines[0].startswith(
+        "INTENT    pod default/client (10.244.1.3 on n1) -> svc default/hello:http ClusterIP"
+    )
+    assert lines[1].startswith(
+        "          endpoints 2: 10.244.1.7:8080 (default/a), 10.244.2.9:8080 (default/b)"
+    )
+    assert [line.split()[1] for line in lines if line.startswith("HOP")][:6] == ["1", "2", "3", "4", "5", "6"]
+    assert all(line.endswith("]") for line in lines if line.startswith(("HOP", "RETURN")))
+    assert lines[-1] == "VERDICT   WORKS"
+
+
+def test_the_source_may_be_an_address_that_is_a_pods_or_a_nodes() -> None:
+    assert resolve("10.244.1.3", "svc/hello:80", WORLD) == replace(
+        SERVICE, source=SERVICE.source, choices=SERVICE.choices
+    )
+    assert resolve("192.168.77.11", "10.244.2.9", WORLD).source.node == "n1"
+    assert resolve("node/n1", "10.244.2.9", WORLD).choices[0].place.address == ip_address("10.244.2.9")
