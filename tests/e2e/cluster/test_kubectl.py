@@ -57,7 +57,7 @@ def test_watch_prints_changes_as_they_come(lab: Lab) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         try:
             assert watch.stdout is not None
-            lab.kubectl("create", "namespace", "watched")
+            lab.kubectl("create", "--validate=false", "-f", "-", stdin=namespace("watched"))
             lines = iter(watch.stdout.readline, "")
             assert next(line for line in lines if line.startswith("watched ")).split()[1] == "Active"
             lab.kubectl("delete", "namespace", "watched")
@@ -72,13 +72,24 @@ def test_watch_prints_changes_as_they_come(lab: Lab) -> None:
         (["get", "pod", "nobody"], 'Error from server (NotFound): pods "nobody" not found'),
         (["get", "widgets"], "the server doesn't have a resource type"),
         (["get", "pods", "-l", "a in ("], "unable to parse"),
-        (["create", "namespace", "default"], "already exists"),
-        (["create", "namespace", "Not_A_Name"], "metadata.name: Invalid value"),
         (["scale", "deployment", "hello", "--replicas=-1"], "replicas"),
     ],
 )
 def test_mistakes_get_kubernetes_words(lab: Lab, arguments: list[str], complaint: str) -> None:
     assert complaint in lab.kubectl(*arguments, check=False)
+
+
+def namespace(name: str) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("default", 'namespaces "default" already exists'), ("Not_A_Name", "metadata.name: Invalid value")],
+)
+def test_wrong_names_get_kubernetes_words(lab: Lab, name: str, complaint: str) -> None:
+    created = lab.kubectl("create", "--validate=false", "-f", "-", stdin=namespace(name), check=False)
+    assert complaint in created
 
 
 def test_taken_nodeport_is_named(lab: Lab, tmp_path: Path) -> None:
