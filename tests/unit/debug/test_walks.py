@@ -89,7 +89,8 @@ def answers(intent: Intent) -> dict[str, Facts]:
     found = {}
     for name, request in requests(intent).items():
         routes = {lookup.key: healthy_route(name, lookup, intent) for lookup in request.lookups}
-        targets = dict.fromkeys(request.frontends, ("10.244.1.7:8080", "10.244.2.9:8080"))
+        both: tuple[str, ...] = ("10.244.1.7:8080", "10.244.2.9:8080")
+        targets = dict.fromkeys(request.frontends, both)
         pods = {
             address: Pod(f"np{address[-1]}", True, True, 4026, (Listener("0.0.0.0", 8080),))
             for address in request.pods
