@@ -5,7 +5,6 @@ Source: Kubernetes `pkg/apis/apps/v1/defaults.go` and `pkg/apis/apps/validation/
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +41,7 @@ from controlplane.api.kinds.shapes import (
     Struct,
     unknown,
 )
+from controlplane.api.kinds.strategy import QUARTER, ROLLING, strategy_causes
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import DEPLOYMENTS, REPLICASETS
@@ -50,10 +50,6 @@ Fields = Mapping[str, Any]
 
 REVISIONS = 10
 DEADLINE_SECONDS = 600
-ROLLING = "RollingUpdate"
-RECREATE = "Recreate"
-QUARTER = "25%"
-_PERCENT = re.compile(r"[0-9]+%")
 
 _COMMON: dict[str, Shape] = {
     "replicas": INTEGER,
@@ -134,7 +130,7 @@ def _replicaset_causes(new: Object, old: Object | None) -> list[Cause]:
 def _deployment_causes(new: Object, old: Object | None) -> list[Cause]:
     spec = new.get("spec") or {}
     found = _replicaset_causes(new, old)
-    found += _strategy_causes(spec.get("strategy") or {})
+    found += strategy_causes(spec.get("strategy") or {})
     found += _numbers(spec, ("revisionHistoryLimit", "progressDeadlineSeconds"))
     deadline = spec.get("progressDeadlineSeconds")
     if deadline is not None and 0 <= deadline <= (spec.get("minReadySeconds") or 0):
@@ -182,43 +178,6 @@ def _template_causes(template: Fields | None) -> list[Cause]:
         detail = "activeDeadlineSeconds in ReplicaSet is not Supported"
         found.append(causes.forbidden("spec.template.spec.activeDeadlineSeconds", detail))
     return found
-
-
-def _strategy_causes(strategy: Fields) -> list[Cause]:
-    kind, rolling = strategy.get("type") or "", strategy.get("rollingUpdate")
-    if kind not in (ROLLING, RECREATE):
-        return [causes.not_supported("spec.strategy.type", kind, (ROLLING, RECREATE))]
-    at = "spec.strategy.rollingUpdate"
-    if kind == RECREATE:
-        detail = "may not be specified when strategy `type` is 'Recreate'"
-        return [causes.forbidden(at, detail)] if rolling is not None else []
-    if rolling is None:
-        return [causes.required(at, "this should be defaulted and never be nil")]
-    unavailable, surge = rolling.get("maxUnavailable", QUARTER), rolling.get("maxSurge", QUARTER)
-    found = _share_causes(unavailable, f"{at}.maxUnavailable")
-    found += _share_causes(surge, f"{at}.maxSurge")
-    if not found and _share(unavailable) == _share(surge) == 0:
-        detail = "may not be 0 when `maxSurge` is 0"
-        found.append(causes.invalid(f"{at}.maxUnavailable", unavailable, detail))
-    if not found and isinstance(unavailable, str) and _share(unavailable) > 100:
-        found.append(causes.invalid(f"{at}.maxUnavailable", unavailable, "must not be greater than 100%"))
-    return found
-
-
-def _share_causes(value: int | str, path: str) -> list[Cause]:
-    if isinstance(value, int):
-        return [causes.invalid(path, value, NEGATIVE)] if value < 0 else []
-    if _PERCENT.fullmatch(value):
-        return []
-    detail = (
-        "a valid percent string must be a numeric string followed by an ending '%' "
-        "(e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
-    )
-    return [causes.invalid(path, value, detail)]
-
-
-def _share(value: int | str) -> int:
-    return value if isinstance(value, int) else int(value.removesuffix("%"))
 
 
 def _fields(obj: Object) -> Mapping[str, str]:
