@@ -46,9 +46,17 @@ class Tokens:
     def create(self, now: datetime, life: timedelta = TOKEN_LIFE) -> str:
         """A new token; drops those that have ended."""
         token = f"{_random(6)}.{_random(16)}"
+        self.add(token, now, life)
+        return token
+
+    def add(self, token: str, now: datetime, life: timedelta = TOKEN_LIFE) -> None:
+        """Accept a token that was made elsewhere. Raises ConfigError if it does not look like one."""
+        if not _TOKEN.fullmatch(token):
+            raise ConfigError(
+                "cannot accept the token: it does not look like one", "A token is abcdef.0123456789abcdef"
+            )
         alive = {digest: end for digest, end in self._read().items() if parse_time(end) > now}
         self._write({**alive, token_digest(token): rfc3339(now + life)})
-        return token
 
     def accepts(self, token: str, now: datetime) -> bool:
         """Whether the token was made here and has not ended."""

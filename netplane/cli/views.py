@@ -1,0 +1,120 @@
+"""What the parts say of themselves, as rows for a table. Pure, except `status`, which asks them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from netplane.config import Paths
+from netplane.errors import NetplaneError
+
+Row = dict[str, Any]
+Target = Mapping[str, Any]
+
+
+def services(targets: Sequence[Target]) -> list[Row]:
+    """One row a Service port: `frontends` and `endpoints` as the proxy has them."""
+    rows: dict[str, Row] = {}
+    for target in targets:
+        name = _service(target)
+        pool = target["inside"]
+        row = rows.setdefault(
+            name,
+            {
+                "service": name,
+                "frontends": [],
+                "endpoints": len(pool["endpoints"]),
+                "local": sum(bool(endpoint["local"]) for endpoint in pool["endpoints"]),
+                "affinity": target.get("affinitySeconds") or None,
+            },
+        )
+        row["frontends"].append(_frontend(target["frontend"]))
+    return [rows[name] for name in sorted(rows)]
+
+
+def endpoints(targets: Sequence[Target], service: str | None = None) -> list[Row]:
+    """One row an endpoint of a Service port; `service` is namespace/name."""
+    rows: dict[tuple[str, str], Row] = {}
+    for target in targets:
+        name = _service(target)
+        if service is not None and name.rpartition(":")[0] != service and name != service:
+            continue
+        for endpoint in target["inside"]["endpoints"]:
+            address = _address(endpoint)
+            state = "terminating" if endpoint["terminating"] else "ready"
+            rows[name, address] = {
+                "service": name,
+                "endpoint": address,
+                "local": "yes" if endpoint["local"] else "no",
+                "state": state,
+            }
+    return [rows[key] for key in sorted(rows)]
+
+
+def flows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row a connection, as the proxy gives them."""
+    return [{**flow, "state": "connected" if flow["connected"] else "connecting"} for flow in found]
+
+
+def _service(target: Target) -> str:
+    service = target["service"]
+    return f"{service['namespace']}/{service['name']}:{service['port']}"
+
+
+def _frontend(frontend: Mapping[str, Any]) -> str:
+    return f"{_address(frontend)}/{frontend['protocol']}"
+
+
+def _address(place: Mapping[str, Any]) -> str:
+    address = str(place["address"])
+    return f"[{address}]:{place['port']}" if ":" in address else f"{address}:{place['port']}"
+
+
+def status(root: Path) -> list[Row]:
+    """One row for each part that this machine is set up for: `works`, or what keeps it from working."""
+    paths = Paths(root)
+    questions: list[tuple[str, Callable[[Paths], tuple[bool, str]]]] = []
+    if paths.supervise_socket.exists():
+        questions.append(("daemons", _daemons))
+    if (paths.etc / "node.kubeconfig").exists():
+        questions += [("cni", _cni), ("proxy", _proxy)]
+    rows = [_answer(part, ask, paths) for part, ask in questions]
+    if not rows:
+        rows.append(
+            {"part": "machine", "state": "not set up", "detail": f"nothing of netplane is under {root}"}
+        )
+    return rows
+
+
+def _answer(part: str, ask: Callable[[Paths], tuple[bool, str]], paths: Paths) -> Row:
+    try:
+        works, detail = ask(paths)
+    except NetplaneError as error:
+        works, detail = False, str(error)
+    return {"part": part, "state": "works" if works else "broken", "detail": detail}
+
+
+def _daemons(paths: Paths) -> tuple[bool, str]:
+    from netplane.node import supervise_control
+
+    daemons = supervise_control.ask(paths.supervise_socket, {"op": "status"})["daemons"]
+    detail = ", ".join(f"{daemon['name']} {daemon['state']}" for daemon in daemons)
+    return all(daemon["state"] == "running" for daemon in daemons), detail
+
+
+def _cni(paths: Paths) -> tuple[bool, str]:
+    from cni.client import status as ask
+
+    found = ask(paths.root)
+    return found.running, found.reason or f"{sum(found.attachments.values())} attachments"
+
+
+def _proxy(paths: Paths) -> tuple[bool, str]:
+    from proxy.userspace import observe
+
+    found = observe.ask(paths.proxy_socket, "status")
+    silent = found.get("apiSilentSeconds")
+    detail = f"{found['mode']}, {found['frontends']} frontends, {found['flows']} flows, revision {found['revision']}"
+    if silent is not None:
+        detail += f", heard of the API server {silent:.0f} s ago"
+    problems = [*found.get("problems", []), *found.get("unserved", [])]
+    return not problems, "; ".join([detail, *map(str, problems)])
