@@ -1,5 +1,6 @@
 """A real API server for each test: SQLite in a temporary directory, real certificates, an ephemeral port."""
 
+import asyncio
 import io
 import socket
 import ssl
@@ -24,6 +25,13 @@ from controlplane.store.sqlite import SQLiteStore
 from netplane.kube import errors
 
 ADMIN = ("kubernetes-admin", "system:masters")
+
+
+async def until(condition, seconds=10.0) -> None:
+    """Wait for something that nobody announces."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
 
 
 @dataclass
