@@ -65,7 +65,8 @@ class View:
         lines: list[str] = []
         for side in ("client", "endpoint"):
             rows = [row for row in self.rows if row.side == side]
-            lines += [f"{side.upper()} SIDE", *(packets.render(rows, self.names) or ["  not observed"])]
+            seen = packets.render(rows, self.names) or ["not observed"]
+            lines += [f"{side.upper():<9} {seen[0]}", *seen[1:]]
         lines += [f"not observed: node {node} cannot be looked into from here" for node in self.unseen]
         return "\n".join([*lines, self._answer()]) + "\n"
 

@@ -27,7 +27,10 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Exchange:
-    """From SYN to the last byte. ``start`` and ``receive`` return what is to be sent now."""
+    """From SYN to the last byte. ``start`` and ``receive`` return what is to be sent now.
+
+    ``outcome`` is known once the answer is whole; ``closed`` once both sides have said that they are done.
+    """
 
     source: str
     source_port: int
@@ -38,6 +41,8 @@ class Exchange:
     expected: int = 0
     connected: bool = False
     acknowledged: bool = False
+    closing: bool = False
+    closed: bool = False
     outcome: Outcome | None = None
     answer: bytearray = field(default_factory=bytearray)
 
@@ -53,12 +58,13 @@ class Exchange:
 
     def receive(self, packet: IP) -> list[IP]:
         """Take a packet; those that do not belong to the exchange are ignored."""
-        if not self._ours(packet) or self.outcome is not None:
+        if not self._ours(packet) or self.closed:
             return []
         segment = packet[TCP]
         flags = str(segment.flags)
         if RST in flags:
-            self.outcome = Outcome.RESET if self.connected else Outcome.REFUSED
+            self.outcome = self.outcome or (Outcome.RESET if self.connected else Outcome.REFUSED)
+            self.closed = True
             return []
         if not self.connected:
             return self._connect(segment) if SYN in flags and ACK in flags else []
@@ -92,13 +98,18 @@ class Exchange:
         if not data and FIN not in flags:
             return []
         if segment.seq != self.expected:
-            return [self._packet(ACK, sequence=self._end)]  # says which byte is still missing
+            return [self._acknowledge()]  # says which byte is still missing
         self.answer += data
         self.expected = (self.expected + len(data) + (FIN in flags)) % SEQUENCE
-        if FIN in flags or self._complete():
+        self.closed = FIN in flags
+        if not self.closing and (self.closed or self._complete()):
             self.outcome = Outcome.ANSWERED if self.answer else Outcome.RESET
+            self.closing = True
             return [self._packet(FIN + ACK, sequence=self._end)]
-        return [self._packet(ACK, sequence=self._end)]
+        return [self._acknowledge()]
+
+    def _acknowledge(self) -> IP:
+        return self._packet(ACK, sequence=self._end + self.closing)  # a FIN takes a number as a byte does
 
     def _complete(self) -> bool:
         """Whether the answer has all the bytes that its head promises."""

@@ -27,7 +27,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One packet of the request, dissected. ``side``: "client" or "endpoint"."""
+    """One packet of the request, dissected. ``side``: at the "client"'s link or at the "endpoint"'s."""
 
     side: str
     node: str
@@ -53,6 +53,10 @@ class _Packet:
     def flow(self) -> frozenset[Peer]:
         return frozenset((self.source, self.destination))
 
+    @property
+    def link(self) -> tuple[str, str]:
+        return (self.captured.node, self.captured.device)
+
 
 def follow(captured: Iterable[Captured], client: Peer, cookie: str) -> list[Seen]:
     """The packets of one request on both sides, in the order of their time.
@@ -60,35 +64,35 @@ def follow(captured: Iterable[Captured], client: Peer, cookie: str) -> list[Seen
     ``client`` is the address and port that sent it, ``cookie`` the text that only this request has.
     """
     packets = [packet for entry in captured if (packet := _dissect(entry)) is not None]
-    asked = [packet for packet in packets if cookie.encode() in packet.payload]
-    flows = {packet.flow: ("client" if client in packet.flow else "endpoint") for packet in asked}
-    flows |= {packet.flow: "client" for packet in packets if client in packet.flow}
-    found = [_seen(packet, flows[packet.flow]) for packet in packets if packet.flow in flows]
+    ours = {packet.flow for packet in packets if client in packet.flow or cookie.encode() in packet.payload}
+    links = {packet.link for packet in packets if packet.source == client and packet.captured.inbound}
+    found = [
+        _seen(packet, "client" if client in packet.flow and packet.link in links else "endpoint")
+        for packet in packets
+        if packet.flow in ours
+    ]
     return sorted(found, key=lambda seen: seen.time)
 
 
-def endpoint_side(rows: Iterable[Seen]) -> tuple[Peer, Peer] | None:
-    """(the client as the endpoint saw it, the endpoint), from the endpoint side's first packet to it."""
-    asked = next((row for row in rows if row.side == "endpoint" and row.flags.startswith("SYN")), None)
-    if asked is None:
-        return None
-    ends = (asked.source, asked.destination)
-    return ends if "ACK" not in asked.flags else (ends[1], ends[0])
-
-
 def render(rows: Iterable[Seen], names: Mapping[str, str]) -> list[str]:
-    """One line a packet: when, where, from whom to whom, what. ``names`` tells what an address is."""
+    """One side: a line that says who talks to whom and where that was seen, then a line a packet.
+
+    ``names`` tells what an address is. Empty where nothing was seen.
+    """
     listed = list(rows)
-    begin = listed[0].time if listed else 0.0
-    lines = []
+    if not listed:
+        return []
+    first = listed[0]
+    asking, asked = first.source, first.destination
+    if first.flags == "SYN,ACK":
+        asking, asked = asked, asking
+    where = ", ".join(dict.fromkeys(f"{row.node} {row.device}" for row in listed))
+    lines = [f"{_told(asking, names)} -> {_told(asked, names)}  [{where}]"]
     for row in listed:
-        way = "from pod" if row.inbound else "to pod"
-        ends = f"{_told(row.source, names)} > {_told(row.destination, names)}"
-        lines.append(
-            f"{(row.time - begin) * 1000:8.2f} ms {row.node:<4} {row.device:<15} {way:<8}  {ends}  {row.flags}"
-            + (f" {row.length} bytes" if row.length else "")
-            + (f"  {row.note}" if row.note else "")
-        )
+        way = "->" if row.source == asking else "<-"
+        size = f" {row.length} bytes" if row.length else ""
+        note = f"  {row.note}" if row.note else ""
+        lines.append(f"{(row.time - first.time) * 1000:10.2f} ms {way} {row.flags}{size}{note}")
     return lines
 
 

@@ -91,7 +91,7 @@ def _no_reset(port: int) -> Iterator[None]:
 
 
 def _drive(exchange: Exchange, seconds: float) -> None:
-    """Packets in and out until the exchange has its outcome or the time is up."""
+    """Packets in and out until both sides are done or the time is up; a peer that never closes costs one wait."""
     deadline = time.monotonic() + seconds
     listening = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
     sending = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
@@ -102,8 +102,10 @@ def _drive(exchange: Exchange, seconds: float) -> None:
                 sending.sendto(bytes(packet), (exchange.address, 0))
 
         send(exchange.start())
-        while exchange.outcome is None and (left := deadline - time.monotonic()) > 0:
+        while not exchange.closed and (left := deadline - time.monotonic()) > 0:
             readable, _, _ = select.select([listening], [], [], min(left, REPEAT))
+            if not readable and exchange.outcome is not None:
+                return
             if not readable:
                 send(exchange.again())
                 continue

@@ -47,7 +47,7 @@ def test_a_request_through_the_proxy_is_seen_on_both_sides(world: World) -> None
 def test_straight_to_a_pod_both_sides_are_one_flow(world: World) -> None:
     found = view(world, "default/b:8080", path="/some?x=1")
     assert found.exit_code == 0, found.render()
-    assert {row.node for row in found.rows} == {"n1", "n2"}
+    assert {(row.side, row.node) for row in found.rows} == {("client", "n1"), ("endpoint", "n2")}
     assert found.said["path"].startswith("/some?x=1&netplane-probe=")
 
 

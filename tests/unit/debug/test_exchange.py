@@ -39,7 +39,10 @@ def test_a_whole_request() -> None:
     assert told(talk.receive(reply("A", 5001, end))) == []
     assert told(talk.receive(reply("PA", 5001, end, ANSWER[:10]))) == [("A", end, 5011, b"")]
     assert told(talk.receive(reply("PA", 5011, end, ANSWER[10:]))) == [("FA", end, 5001 + len(ANSWER), b"")]
-    assert talk.outcome is Outcome.ANSWERED
+    assert (talk.outcome, talk.closed) == (Outcome.ANSWERED, False)
+    last = 5001 + len(ANSWER)
+    assert told(talk.receive(reply("FA", last, end + 1))) == [("A", end + 1, last + 1, b"")]
+    assert talk.closed
     assert parse_answer(bytes(talk.answer)) == (200, "ok")
 
 

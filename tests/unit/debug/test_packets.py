@@ -3,7 +3,7 @@
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Raw
 
-from netplane.debug.packets import Captured, endpoint_side, follow, render
+from netplane.debug.packets import Captured, follow, render
 
 CLIENT, SERVICE, PROXIED, POD = (
     ("10.244.1.3", 61000),
@@ -63,34 +63,25 @@ def test_only_the_requests_own_packets_in_the_order_of_time() -> None:
         ("endpoint", "PSH,ACK"),
         ("client", "PSH,ACK"),
     ]
-    assert endpoint_side(rows) == (PROXIED, POD)
+
+
+def test_a_flow_without_proxy_is_told_apart_by_the_link_it_was_seen_at() -> None:
+    there = copy("n1", True, 1.0, CLIENT, POD, "S")
+    here = copy("n2", False, 1.1, CLIENT, POD, "S")
+    assert [row.side for row in follow([there, here], CLIENT, COOKIE)] == ["client", "endpoint"]
 
 
 def test_lines() -> None:
     rows = [row for row in follow(REQUEST, CLIENT, COOKIE) if row.side == "endpoint"]
     assert render(rows, NAMES) == [
-        (
-            "    0.00 ms n2   npb             to pod    "
-            "10.244.1.3:10240 (default/client) > 10.244.2.9:8080 (default/b)  SYN"
-        ),
-        (
-            "    1.00 ms n2   npb             from pod  "
-            "10.244.2.9:8080 (default/b) > 10.244.1.3:10240 (default/client)  SYN,ACK"
-        ),
-        (
-            "    2.00 ms n2   npb             to pod    "
-            "10.244.1.3:10240 (default/client) > 10.244.2.9:8080 (default/b)  PSH,ACK "
-            f"{len(GET)} bytes  GET /?netplane-probe=abc HTTP/1.1"
-        ),
-        (
-            "    3.00 ms n2   npb             from pod  "
-            "10.244.2.9:8080 (default/b) > 10.244.1.3:10240 (default/client)  PSH,ACK "
-            f"{len(OK)} bytes  HTTP/1.1 200 OK"
-        ),
+        "10.244.1.3:10240 (default/client) -> 10.244.2.9:8080 (default/b)  [n2 npb]",
+        "      0.00 ms -> SYN",
+        "      1.00 ms <- SYN,ACK",
+        f"      2.00 ms -> PSH,ACK {len(GET)} bytes  GET /?netplane-probe=abc HTTP/1.1",
+        f"      3.00 ms <- PSH,ACK {len(OK)} bytes  HTTP/1.1 200 OK",
     ]
 
 
 def test_nothing_captured_is_nothing_seen() -> None:
     assert follow([], CLIENT, COOKIE) == []
-    assert endpoint_side([]) is None
     assert render([], {}) == []
