@@ -90,6 +90,9 @@ def _converse(connection: socket.socket, node: Node) -> None:
             return
         try:
             status, stdout = answer(call, node)
+        except Exception:  # the daemon outlives any one request
+            log.exception("cannot answer %s", _named(call))
+            return
         finally:
             if call.netns is not None:
                 os.close(call.netns)

@@ -126,6 +126,11 @@ def _command(environment: Mapping[str, str]) -> Command:
 
 
 def _check_environment(command: Command, environment: Mapping[str, str]) -> None:
+    for name in (*_REQUIRED[command], "CNI_NETNS", "CNI_ARGS"):
+        if not environment.get(
+            name, ""
+        ).isprintable():  # nor bytes that are not UTF-8: JSON could not repeat them
+            raise _environment(f"{name} {environment[name]!r} is not printable text")
     missing = [name for name in _REQUIRED[command] if not environment.get(name)]
     if missing:
         raise _environment(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")

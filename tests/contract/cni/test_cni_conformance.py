@@ -100,6 +100,7 @@ def test_a_missing_variable_is_4_and_named(node, pod, missing):
 def test_a_wrong_variable_is_4_and_named(node, pod, container):
     error(node.call("ADD", container, pod, ifname="a/b"), 4, "CNI_IFNAME")
     error(node.call("ADD", "-bad", pod), 4, "CNI_CONTAINERID")
+    error(node.call("ADD", container, "/no/\udcff"), 4, "CNI_NETNS")
     error(node.call("ADD", container, "/no/such/netns"), 4, "CNI_NETNS", "/no/such/netns")
     error(node.call("ADD", container, pod, args="NONSENSE"), 4, "CNI_ARGS")
     error(node.call("ADD", container, pod, args="FOO=1"), 4, "FOO")

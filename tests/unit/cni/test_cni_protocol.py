@@ -90,6 +90,8 @@ def test_a_verb_younger_than_the_version_is_1(command, versions):
         ({"CNI_IFNAME": "a/b"}, ["CNI_IFNAME"]),
         ({"CNI_IFNAME": "a:b"}, ["CNI_IFNAME"]),
         ({"CNI_IFNAME": "a b"}, ["CNI_IFNAME"]),
+        ({"CNI_NETNS": "/proc/\udcff/ns"}, ["CNI_NETNS", "printable"]),
+        ({"CNI_ARGS": "K8S_POD_NAME=\n"}, ["CNI_ARGS", "printable"]),
         ({"CNI_ARGS": "A"}, ["CNI_ARGS", "'A'"]),
         ({"CNI_ARGS": "=x"}, ["CNI_ARGS"]),
         ({"CNI_ARGS": "FOO=1;K8S_POD_NAME=x"}, ["CNI_ARGS", "FOO"]),
