@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.caches import Caches, Index
@@ -120,9 +120,14 @@ async def test_no_second_pod_is_deleted_while_the_cache_lags() -> None:
 
 async def test_a_create_whose_answer_was_lost_is_not_repeated() -> None:
     api = FakeApi()
-    api.after.append(lose_answer("create", PODS, times=2))
     async with running(api, ReplicaSetController):
+        await quiet(api)
         await api.create(REPLICASETS, replicaset(3))
+        api.after.append(lose_answer("create", PODS, times=2))
+        await until(lambda: held(api, PODS))
+        with api.watches_held():
+            await until(lambda: api.requests["get pods"] >= 1)
+            await quiet(api)
         await until(lambda: len(held(api, PODS)) == 3)
         await quiet(api)
         assert len(held(api, PODS)) == 3
@@ -316,6 +321,7 @@ def test_only_the_api_settles_a_lost_write() -> None:
 CHANGES = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([None, "x", "y", "xy"])), max_size=40)
 
 
+@settings(deadline=None)
 @given(CHANGES)
 def test_an_index_equals_a_walk_over_everything(changes: Sequence[tuple[str, str | None]]) -> None:
     index = Index(lambda obj: list(obj["terms"]))

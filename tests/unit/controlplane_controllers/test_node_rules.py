@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.actions import Delete, Patch, Record
@@ -95,6 +95,7 @@ def test_a_part_larger_than_the_whole_is_refused_by_name() -> None:
         ranges_of(Options(cluster_cidrs=(ip_network("10.244.0.0/25"),)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["join", "leave"]), max_size=40))
 def test_no_network_is_ever_given_twice(steps: list[str]) -> None:
     nodes: list[Object] = []

@@ -41,7 +41,22 @@ ROLLING = [
         "the old set has not caught up: nothing grows",
         Bounds(3, 1, 0),
         full("new", 1),
-        [Size("old", 2, 3, 3, settled=False)],
+        [Size("old", 2, 0, 0, settled=False)],
+        {},
+    ),
+    ("old pods that still run are counted", Bounds(3, 1, 0), full("new", 1), [Size("old", 1, 3, 3)], {}),
+    (
+        "a stale count of the new set is not trusted",
+        Bounds(3, 1, 0),
+        Size("new", 1, 3, 3, settled=False),
+        [full("old", 3)],
+        {"old": 2},
+    ),
+    (
+        "what is new and not available spares nothing",
+        Bounds(3, 1, 0),
+        Size("new", 1, 1, 0),
+        [Size("old", 3, 3, 2)],
         {},
     ),
     ("broken old pods go first", Bounds(3, 1, 0), full("new", 1), [Size("old", 3, 3, 1)], {"old": 2}),
@@ -96,6 +111,7 @@ def test_resize(limits: Bounds, new: Size, old: list[Size], expected: dict[str, 
     surge=st.integers(0, 5),
     sizes=st.lists(st.integers(1, 20), min_size=2, max_size=5),
 )
+@settings(deadline=None)
 def test_resizing_ends_exactly_at_the_most(replicas: int, surge: int, sizes: list[int]) -> None:
     limits = bounds(replicas, surge, 1)
     running = [Size(f"s{i}", n, n, 0, annotated_max=sum(sizes)) for i, n in enumerate(sizes)]
@@ -165,16 +181,23 @@ class Model:
         return sum(sum(s.pods) for s in self.sets)
 
 
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["deploy", "see", "sync", "ready", "status", "status", "sync", "template", "back"]),
-        st.integers(0, 3),
-    ),
-    max_size=120,
-)
+STEP_NAMES = [
+    "deploy",
+    "deploy",
+    "see",
+    "sync",
+    "ready",
+    "status",
+    "template",
+    "back",
+    "act",
+    "all ready",
+    "all status",
+]
+STEPS = st.lists(st.tuples(st.sampled_from(STEP_NAMES), st.integers(0, 3)), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(replicas=st.integers(1, 8), surge=st.integers(0, 3), unavailable=st.integers(0, 3), steps=STEPS)
 def test_no_interleaving_breaks_availability_or_surge(
     replicas: int, surge: int, unavailable: int, steps: list[tuple[str, int]]
@@ -199,6 +222,16 @@ def test_no_interleaving_breaks_availability_or_surge(
                 chosen.ready()
             case "status":
                 chosen.write_status()
+            case "act":
+                for s in model.sets:
+                    s.see()
+                    s.sync()
+            case "all ready":
+                for s in model.sets:
+                    s.ready()
+            case "all status":
+                for s in model.sets:
+                    s.write_status()
         assert model.active <= limits.most
         assert model.available >= limits.least_available
     for _ in range(40 * replicas):

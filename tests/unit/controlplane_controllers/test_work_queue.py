@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.queue import QueueCore, WorkQueue
@@ -78,6 +78,7 @@ OPERATIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(OPERATIONS)
 def test_no_wish_is_lost_and_no_key_runs_twice(operations: list[tuple[str, str, int]]) -> None:
     """Whatever happens: after the last wish for a key, the key is taken once more."""
