@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from controlplane.api.kinds import causes, names
+from controlplane.api.kinds.shapes import amount
 from netplane.kube.errors import Cause
-from netplane.kube.quantity import parse_quantity
 
 Fields = Mapping[str, Any]
 
@@ -166,15 +166,15 @@ def resource_causes(resources: Fields, path: str) -> list[Cause]:
     found: list[Cause] = []
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
     for side, amounts in (("limits", limits), ("requests", requests)):
-        for name, amount in amounts.items():
+        for name, given in amounts.items():
             at = f"{path}.{side}[{name}]"
             found += _resource_name_causes(name, at)
-            if parse_quantity(amount) < 0:
-                found.append(causes.invalid(at, str(amount), NEGATIVE))
-    for name, amount in requests.items():
-        if name in limits and parse_quantity(amount) > parse_quantity(limits[name]):
+            if amount(given) < 0:
+                found.append(causes.invalid(at, str(given), NEGATIVE))
+    for name, given in requests.items():
+        if name in limits and amount(given) > amount(limits[name]):
             detail = f"must be less than or equal to {name} limit of {limits[name]}"
-            found.append(causes.invalid(f"{path}.requests", str(amount), detail))
+            found.append(causes.invalid(f"{path}.requests", str(given), detail))
     return found
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from controlplane.api.kinds.shapes import amount
 from netplane.kube.objects import Object
-from netplane.kube.quantity import parse_quantity
 
 FILE_MODE = 0o644
 TOKEN_SECONDS = 3600
@@ -177,5 +177,5 @@ def qos_class(spec: Mapping[str, Any]) -> str:
 
 def _compute(container: Mapping[str, Any], side: str) -> dict[str, Fraction]:
     amounts = (container.get("resources") or {}).get(side) or {}
-    parsed = {name: parse_quantity(amounts[name]) for name in ("cpu", "memory") if name in amounts}
-    return {name: amount for name, amount in parsed.items() if amount > 0}
+    parsed = {name: amount(amounts[name]) for name in ("cpu", "memory") if name in amounts}
+    return {name: parsed_amount for name, parsed_amount in parsed.items() if parsed_amount > 0}

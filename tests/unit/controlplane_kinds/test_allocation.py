@@ -4,7 +4,7 @@ import copy
 import ipaddress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -246,7 +246,7 @@ def test_families_that_cannot_be(allocator, spec, field, text):
 
 
 @given(st.integers(1, 400), st.data())
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_choose_finds_the_free_number_if_there_is_one(size, data):
     taken = data.draw(st.sets(st.integers(0, size - 1)))
     number = choose(size, taken, data.draw(st.text()))
@@ -336,4 +336,9 @@ class Allocations(RuleBasedStateMachine):
 
 
 TestAllocations = Allocations.TestCase
-TestAllocations.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestAllocations.settings = settings(
+    max_examples=25,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)

@@ -90,7 +90,7 @@ def test_a_good_object_with_anything_in_one_place(resource, data):
 
 @pytest.mark.parametrize("resource", ALL, ids=lambda resource: resource.kind)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_object(resource, data):
     kind = KINDS[resource]
     sections = st.sampled_from(
@@ -110,7 +110,7 @@ def test_an_empty_object_has_a_row_and_fields(resource):
 
 
 @given(JSON)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_unknown_field_is_named_whatever_it_holds(value):
     obj = good(DEPLOYMENT_KIND)
     obj["spec"]["template"]["spec"]["containers"][0]["sidecar"] = value
