@@ -87,6 +87,8 @@ class Hosted:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
 
     def stop(self, *, keep: bool = False) -> None:
-        self.call(self.datapath.close(keep=keep))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        try:
+            self.call(self.datapath.close(keep=keep))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()

@@ -92,11 +92,11 @@ def service(name: str, address: str, port: int = 80, node_port: int = 0, **spec:
 def endpoint_slice(
     name: str, *pods: str, port: int = PORT, conditions: dict[str, bool] | None = None
 ) -> dict[str, Any]:
-    """The EndpointSlice of a Service whose endpoints are these pods (or plain addresses of nobody)."""
+    """The EndpointSlice of a Service whose endpoints are these pods, nodes, or plain addresses of nobody."""
     endpoints = [
         {
-            "addresses": [PODS[pod][1] if pod in PODS else pod],
-            "nodeName": PODS[pod][0] if pod in PODS else "n1",
+            "addresses": [ADDRESSES.get(pod, pod)],
+            "nodeName": PODS[pod][0] if pod in PODS else pod,
             "conditions": conditions or {"ready": True},
         }
         for pod in pods
@@ -127,6 +127,8 @@ SERVICES = [
     service("external", "10.96.0.19", externalIPs=["203.0.113.7"]),
     service("dead", "10.96.0.20"),
     service("half-dead", "10.96.0.21"),
+    service("machines", "10.96.0.22"),
+    service("sticky", "10.96.0.23", sessionAffinity="ClientIP"),
 ]
 SLICES = [
     endpoint_slice("web", "web1", "web2"),
@@ -141,6 +143,8 @@ SLICES = [
     endpoint_slice("external", "web1"),
     endpoint_slice("dead", "web1", port=8081),
     endpoint_slice("half-dead", "web1", "10.244.1.99"),
+    endpoint_slice("machines", "n1", "n2"),
+    endpoint_slice("sticky", "web1", "web2", "remote"),
 ]
 
 CLIENT, WEB1, HOST, REMOTE, OUTSIDE = Where
@@ -181,6 +185,12 @@ FLOWS = [
     Flow(CLIENT, "dead", REFUSED, "the only endpoint refuses, and so do we"),
     Flow(
         CLIENT, "half-dead", served("web1"), "a dead endpoint costs a try, not a connection", ONLY_USERSPACE
+    ),
+    Flow(
+        CLIENT,
+        "machines",
+        served("n1", "n2", seen=NODE),
+        "machines (the API server) have no way back to pods",
     ),
     Flow(CLIENT, "10.96.0.10:81", REFUSED, "a port that the Service does not have"),
     Flow(CLIENT, "10.96.99.99:80", REFUSED, "an address that no Service has"),

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 
 from netplane.errors import KernelError
+from proxy.balance import Affinity
 from proxy.datapath import SyncReport, Unserved
 from proxy.diff import diff
 from proxy.model import (
     Frontend,
-    IPAddress,
     IPNetwork,
     Pool,
     Protocol,
@@ -32,6 +32,7 @@ from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Cannot, Listener, adoptable, kept_name, open_listener
 from proxy.userspace.plumbing import Plan
 from proxy.userspace.ruleset import Drop
+from proxy.userspace.sources import within
 from proxy.userspace.traffic import Traffic
 
 TrafficKey = tuple[ServicePort, Protocol]
@@ -84,6 +85,7 @@ class UserspaceDataPath:
         self._to_keep: list[tuple[str, int | None]] = []
         self._plan: Plan | None = None
         self._mended_at = 0.0
+        self._affinity: dict[ServicePort, Affinity] = {}
         self.traffic: dict[TrafficKey, Traffic] = {}
 
     @property
@@ -181,11 +183,13 @@ class UserspaceDataPath:
         if listener is not None:
             listener.point_at(target)
             listener.traffic = self._traffic_of(target, frontend)
+            listener.affinity = self._affinity.setdefault(target.service, Affinity())
             return None
         sock = self._kept.pop(frontend, None) or open_listener(frontend)
         if isinstance(sock, Cannot):
             return sock
-        listener = Listener(frontend, sock, target, self._traffic_of(target, frontend))
+        affinity = self._affinity.setdefault(target.service, Affinity())
+        listener = Listener(frontend, sock, target, self._traffic_of(target, frontend), affinity)
         self._listeners[frontend] = listener
         self._to_keep.append((kept_name(frontend), listener.fd))
         assert self._engine is not None
@@ -222,7 +226,7 @@ class UserspaceDataPath:
         address, node = frontend.address, self._plan.node if self._plan else None
         if address.is_unspecified or address.is_loopback or (node and address in node.addresses):
             return True
-        return _in_any(address, routed)
+        return within(address, routed)
 
 
 def _tell(keeper: Keeper, told: Sequence[tuple[str, int | None]]) -> None:
@@ -238,7 +242,7 @@ def plan_of(want: Snapshot) -> Plan:
     addresses, drops = set(), set()
     for frontend, target in want.targets.items():
         address = frontend.address
-        if not (address.is_unspecified or address.is_loopback or _in_any(address, want.node.service_cidrs)):
+        if not (address.is_unspecified or address.is_loopback or within(address, want.node.service_cidrs)):
             addresses.add(address)
         if _silent(target.outside) and frontend.protocol is Protocol.TCP:
             where = None if address.is_unspecified else address
@@ -248,7 +252,3 @@ def plan_of(want: Snapshot) -> Plan:
 
 def _silent(pool: Pool) -> bool:
     return not pool.endpoints and pool.when_empty is WhenEmpty.DROP
-
-
-def _in_any(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
-    return any(address in network for network in networks if network.version == address.version)

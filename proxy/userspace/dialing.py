@@ -52,7 +52,7 @@ class Dialer:
         """A non-blocking socket that is connecting, or connected. Raises OSError where the kernel says no."""
         where = (str(endpoint.address), endpoint.port)
         version = endpoint.address.version
-        if keeps_address(client, endpoint, keep_outside):
+        if keeps_address(client, endpoint, keep_outside, self.node.cluster_cidrs):
             source = str(client.address)
             for _ in range(PORT_TRIES):
                 port = FIRST_PORT + next(self._ports) % (LAST_PORT - FIRST_PORT + 1)

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from select import EPOLLIN
 from time import monotonic
 
+from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow, Relay
-from proxy.userspace.listeners import Listener
+from proxy.userspace.listeners import Choice, Listener
 from proxy.userspace.poller import Poller
 from proxy.userspace.traffic import TIMED_ONE_IN
 
@@ -155,13 +156,23 @@ class Engine:
             traffic.reject(reason)
             _reset(fd)
             return
-        flow = Flow(listener, client, choice, monotonic() + self._deadline)
+        now = monotonic()
+        first = self._first(listener, choice, str(client.address), now)
+        flow = Flow(listener, client, choice, first, now + self._deadline)
         self._idle.clear()
         self._relay.open(flow, fd)
         if traffic.connections % TIMED_ONE_IN == 0:
-            flow.started = monotonic()
+            flow.started = now
         traffic.connections += 1
         self._dial(flow)
+
+    def _first(self, listener: Listener, choice: Choice, address: str, now: float) -> int:
+        """Whose turn it is; with affinity, first of all the endpoint that this client had before."""
+        seconds = listener.target.affinity
+        if seconds is None:
+            return choice.turns.next(choice.endpoints)
+        first = listener.affinity.find(address, choice.endpoints, now)
+        return choice.turns.next(choice.endpoints) if first is None else first
 
     def _pause(self, why: str) -> None:
         """Out of descriptors: clients wait in the kernel's queue until flows have ended."""
@@ -203,11 +214,17 @@ class Engine:
                 if failure not in TRY_ANOTHER:
                     self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
                     return
+        self._remember(flow, endpoint)
         flow.check_at = monotonic() + WAITS[min(flow.tried, len(WAITS)) - 1]
         self._connecting[flow] = None
         if self._tick is None:
             self._tick = self._loop.call_later(TICK, self._check_connecting)
         self._relay.attach(flow, fd)
+
+    def _remember(self, flow: Flow, endpoint: Endpoint) -> None:
+        seconds = flow.listener.target.affinity
+        if seconds is not None:
+            flow.listener.affinity.remember(str(flow.client.address), endpoint, monotonic() + seconds)
 
     def _refused(self, flow: Flow, failure: int) -> bool:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""

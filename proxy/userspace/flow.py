@@ -69,11 +69,13 @@ class Flow:
         "tried",
     )
 
-    def __init__(self, listener: Listener, client: Client, choice: Choice, deadline: float) -> None:
+    def __init__(
+        self, listener: Listener, client: Client, choice: Choice, first: int, deadline: float
+    ) -> None:
         self.listener = listener
         self.client = client
         self.choice = choice
-        self.first = choice.turns.next(choice.endpoints)
+        self.first = first
         self.tried = 0
         self.endpoint: Endpoint | None = None
         self.connected = False

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from netplane.errors import KernelError
-from proxy.balance import RoundRobin
+from proxy.balance import Affinity, RoundRobin
 from proxy.model import Endpoint, Frontend, IPAddress, Protocol, Target
 from proxy.userspace.traffic import Traffic
 
@@ -33,13 +33,21 @@ class Choice:
 class Listener:
     """A frontend's open socket, its target in a form made for picking, and its counters."""
 
-    __slots__ = ("fd", "frontend", "inside", "outside", "sock", "target", "traffic")
+    __slots__ = ("affinity", "fd", "frontend", "inside", "outside", "sock", "target", "traffic")
 
-    def __init__(self, frontend: Frontend, sock: socket.socket, target: Target, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        frontend: Frontend,
+        sock: socket.socket,
+        target: Target,
+        traffic: Traffic,
+        affinity: Affinity,
+    ) -> None:
         self.frontend = frontend
         self.sock = sock
         self.fd = sock.fileno()
         self.traffic = traffic
+        self.affinity = affinity
         self.inside, self.outside = Choice(), Choice()
         self.point_at(target)
 

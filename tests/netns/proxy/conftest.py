@@ -192,7 +192,7 @@ def snapshot(services: list[Any], slices: list[Any]) -> Snapshot:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     made = build_world()
-    echoes = [Echo(made, pod) for pod in flows.PODS if pod != "client"]
+    echoes = [Echo(made, pod) for pod in (*flows.PODS, *flows.NODES) if pod != "client"]
     yield made
     for echo in echoes:
         echo.close()

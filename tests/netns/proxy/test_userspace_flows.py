@@ -83,6 +83,15 @@ def test_round_robin_is_even(world, served) -> None:
     assert {name: answers.count(name) for name in answers} == {"web1": 10, "web2": 10, "remote": 10}
 
 
+def test_affinity_keeps_a_client_with_its_endpoint(world, served) -> None:
+    """Clients take turns, then each stays, also a client that comes back after others."""
+    first = {source: visit(world, source, *destination("sticky"))[0] for source in ("client", "n1")}
+    assert len(set(first.values())) == 2, "the second client is not sent where the first one was"
+    for _ in range(5):
+        for source, name in first.items():
+            assert visit(world, source, *destination("sticky"))[0] == name
+
+
 def test_nobody_answers_arp_for_a_service_address(world, served) -> None:
     """Without arp_ignore every node would claim all Service addresses on the shared link."""
     with contextlib.suppress(OSError):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.balance import RoundRobin
+from proxy.balance import Affinity, RoundRobin
 from proxy.codec import decode_snapshot, encode_snapshot
 from proxy.diff import apply, diff
 from proxy.health import Health, is_eligible
@@ -99,6 +99,22 @@ def test_round_robin_goes_on_when_endpoints_come_and_go() -> None:
         turns.next([])
 
 
+def test_affinity_lasts_for_its_time_and_no_longer_than_the_endpoint() -> None:
+    affinity = Affinity(most=2)
+    two = [Endpoint(ip_address("10.0.0.1"), 80), Endpoint(ip_address("10.0.0.2"), 80)]
+    affinity.remember("a", two[1], until=10)
+    assert affinity.find("a", two, now=9) == 1
+    assert affinity.find("a", two, now=10) is None
+    assert affinity.find("a", two[:1], now=9) is None
+    affinity.remember("b", two[0], until=10)
+    affinity.remember("a", two[0], until=20)
+    affinity.remember("c", two[0], until=20)
+    assert affinity.find("b", two, now=1) is None, "the one that came longest ago is forgotten"
+    assert affinity.find("a", two, now=1) == 0
+
+
+MASTER = Endpoint(ip_address("192.168.77.10"), 6443)
+MYSELF = Endpoint(ip_address("192.168.77.11"), 8080, local=True)
 HERE, THERE = Endpoint(ip_address("10.244.1.3"), 80, local=True), Endpoint(ip_address("10.244.2.3"), 80)
 
 
@@ -115,11 +131,13 @@ HERE, THERE = Endpoint(ip_address("10.244.1.3"), 80, local=True), Endpoint(ip_ad
         ("203.0.113.9", HERE, False, False, "policy Cluster"),
         ("203.0.113.9", HERE, True, True, "policy Local"),
         ("203.0.113.9", THERE, True, False, "policy Local keeps only what comes back"),
+        ("10.244.1.2", MASTER, False, False, "a machine has no way back to pods"),
+        ("10.244.1.2", MYSELF, False, False, "replies of this node's own sockets never arrive on it"),
         ("fd00::9", HERE, True, False, "another address family"),
     ],
 )
 def test_whose_address_the_endpoint_sees(client, endpoint, keep_outside, kept, because) -> None:
-    assert keeps_address(classify(client, NODE), endpoint, keep_outside) is kept, because
+    assert keeps_address(classify(client, NODE), endpoint, keep_outside, NODE.cluster_cidrs) is kept, because
 
 
 def test_who_is_inside() -> None:
