@@ -131,21 +131,22 @@ def resize(limits: Bounds, new: Size | None, old: Sequence[Size], *, is_rolling:
 
 
 def _in_proportion(limits: Bounds, running: Sequence[Size]) -> Mapping[str, int]:
-    """Every set keeps its share; the rounding's rest goes to the largest."""
+    """Every set keeps its share; the rounding's rest goes to the largest, as far as it has pods to give."""
     total = sum(size.wanted for size in running)
-    change = limits.most - total
+    left = limits.most - total
+    growing = left > 0
     age = {size.name: index for index, size in enumerate(running)}
-    newest_first = -1 if change > 0 else 1
-    ordered = sorted(running, key=lambda s: (-s.wanted, newest_first * age[s.name]))
+    ordered = sorted(running, key=lambda s: (-s.wanted, -age[s.name] if growing else age[s.name]))
     sizes: dict[str, int] = {}
-    left = change
     for size in ordered:
         share = _share(limits, size, total)
-        step = min(share, left) if change > 0 else max(share, left)
+        step = min(share, left) if growing else max(share, left)
         sizes[size.name] = size.wanted + step
         left -= step
-    largest = ordered[0].name
-    sizes[largest] = max(0, sizes[largest] + left)
+    for size in ordered:
+        step = max(left, -sizes[size.name])
+        sizes[size.name] += step
+        left -= step
     return {size.name: sizes[size.name] for size in running if sizes[size.name] != size.wanted}
 
 

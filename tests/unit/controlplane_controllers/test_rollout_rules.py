@@ -90,6 +90,13 @@ RESIZE = [
         {"old": 11, "new": 7},
     ),
     (
+        "the rest of rounding is more than the largest has",
+        Bounds(1, 2, 1),
+        Size("s4", 2, 2, 0, annotated_max=10),
+        [Size(f"s{i}", 2, 2, 0, annotated_max=10) for i in range(4)],
+        {"s0": 0, "s1": 0, "s2": 1, "s3": 1, "s4": 1},
+    ),
+    (
         "down to nothing",
         Bounds(0, 1, 0),
         Size("new", 2, 2, 2, annotated_max=4),
@@ -111,7 +118,7 @@ def test_resize(limits: Bounds, new: Size, old: list[Size], expected: dict[str, 
     surge=st.integers(0, 5),
     sizes=st.lists(st.integers(1, 20), min_size=2, max_size=5),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 def test_resizing_ends_exactly_at_the_most(replicas: int, surge: int, sizes: list[int]) -> None:
     limits = bounds(replicas, surge, 1)
     running = [Size(f"s{i}", n, n, 0, annotated_max=sum(sizes)) for i, n in enumerate(sizes)]
