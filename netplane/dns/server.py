@@ -76,7 +76,7 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
     Raises ConfigError for an unusable kubeconfig and KernelError where the address cannot be had.
     """
     kubeconfig = Kubeconfig.load(settings.kubeconfig or Paths(settings.root).kubeconfig("dns"))
-    await asyncio.to_thread(sockets.own, settings.addresses)
+    await asyncio.to_thread(_own, settings, kubeconfig.server)
     async with Client(kubeconfig, user_agent="netplane-dns") as client, asyncio.TaskGroup() as tasks:
         forwarder = Forwarder([Resolver.parse(text) for text in settings.forward_to])
         answerer = Answerer(settings.zone(), Index(), forwarder)
@@ -86,6 +86,10 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
             await daemon.stopping.wait()
         for follower in followers:
             follower.cancel()
+
+
+def _own(settings: Settings, server: str) -> None:
+    sockets.own(settings.addresses, sockets.node_addresses(server))
 
 
 async def keep(client: Client, index: Index, daemon: Daemon) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 from aiohttp import web
 from dns.rcode import Rcode
 
+from netplane.dns import sockets
 from netplane.linux.namespaces import entered_netns, new_netns, socket_in
 from netplane.linux.rtnl import rtnl
 
@@ -200,12 +202,41 @@ def test_sockets_are_on_exactly_the_dns_address(netns: int, api: Api, tmp_path: 
         until(netns, NAME, "10.96.0.20")
         with entered_netns(netns), pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", 53), 2)
-        with rtnl(netns) as ipr:
-            addresses = [a.get_attr("IFA_LOCAL") for a in ipr.get_addr(index=1)]
-        assert addresses.count(DNS) == 1
-    # A second process finds the address in place; and again it answers.
+        assert dns_routes(netns) == [None]
+    # A second process finds the route in place; and again it answers.
     with dns_daemon(netns, tmp_path):
         until(netns, NAME, "10.96.0.20")
+
+
+def add_underlay(netns: int) -> None:
+    with rtnl(netns) as ipr:
+        ipr.link("add", ifname="under0", kind="veth", peer={"ifname": "under1"})
+        (index,) = ipr.link_lookup(ifname="under0")
+        ipr.link("set", index=index, state="up")
+        ipr.addr("add", index=index, address="192.168.77.11", prefixlen=24)
+
+
+def dns_routes(netns: int) -> list[str | None]:
+    """The preferred source of each of our routes to the DNS address."""
+    with rtnl(netns) as ipr:
+        routes = [r for r in ipr.get_routes(family=socket.AF_INET, table=255) if r["proto"] == 99]
+        return [r.get_attr("RTA_PREFSRC") for r in routes if r.get_attr("RTA_DST") == DNS]
+
+
+def test_the_nodes_own_queries_come_from_the_nodes_address(netns: int) -> None:
+    add_underlay(netns)
+    with entered_netns(netns):
+        assert sockets.node_addresses("https://127.0.0.1:6443") == ()
+        assert sockets.node_addresses("https://203.0.113.1:6443") == ()  # no route: none
+        sources = sockets.node_addresses("https://192.168.77.10:6443")
+        for _ in range(2):
+            sockets.own([ip_address(DNS)], sources)
+        assert dns_routes(netns) == ["192.168.77.11"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((DNS, 53))
+            assert sock.getsockname()[0] == "192.168.77.11"
+        sockets.disown([ip_address(DNS)])
+    assert dns_routes(netns) == []
 
 
 def test_a_large_answer_comes_by_tcp(netns: int, api: Api, tmp_path: Path) -> None:
@@ -234,6 +265,7 @@ def test_a_flood_of_rubbish_does_not_stop_it(netns: int, api: Api, tmp_path: Pat
 
 
 def test_the_hosts_resolver_finds_services_by_their_short_names(netns: int, api: Api, tmp_path: Path) -> None:
+    add_underlay(netns)  # glibc asks for addresses of a family only where the host has one
     api.start()
     resolv = tmp_path / "resolv.conf"
     search = "default.svc.cluster.local svc.cluster.local cluster.local"
