@@ -37,6 +37,7 @@ class SyncReport:
     changed: int = 0
     removed: int = 0
     unserved: tuple[Unserved, ...] = ()
+    warnings: tuple[str, ...] = ()  # settings of the node that spoil something, each with its remedy
 
     @property
     def incomplete(self) -> bool:

@@ -146,7 +146,7 @@ class Syncer:
     def _name_problems(self, snapshot: Snapshot, report: SyncReport) -> None:
         """Each thing that cannot be served is said once, when it begins, and its end as well."""
         now = {str(entry): f"not served: {entry}" for entry in report.unserved}
-        now |= {problem: problem for problem in snapshot.problems}
+        now |= {problem: problem for problem in (*snapshot.problems, *report.warnings)}
         for key in [key for key in self._said if key.startswith("! ") and key[2:] not in now]:
             log.info("no longer so: %s", self._said.pop(key))
         for key, text in now.items():

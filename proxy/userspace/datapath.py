@@ -85,6 +85,7 @@ class UserspaceDataPath:
         self._to_keep: list[tuple[str, int | None]] = []
         self._plan: Plan | None = None
         self._mended_at = 0.0
+        self._warnings: tuple[str, ...] = ()
         self._affinity: dict[ServicePort, Affinity] = {}
         self.traffic: dict[TrafficKey, Traffic] = {}
 
@@ -114,9 +115,10 @@ class UserspaceDataPath:
                 self._have.pop(frontend, None)  # still missing, so the next sync tries again
                 unserved.append(Unserved(frontend, target.service, cannot.reason, cannot.again))
         self._drop_unwanted()
+        self._forget_unused(want)
         await self._tell_keeper()
         counts = (len(changes.added), len(changes.changed), len(changes.removed))
-        return SyncReport(want.revision, *counts, unserved=tuple(unserved))
+        return SyncReport(want.revision, *counts, unserved=tuple(unserved), warnings=self._warnings)
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """The frontends that the kernel really leads to us, or really refuses, with their targets."""
@@ -171,6 +173,7 @@ class UserspaceDataPath:
         due = self._clock() - self._mended_at >= MEND_EVERY
         if plan != self._plan or due:
             await asyncio.to_thread(plumbing.ensure, plan)
+            self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
             self._plan, self._mended_at = plan, self._clock()
 
     def _point(self, frontend: Frontend, target: Target) -> Cannot | None:
@@ -212,6 +215,14 @@ class UserspaceDataPath:
             sock.close()
             self._to_keep.append((kept_name(frontend), None))
         self._kept.clear()
+
+    def _forget_unused(self, want: Snapshot) -> None:
+        """Counters and affinities end with their Service, once its last flow has ended."""
+        wanted = {(target.service, frontend.protocol) for frontend, target in want.targets.items()}
+        for key in [key for key, counted in self.traffic.items() if key not in wanted and not counted.active]:
+            del self.traffic[key]
+        services = {service for service, _ in wanted}
+        self._affinity = {service: kept for service, kept in self._affinity.items() if service in services}
 
     async def _tell_keeper(self) -> None:
         """In order, and in a thread: a supervisor that is slow to read must not hold up the relay."""

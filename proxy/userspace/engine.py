@@ -57,6 +57,9 @@ class Door:
         """Clients are waiting."""
         self.engine.accept(self.listener)
 
+    def broken(self) -> None:
+        """A bug of ours met one client: the next one is served all the same."""
+
 
 class Engine:
     """All flows of one process, run by the event loop it is made in. ``deadline``: seconds to find an endpoint."""
@@ -202,7 +205,7 @@ class Engine:
                 self._give_up(flow, "unreachable" if endpoints else "no_endpoints")
                 return
             if flow.tried:
-                flow.listener.traffic.retries += 1
+                flow.traffic.retries += 1
             endpoint = endpoints[(flow.first + flow.tried) % len(endpoints)]
             flow.tried += 1
             flow.endpoint = endpoint
@@ -263,7 +266,7 @@ class Engine:
             self._dial(flow)
 
     def _give_up(self, flow: Flow, reason: str) -> None:
-        flow.listener.traffic.reject(reason)
+        flow.traffic.reject(reason)
         self._relay.reset(flow)
 
     def _now_idle(self) -> None:

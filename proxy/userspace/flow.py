@@ -49,6 +49,10 @@ class Side:
         """Events of this socket."""
         self.relay.ready(self, events)
 
+    def broken(self) -> None:
+        """A bug of ours met this flow: it ends, the others go on."""
+        self.relay.reset(self.flow)
+
 
 class Flow:
     """A client's connection and the endpoint's. ``started``: when a timed connect began, else 0."""
@@ -66,6 +70,7 @@ class Flow:
         "listener",
         "open",
         "started",
+        "traffic",
         "tried",
     )
 
@@ -73,6 +78,7 @@ class Flow:
         self, listener: Listener, client: Client, choice: Choice, first: int, deadline: float
     ) -> None:
         self.listener = listener
+        self.traffic = listener.traffic
         self.client = client
         self.choice = choice
         self.first = first
@@ -104,7 +110,7 @@ class Relay:
     def open(self, flow: Flow, client_fd: int) -> Side:
         """A flow begins with its client's socket; it is watched once an endpoint is dialled."""
         self.active += 1
-        flow.listener.traffic.active += 1
+        flow.traffic.active += 1
         side = Side(client_fd, flow, self)
         flow.client_side = side
         return side
@@ -132,7 +138,7 @@ class Relay:
         """The endpoint has answered."""
         flow.connected = True
         if flow.started:
-            flow.listener.traffic.connected(monotonic() - flow.started)
+            flow.traffic.connected(monotonic() - flow.started)
             flow.started = 0.0
             self._watch(flow)
 
@@ -152,7 +158,7 @@ class Relay:
             if side is not None:
                 self._close_side(side)
         flow.client_side = flow.endpoint_side = None
-        flow.listener.traffic.active -= 1
+        flow.traffic.active -= 1
         self.active -= 1
         if not self.active:
             self._idle()
@@ -246,7 +252,7 @@ class Relay:
         self._step(side, Event.BLOCKED)
 
     def _lost(self, flow: Flow) -> None:
-        flow.listener.traffic.reject("descriptors")
+        flow.traffic.reject("descriptors")
         self.reset(flow)
 
     def _splice(self, side: Side) -> None:
@@ -324,7 +330,7 @@ class Relay:
         self._poller.change(endpoint, interest(endpoint.half, client.half) | timed)
 
     def _count(self, side: Side, size: int) -> None:
-        traffic = side.flow.listener.traffic
+        traffic = side.flow.traffic
         if side is side.flow.client_side:
             traffic.received += size
         else:

@@ -47,11 +47,14 @@ class Plan:
 
 def ensure(plan: Plan) -> list[str]:
     """Make it so; what was changed comes back, in words. Raises KernelError naming the step."""
-    with rtnl() as ipr:
-        done = _quiet_arp(ipr, plan.node)
-        for version in plan.versions:
-            done += _ensure_divert(ipr, version)
-            done += _ensure_local_routes(ipr, plan, version)
+    try:
+        with rtnl() as ipr:
+            done = _quiet_arp(ipr, plan.node)
+            for version in plan.versions:
+                done += _ensure_divert(ipr, version)
+                done += _ensure_local_routes(ipr, plan, version)
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"cannot look at this node's routes and rules: {error}") from None
     done += _reuse_ports()
     if _observed_marker() != marker(render(plan.node, plan.addresses, plan.drops)):
         _apply_rules(plan)

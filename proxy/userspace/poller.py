@@ -5,9 +5,12 @@ Why not one reader a descriptor in uvloop: that costs four times the memory and 
 number is never used again while events for its former owner are still to be handled.
 """
 
+import logging
 import os
 import select
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class Watched(Protocol):
@@ -18,6 +21,10 @@ class Watched(Protocol):
 
     def ready(self, events: int) -> None:
         """Handle epoll events."""
+        ...
+
+    def broken(self) -> None:
+        """Handling them raised: end what they belong to, or it is all that happens from now on."""
         ...
 
 
@@ -80,8 +87,15 @@ class Poller:
             for fd, mask in events:
                 entry = self.entries.get(fd)
                 if entry is not None:
-                    entry.ready(mask)
+                    self._handle(entry, mask)
             self.flush()
+
+    def _handle(self, entry: Watched, mask: int) -> None:
+        try:
+            entry.ready(mask)
+        except Exception:
+            log.exception("bug in the relay, please report it")
+            entry.broken()
 
     def flush(self) -> None:
         """Close what was buried. Needed only after burying outside of ``dispatch``."""

@@ -289,3 +289,28 @@ def test_the_clients_own_connection_to_the_endpoint_is_left_alone(world, running
                 assert server.recv(1) == b"x"
         direct.sendall(b"mine")
         assert direct_server.recv(4) == b"mine"
+
+
+def test_a_bug_that_one_flow_meets_ends_that_flow_only(world, running, peer, monkeypatch, caplog) -> None:
+    client, server = pair(world, peer)
+    unlucky, unlucky_server = pair(world, peer)
+    from proxy.userspace.flow import Relay
+
+    genuine = Relay._read
+    port = unlucky.getsockname()[1]
+
+    def read(relay, side) -> None:
+        with socket.socket(fileno=os.dup(side.fd)) as copy:
+            if copy.getpeername()[1] == port:
+                raise RuntimeError("a bug")
+        genuine(relay, side)
+
+    monkeypatch.setattr(Relay, "_read", read)
+    with client, server, unlucky, unlucky_server:
+        unlucky.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            unlucky.recv(1)
+        client.sendall(b"y")
+        assert server.recv(1) == b"y"
+    gone(running)
+    assert "bug in the relay" in caplog.text
