@@ -296,7 +296,7 @@ def _choices(start: Place, target: Target, node: NodeFacts, world: World) -> lis
         at = world.node_at(endpoint.address)
         elsewhere = Place(endpoint.address, at.name if at is not None else "")
         place = _pod_place(pod, endpoint.address) if pod is not None else elsewhere
-        kept = keeps_address(client, endpoint, target.keep_outside_address)
+        kept = keeps_address(client, endpoint, target.keep_outside_address, node.cluster_cidrs)
         own = next((a for a in node.addresses if a.version == endpoint.address.version), start.address)
         found.append(Choice(place, endpoint.port, start.address if kept else own, kept))
     return found
