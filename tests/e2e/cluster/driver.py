@@ -37,12 +37,19 @@ class Lab:
 
     name: str
 
-    def netplane(self, *arguments: str, check: bool = True, timeout: float = 120) -> str:
+    kubectl_path = str(KUBECTL)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [NETPLANE, *arguments]
+
+    def netplane(
+        self, *arguments: str, check: bool = True, errors: bool = False, timeout: float = 120
+    ) -> str:
         command = [NETPLANE, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-        return done.stdout
+        return done.stdout + (done.stderr if errors else "")
 
     def up(self, *options: str) -> None:
         self.netplane("lab", "up", "--name", self.name, *options)
@@ -50,8 +57,9 @@ class Lab:
     def down(self) -> None:
         self.netplane("lab", "down", "--name", self.name)
 
-    def exec(self, machine: str, *command: str, check: bool = True) -> str:
-        return self.netplane("lab", "exec", "--name", self.name, machine, "--", *command, check=check)
+    def exec(self, machine: str, *command: str, check: bool = True, errors: bool = False) -> str:
+        enter = ("lab", "exec", "--name", self.name, machine, "--")
+        return self.netplane(*enter, *command, check=check, errors=errors)
 
     @property
     def kubeconfig(self) -> str:
@@ -94,14 +102,15 @@ class Lab:
             process.wait()
 
 
-def eventually(question: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def eventually(question: Callable[[], Any], what: str | Callable[[], str], seconds: float = 60) -> Any:
     """Ask until the answer is true; say what did not come about."""
     deadline = time.monotonic() + seconds
     while True:
         answer = question()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s still not: {what if isinstance(what, str) else what()}")
         time.sleep(0.1)
 
 
