@@ -6,23 +6,21 @@ the scheduler can take the API down with it. They are ordinary clients, with a c
 
 import asyncio
 import logging
-import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aiohttp import web
-
 from controlplane import controllers, scheduler
-from controlplane.api.app import Api, build, load_pair, tls_context
+from controlplane.api.app import build
 from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
+from controlplane.api.listening import listen, load_pair, serving, tls_context
 from controlplane.api.logs import LogProxy
 from controlplane.api.publish import Published, keep_published, publish
 from controlplane.api.route import catalog
@@ -51,15 +49,19 @@ log = logging.getLogger(__name__)
 
 LOOPBACK_LISTENER = "api-loopback"
 STEADY_SECONDS = 60.0  # a controller that ran this long failed for a new reason
-STOP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``addresses`` are the machine's own, by which nodes reach it; the first is the one that is named."""
+    """``addresses`` are the machine's own, by which nodes reach it; the first is the one that is named.
+
+    ``listen`` are those to listen on: where not given, the addresses and 127.0.0.1.
+    """
 
     root: Path = Path("/")
+    kubeconfig: Path | None = None
     addresses: tuple[IPAddress, ...] = ()
+    listen: tuple[IPAddress, ...] = ()
     port: int = 6443
     cluster_cidrs: tuple[IPNetwork, ...] = CLUSTER_CIDRS
     service_cidrs: tuple[IPNetwork, ...] = SERVICE_CIDRS
@@ -78,7 +80,7 @@ class Settings:
     @property
     def listened(self) -> tuple[IPAddress, ...]:
         """Every address to listen on."""
-        return tuple(dict.fromkeys((*self.addresses, IPv4Address("127.0.0.1"))))
+        return self.listen or tuple(dict.fromkeys((*self.addresses, IPv4Address("127.0.0.1"))))
 
 
 async def serve(settings: Settings, daemon: Daemon) -> None:
@@ -86,41 +88,43 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
     if not settings.addresses:
         hint = "Give the machine's own addresses, the one that nodes reach first."
         raise ConfigError("cannot serve the API: addresses is empty", hint)
-    tls = _tls(settings)
-    store = await _open_store(settings.paths.state / "state.db")
-    try:
+    tls = tls_context(*_serving_pair(settings), str(settings.paths.pki / "ca.crt"))
+    kubeconfig = Kubeconfig.load(settings.kubeconfig or settings.paths.kubeconfig("controlplane"))
+    async with AsyncExitStack() as stack:
+        sockets = [stack.enter_context(listen(address, settings.port)) for address in settings.listened]
+        sockets += daemon.listeners.get(LOOPBACK_LISTENER, [])
+        store = await _open_store(settings.paths.state / "state.db")
+        stack.push_async_callback(store.close)
         address = f"{_url_host(settings.addresses[0])}:{settings.port}"
         api = await build(store, KINDS.values(), allocate_service=allocator(settings), address=address)
-        async with LogProxy(settings.paths.pki, api.hub) as logs:
-            application = api.application(Doors(_joining(settings, api.machinery), logs.stream))
-            await _run(settings, daemon, api, application, tls)
-    finally:
-        await store.close()
+        published = _published(settings)
+        await publish(api.machinery, catalog(api.kinds), published)
+        logs = await stack.enter_async_context(LogProxy(settings.paths.pki, api.hub))
+        application = api.application(Doors(_joining(settings, api.machinery), logs.stream))
+        await stack.enter_async_context(serving(application, sockets, tls))
+        daemon.ready(f"serving on {address}")
+        await _until_stopped(
+            daemon,
+            api.keep(),
+            keep_published(api.machinery, catalog(api.kinds), published),
+            _reload(settings, daemon, tls),
+            _control(settings, kubeconfig),
+        )
+        api.hub.end()
 
 
-async def _run(
-    settings: Settings, daemon: Daemon, api: Api, application: web.Application, tls: ssl.SSLContext
-) -> None:
-    published = Published(
-        settings.addresses,
-        settings.port,
-        tuple(network[1] for network in settings.service_cidrs),
-        settings.dns_addresses,
-    )
-    kinds = catalog(api.kinds)
-    await publish(api.machinery, kinds, published)
-    async with _listening(settings, daemon, application, tls), asyncio.TaskGroup() as group:
-        daemon.ready(f"serving on {settings.addresses[0]}:{settings.port}")
-        tasks = [
-            group.create_task(api.keep()),
-            group.create_task(keep_published(api.machinery, kinds, published)),
-            group.create_task(_reload(settings, daemon, tls)),
-            group.create_task(_control(settings)),
-        ]
+async def _until_stopped(daemon: Daemon, *loops: Coroutine[Any, Any, None]) -> None:
+    """Run what runs for ever, until the daemon is told to stop."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop) for loop in loops]
         await daemon.stopping.wait()
         for task in tasks:
             task.cancel()
-        api.hub.end()
+
+
+def _published(settings: Settings) -> Published:
+    kubernetes = tuple(network[1] for network in settings.service_cidrs)
+    return Published(settings.addresses, settings.port, kubernetes, settings.dns_addresses)
 
 
 async def _reload(settings: Settings, daemon: Daemon, tls: ssl.SSLContext) -> NoReturn:
@@ -135,9 +139,8 @@ async def _reload(settings: Settings, daemon: Daemon, tls: ssl.SSLContext) -> No
             log.error("%s", error)
 
 
-async def _control(settings: Settings) -> None:
+async def _control(settings: Settings, kubeconfig: Kubeconfig) -> None:
     """The controllers and the scheduler, as clients of the API beside them."""
-    kubeconfig = Kubeconfig.load(settings.paths.kubeconfig("controlplane"))
     options = Options(
         cluster_cidrs=settings.cluster_cidrs,
         node_monitor_grace_period=settings.node_monitor_grace_period_seconds,
@@ -164,53 +167,9 @@ async def _again(name: str, start: Callable[[], Awaitable[Any]]) -> NoReturn:
         await asyncio.sleep(backoff.delay())
 
 
-@asynccontextmanager
-async def _listening(
-    settings: Settings, daemon: Daemon, application: web.Application, tls: ssl.SSLContext
-) -> AsyncIterator[None]:
-    """Answer on every address and on the socket that was passed down. Raises KernelError naming the address."""
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        handle_signals=False,
-        handler_cancellation=True,
-        shutdown_timeout=STOP_SECONDS,
-    )
-    await runner.setup()
-    try:
-        for address in settings.listened:
-            await web.SockSite(runner, listen(address, settings.port), ssl_context=tls).start()
-        for passed in daemon.listeners.get(LOOPBACK_LISTENER, []):
-            await web.SockSite(runner, passed, ssl_context=tls).start()
-        yield
-    finally:
-        await runner.cleanup()
-
-
-def listen(address: IPAddress, port: int) -> socket.socket:
-    """A listening TCP socket. Raises KernelError naming address and cause."""
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if address.version == 6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((str(address), port))
-        sock.listen(1024)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise KernelError(f"cannot listen on {address} port {port}: {error.strerror}") from None
-    return sock
-
-
 def _serving_pair(settings: Settings) -> tuple[str, str]:
     pki = settings.paths.pki
     return str(pki / "apiserver.crt"), str(pki / "apiserver.key")
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    return tls_context(*_serving_pair(settings), str(settings.paths.pki / "ca.crt"))
 
 
 def allocator(settings: Settings) -> ServiceAllocator:

@@ -1,7 +1,7 @@
 """The API server put together: store, memory, rules and door, for one event loop."""
 
 import asyncio
-import ssl
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,10 +17,11 @@ from controlplane.api.kinds.kind import Kind
 from controlplane.api.measures import Measures
 from controlplane.api.route import catalog
 from controlplane.api.writes import Machinery
-from controlplane.store.contract import Delete, Stale, Store
-from netplane.errors import ConfigError
+from controlplane.store.contract import Delete, Stale, Store, StoreError
 from netplane.kube.objects import Object, meta, parse_time
 from netplane.kube.resources import EVENTS
+
+log = logging.getLogger(__name__)
 
 BOOKMARK_SECONDS = 10.0  # also how soon a client notices a dead connection
 COMPACT_SECONDS = 300.0
@@ -67,8 +68,11 @@ class Api:
         while True:
             then = self.hub.revision
             await asyncio.sleep(COMPACT_SECONDS)
-            await self.hub.store.compact(then)
-            await drop_old_events(self.hub, self.machinery.clock())
+            try:
+                await drop_old_events(self.hub, self.machinery.clock())
+                await self.hub.store.compact(then)
+            except StoreError as error:
+                log.error("the log is not compacted: %s", error)  # the next period tries again
 
 
 async def build(
@@ -84,30 +88,6 @@ async def build(
     hub = Hub(store, served)
     await hub.load()
     return Api(Machinery(hub, Admission(hub, allocate_service), clock), served, address)
-
-
-def tls_context(certificate: str, key: str, authority: str) -> ssl.SSLContext:
-    """TLS that asks for a client certificate and checks it against the cluster's authority.
-
-    Raises ConfigError naming the file that cannot be used.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_OPTIONAL
-    load_pair(context, certificate, key)
-    try:
-        context.load_verify_locations(authority)
-    except OSError as error:
-        raise ConfigError(f"cannot use {authority}: {error.strerror or error}") from None
-    return context
-
-
-def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Give a context its own certificate, also in place of an older one. Raises ConfigError."""
-    try:
-        context.load_cert_chain(certificate, key)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"cannot use {certificate} with {key}: {error.strerror or error}") from None
 
 
 async def drop_old_events(hub: Hub, now: datetime) -> None:

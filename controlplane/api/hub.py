@@ -42,6 +42,7 @@ class Hub:
         self._guards: dict[str, int] = {}
         self._turns = {resource: asyncio.Lock() for resource in self._records}
         self.revision = 0
+        self._ended = False
 
     async def load(self) -> None:
         """Read the whole store. Call it once, before anybody writes."""
@@ -85,6 +86,8 @@ class Hub:
     def listen(self, resource: Resource, listener: Listener) -> None:
         """From now on, tell this listener of every change of the resource."""
         self._listeners[resource].add(listener)
+        if self._ended:
+            listener.end()
 
     def forget(self, resource: Resource, listener: Listener) -> None:
         """Stop telling it."""
@@ -101,7 +104,8 @@ class Hub:
                 listener.mark(self.revision)
 
     def end(self) -> None:
-        """Tell everybody that the server stops."""
+        """Tell everybody that the server stops, and whoever comes from now on."""
+        self._ended = True
         for listeners in self._listeners.values():
             for listener in tuple(listeners):
                 listener.end()

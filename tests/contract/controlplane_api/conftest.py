@@ -11,12 +11,12 @@ from ipaddress import IPv4Address, IPv4Network
 import aiohttp
 import orjson
 import pytest
-from aiohttp import web
 
-from controlplane.api.app import Api, build, tls_context
+from controlplane.api.app import Api, build
 from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
+from controlplane.api.listening import serving, tls_context
 from controlplane.api.publish import Published, publish
 from controlplane.api.route import catalog
 from controlplane.auth.files import write_cluster
@@ -125,19 +125,15 @@ async def server(tmp_path, etc) -> AsyncIterator[Server]:
     async def nothing(*_arguments):
         raise errors.internal("not in this test")
 
-    runner = web.AppRunner(
-        api.application(Doors(nothing, nothing)), access_log=None, handler_cancellation=True
-    )
-    await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     pki = etc / "pki"
     tls = tls_context(str(pki / "apiserver.crt"), str(pki / "apiserver.key"), str(pki / "ca.crt"))
-    await web.SockSite(runner, listener, ssl_context=tls).start()
-    running = Server(api, store, Authority.load(pki), tmp_path, port)
-    yield running
-    for session in running.sessions.values():
-        await session.close()
-    api.hub.end()
-    await runner.cleanup()
+    application = api.application(Doors(nothing, nothing))
+    async with serving(application, [listener], tls):
+        running = Server(api, store, Authority.load(pki), tmp_path, port)
+        yield running
+        for session in running.sessions.values():
+            await session.close()
+        api.hub.end()
     await store.close()

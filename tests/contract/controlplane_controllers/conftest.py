@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from controlplane.api.app import build, tls_context
+from controlplane.api.app import build
 from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
+from controlplane.api.listening import tls_context
 from controlplane.auth.pki import Authority
 from controlplane.store.sqlite import SQLiteStore
 from netplane.kube.client import Client
