@@ -180,13 +180,17 @@ def _letters(count: int) -> list[str]:
 def _endpoint_lines(intent: Intent) -> list[str]:
     if not intent.balancer:
         return []
-    described = [f"{c.place.address}:{c.port} ({c.place.pod or c.place.node})" for c in intent.choices]
+    described = [
+        f"{c.place.address}:{c.port} ({c.place.pod or c.place.node or 'no pod or node'})"
+        for c in intent.choices
+    ]
     lines = [
         f"          endpoints {len(described)}: {', '.join([*described, *intent.excluded]) or 'none'}  [API]"
     ]
     if described:
-        where = f"the proxy on {intent.balancer} takes them in turn" if len(described) > 1 else "the only one"
-        lines.append(f"          {where}; another is tried when one does not answer  [API]")
+        proxy = f"the proxy on {intent.balancer}"
+        several = f"{proxy} takes them in turn, and tries another when one does not answer"
+        lines.append(f"          {several if len(described) > 1 else f'{proxy} has this one only'}  [API]")
     return lines
 
 

@@ -194,6 +194,8 @@ def _service_address(
     ports = [
         entry for entry in spec.get("ports") or [] if port in ("", entry.get("name"), str(entry.get("port")))
     ]
+    if len(ports) > 1:  # one number may serve two protocols; TCP is what is explained
+        ports = [entry for entry in ports if entry.get("protocol", "TCP") == "TCP"] or ports
     if len(ports) != 1:
         known = ", ".join(
             f"{entry.get('name') or '-'}={entry.get('port')}" for entry in spec.get("ports") or []
@@ -248,10 +250,8 @@ def _service(start: Place, address: IPAddress, port: int, world: World, *, balan
         return Intent(start, address, port, f"{address}:{port}", refusal=cause)
     if target is None:
         ports = sorted(f.port for f in targets if f.address == address and f.protocol == Protocol.TCP)
-        cause = f"its Service has TCP ports {ports}" if ports else "no Service has this address"
-        return Intent(
-            start, address, port, f"{address}:{port}", balancer, None, refusal=f"{cause}, not {port}"
-        )
+        cause = f"its Service has TCP ports {ports}, not {port}" if ports else "no Service has this address"
+        return Intent(start, address, port, f"{address}:{port}", balancer, None, refusal=cause)
     service = next(
         s for s in world.services if key_of(s) == ObjectKey(target.service.namespace, target.service.name)
     )

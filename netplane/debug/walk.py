@@ -84,6 +84,9 @@ def walk(intent: Intent, eyes: Eyes) -> Walk:
         out.append(_towards(eyes, source.node, to, source.address if source.pod else None, at))
     if not at:
         out.append(_towards(eyes, source.node, to, source.address if source.pod else None, ""))
+        out.append(
+            _hop(source.node, None, f"the way on to {to}", "-", "nothing beyond this node is ours to see")
+        )
         return Walk(tuple(out), (), ())
     out += _accepted(eyes, intent, at)
     branches = tuple(_branch(eyes, intent, choice, at) for choice in intent.choices)
@@ -133,8 +136,7 @@ def _towards(eyes: Eyes, node: str, to: IPAddress, source: IPAddress | None, at:
     if route is None:
         return _hop(node, None, text, "netlink", eyes.why_not(node))
     if not at:
-        seen = None if not route.error else False
-        return _hop(node, seen, f"{text}: {route}", "netlink", "nothing beyond this node is ours to see")
+        return _hop(node, not route.error, f"{text}: {route}", "netlink")
     return _hop(node, not route.error and not route.local, f"{text}: {route}", "netlink")
 
 
@@ -221,9 +223,10 @@ def _to_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> list
             hops.append(_hop(start, None, text, "netlink", eyes.why_not(start)))
         else:
             fine = not route.error and not route.local
-            foreign = "" if route.protocol == PEER_ROUTES else " (not a route of the node agent)"
+            ours = route.protocol == PEER_ROUTES or not choice.place.pod
+            foreign = "" if ours else " (not a route of the node agent)"
             hops.append(_hop(start, fine, f"{text}: {route}{foreign if fine else ''}", "netlink"))
-    if start != node:
+    if start != node and choice.place.pod:
         hops.append(_forwards(eyes, node))
     return hops
 
@@ -312,9 +315,13 @@ def _caught(eyes: Eyes, node: str, client: str, endpoint: str, mark: int) -> lis
 def _arrive(eyes: Eyes, intent: Intent, came_from: IPAddress) -> list[Hop]:
     """The last part of the way back: from the accepting side to the client."""
     source = intent.source
-    if not source.node:
-        return [_hop("", None, f"the way back to {source.address}", "-", "it is outside the cluster")]
     at = intent.target_node if intent.balancer == "" else intent.balancer
+    if not source.node:
+        beyond = f"the way from {at} to {source.address}"
+        return [
+            _towards(eyes, at, source.address, None, at=""),
+            _hop(at, None, beyond, "-", "the client is outside the cluster"),
+        ]
     if at == source.node and not source.pod:
         return []  # both ends on the node itself
     if at == source.node and intent.balancer:
