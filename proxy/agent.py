@@ -29,7 +29,7 @@ from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.health import Health
 from proxy.metrics import SyncMetrics, TrafficCollector
-from proxy.syncer import Syncer
+from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
 from proxy.userspace.describe import describe_flows
 from proxy.wanted import Wanted
@@ -98,6 +98,8 @@ class _Agent:
             self._metrics,
             self._health,
             self._paths.state / "proxy-snapshot.json",
+            # Clients wait at listeners that outlived the process before us: what it knew is seconds old.
+            grace=0.0 if daemon.listeners else GRACE,
         )
         self._registry.register(TrafficCollector(lambda: self._datapath.traffic))
         self._export_staleness()

@@ -27,16 +27,27 @@ SAVE_EVERY = 1.0  # at most one write to disk in so many seconds
 
 
 class Syncer:
-    """Drives one data path. ``wake`` is to be called at every change."""
+    """Drives one data path. ``wake`` is to be called at every change.
+
+    ``grace``: how long the API may take before what was forwarded last is forwarded again.
+    """
 
     def __init__(
-        self, wanted: Wanted, datapath: DataPath, metrics: SyncMetrics, health: Health, path: Path
+        self,
+        wanted: Wanted,
+        datapath: DataPath,
+        metrics: SyncMetrics,
+        health: Health,
+        path: Path,
+        *,
+        grace: float = GRACE,
     ) -> None:
         self._wanted = wanted
         self._datapath = datapath
         self._metrics = metrics
         self._health = health
         self._path = path
+        self._grace = grace
         self._changed = asyncio.Event()
         self._unsaved = asyncio.Event()
         self._said: dict[str, str] = {}
@@ -50,7 +61,7 @@ class Syncer:
 
     async def run(self) -> None:
         """Follow for ever."""
-        if not await self._api_answers(GRACE):
+        if not await self._api_answers(self._grace):
             await self._use_saved()
         backoff = Backoff()
         pause = MEND_EVERY
@@ -98,9 +109,7 @@ class Syncer:
     async def _use_saved(self) -> None:
         last = await asyncio.to_thread(saved.load, self._path)
         if last is not None and self._wanted.snapshot() is None:
-            log.warning(
-                "the API server does not answer: forwarding as at revision %d, from disk", last.revision
-            )
+            log.info("the API server has not answered yet: forwarding as at revision %d", last.revision)
             await self._sync(last, Pending())
 
     async def _sync(self, snapshot: Snapshot, pending: Pending) -> bool:
