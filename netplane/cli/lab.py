@@ -73,7 +73,7 @@ def up(name: str, keep_failed: bool, **shape: Any) -> None:
     from netplane.lab.spec import LabSpec
 
     with progress(f"lab {name}") as say:
-        making.up(LabSpec(name=name, **shape), say=say, keep_failed=keep_failed)
+        making.up(LabSpec(name=name, **shape), say=say, keep_failed=keep_failed, final=True)
 
 
 @lab.command()

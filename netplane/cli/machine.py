@@ -94,4 +94,4 @@ def uninstall(root: Path, yes: bool) -> None:
         click.confirm(f"Remove netplane, its pods and its data under {root}?", abort=True, err=True)
     from netplane.machine import uninstall as removing
 
-    removing.uninstall(root, lambda what: click.echo(f"removed {what}"))
+    removing.uninstall(root, click.echo)

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show(sys.stderr)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        say("cannot finish: interrupted. What was half made has been removed")
+        say("interrupted")
         return 130
     except BrokenPipeError:
         # The reader of our output went away, as `head` does: it has what it wanted.

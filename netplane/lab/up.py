@@ -32,6 +32,8 @@ Say = Callable[[str], None]
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Action = Callable[[int, FrameType | None], None] | signal.Handlers
 NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 
 
@@ -43,11 +45,18 @@ class Started:
     lifeline: socket.socket
 
 
-def up(spec: LabSpec, *, say: Say = lambda _text: None, keep_failed: bool = False) -> None:
+def up(
+    spec: LabSpec,
+    *,
+    say: Say = lambda _text: None,
+    keep_failed: bool = False,
+    final: bool = False,
+) -> None:
     """Make the lab and wait until every node is Ready.
 
-    Raises ConfigError if it is there already, and whatever made it fail; then nothing of it is left, unless
-    `keep_failed`.
+    Raises ConfigError if it is there already, and whatever made it fail or interrupted it; then nothing of it
+    is left, unless `keep_failed`. A lab that is whole stays: with `final`, for callers who end next, signals
+    are ignored from then on, so that "interrupted" always means "removed".
     """
     if os.geteuid() != 0:
         raise ConfigError(f"cannot make lab {spec.name}: namespaces need root", "Run it with sudo")
@@ -59,18 +68,17 @@ def up(spec: LabSpec, *, say: Say = lambda _text: None, keep_failed: bool = Fals
                 f"cannot make lab {spec.name}: it is up already",
                 f"netplane lab down --name {spec.name} removes it",
             )
-        _clear_remains(spec, say)
-        with _interruptible():
+        with _signals(_interrupt, keep=final):
             try:
                 _make(spec, say, keep_failed=keep_failed)
             except BaseException as error:
                 if keep_failed:
                     raise
-                with _uninterruptible():
+                with _signals(signal.SIG_IGN):
                     say("removing what was made")
                     cause = _with_log(error, spec)
                     down.remove(spec.directory)
-                    raise cause from None
+                raise cause from None
 
 
 def _clear_remains(spec: LabSpec, say: Say) -> None:
@@ -84,17 +92,20 @@ def _clear_remains(spec: LabSpec, say: Say) -> None:
 
 
 def _make(spec: LabSpec, say: Say, *, keep_failed: bool) -> None:
+    _clear_remains(spec, say)
     say("making certificates and settings")
     with _api_listener() as listener:
         files.write(spec, listener.getsockname()[1])
         say("giving power to the machines")
         started = _start(spec, listener)
-    whole = False
+    stays = keep_failed
     try:
         asyncio.run(_whole(spec, started, say))
-        whole = True
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        stays = True
     finally:
-        if whole or keep_failed:
+        if stays:
             started.lifeline.sendall(KEEP)
         started.lifeline.close()
 
@@ -213,28 +224,20 @@ def _last_failure(machine: Machine, path: Path) -> str:
     return lines[0][:300] if lines and path.stem not in running and path.stem != "supervise" else ""
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     """SIGTERM and SIGHUP interrupt as Ctrl-C does: with time to clean up."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
+    raise KeyboardInterrupt
 
 
 @contextmanager
-def _uninterruptible() -> Iterator[None]:
-    """A second Ctrl-C must not stop the cleaning."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+def _signals(action: Action, *, keep: bool = False) -> Iterator[None]:
+    """`action` for what ends a command, inside the block; afterwards as before, unless `keep` and all went well."""
+    before = {number: signal.signal(number, action) for number in SIGNALS}
+    succeeded = False
     try:
         yield
+        succeeded = True
     finally:
-        for number, action in before.items():
-            signal.signal(number, action)
+        if not (keep and succeeded):
+            for number, former in before.items():
+                signal.signal(number, former)

@@ -42,14 +42,20 @@ COMMAND = Path("/usr/local/bin/netplane")
 
 
 def uninstall(root: Path, say: Callable[[str], None]) -> None:
-    """Remove everything of the machine at `root`; `say` gets one line for each thing that was removed.
+    """Remove everything of the machine at `root`; `say` gets one line for each thing that was done.
 
     Raises KernelError or PeerError naming what does not go. Blocks; run it in the machine's namespaces.
     """
     paths = Paths(root.absolute())
-    for step in (stop_daemons, end_pods, clear_kernel, remove_files):
-        for removed in step(paths):
-            say(removed)
+    for verb, step in (
+        ("stopped", stop_daemons),
+        ("removed", end_pods),
+        ("removed", clear_kernel),
+        ("restored", lambda paths: before.restore(paths.root)),
+        ("removed", remove_files),
+    ):
+        for what in step(paths):
+            say(f"{verb} {what}")
 
 
 def stop_daemons(paths: Paths) -> Iterator[str]:
@@ -118,8 +124,8 @@ def _pod_name(directory: Path) -> str:
     return f"{metadata.get('namespace')}/{metadata.get('name')}" if metadata else directory.name
 
 
-def clear_kernel(paths: Paths) -> Iterator[str]:
-    """Links, routes, rules, tables, addresses, settings: in this network namespace."""
+def clear_kernel(_paths: Paths) -> Iterator[str]:
+    """Links, routes, rules, tables, addresses: in this network namespace."""
     for name in sorted(cni_observe.our_links()):
         with rtnl() as netlink, suppress(NetlinkError):
             for index in netlink.link_lookup(ifname=name):
@@ -133,7 +139,6 @@ def clear_kernel(paths: Paths) -> Iterator[str]:
         yield f"nft table {cni_firewall.FAMILY} {cni_firewall.TABLE}"
     yield from _remove_routes()
     dns_sockets.disown(DNS_ADDRESSES)
-    yield from before.restore(paths.root)
 
 
 def _remove_routes() -> Iterator[str]:
@@ -173,7 +178,13 @@ def remove_files(paths: Paths) -> Iterator[str]:
         else:
             continue
         yield str(path)
-    for directory in (paths.state, paths.cni_conf_dir, paths.cni_bin_dir, paths.root / "var/log/pods"):
+    for directory in (
+        paths.state,
+        paths.run,
+        paths.cni_conf_dir,
+        paths.cni_bin_dir,
+        paths.root / "var/log/pods",
+    ):
         _remove_while_empty(directory, paths.root)
 
 
@@ -181,7 +192,8 @@ def _remove_while_empty(directory: Path, root: Path) -> None:
     """The directory, and its parents below the root, as long as nobody else's files are in them."""
     with suppress(OSError):
         while directory not in (root, Path("/"), *_standard(root)):
-            directory.rmdir()
+            if directory.exists():
+                directory.rmdir()
             directory = directory.parent
 
 
