@@ -4,9 +4,8 @@ Source: Kubernetes ``pkg/controller/endpointslice`` and ``staging/src/k8s.io/end
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 from controlplane.controllers.pods import addresses_of, is_ready, is_terminal, node_of, spec_of
@@ -93,8 +92,45 @@ def families(service: Object) -> list[str]:
 
 
 def family_of(address: str) -> str:
-    """``IPv4`` or ``IPv6``."""
-    return f"IPv{ip_address(address).version}"
+    """``IPv4`` or ``IPv6``, of an address that the API has checked."""
+    return "IPv6" if ":" in address else "IPv4"
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was worked out of these very objects."""
+
+    pod: Object
+    machine: Object | None
+    found: tuple[tuple[Group, Endpoint], ...]
+
+
+class Memory:
+    """What one Service's pods came to last time, so that one pod's change does not cost all the others again.
+
+    Cached objects are replaced, never changed: the same object means the same endpoint.
+    """
+
+    def __init__(self) -> None:
+        self._service: Object | None = None
+        self._known: dict[str, _Known] = {}
+
+    def endpoints_of(
+        self, service: Object, pods: Iterable[Object], node: Callable[[str], Object | None]
+    ) -> Mapping[Group, list[Endpoint]]:
+        """As the function of this name."""
+        before = self._known if self._service is service else {}
+        self._service, self._known = service, {}
+        found: dict[Group, list[Endpoint]] = defaultdict(list)
+        for pod in sorted(pods, key=name_of):
+            machine = node(node_of(pod))
+            known = before.get(uid_of(pod))
+            if known is None or known.pod is not pod or known.machine is not machine:
+                known = _Known(pod, machine, tuple(_endpoints(service, pod, machine)))
+            self._known[uid_of(pod)] = known
+            for group, endpoint in known.found:
+                found[group].append(endpoint)
+        return found
 
 
 def endpoints_of(
@@ -104,17 +140,18 @@ def endpoints_of(
 
     ``pods`` are those the selector matches; ``node`` finds a Node by name.
     """
-    wanted = families(service)
-    found: dict[Group, list[Endpoint]] = defaultdict(list)
-    for pod in sorted(pods, key=name_of):
-        if is_terminal(pod):
-            continue
-        ports = ports_of(service, pod)
-        for address in addresses_of(pod):
-            family = family_of(address)
-            if family in wanted:
-                found[family, ports].append(_endpoint(service, pod, address, node))
-    return found
+    return Memory().endpoints_of(service, pods, node)
+
+
+def _endpoints(service: Object, pod: Object, machine: Object | None) -> Iterator[tuple[Group, Endpoint]]:
+    """One pod's, with the groups they belong to."""
+    if is_terminal(pod):
+        return
+    wanted, ports = families(service), ports_of(service, pod)
+    for address in addresses_of(pod):
+        family = family_of(address)
+        if family in wanted:
+            yield (family, ports), _endpoint(service, pod, address, machine)
 
 
 def ports_of(service: Object, pod: Object) -> Ports:
@@ -159,10 +196,9 @@ def _protocol(entry: Mapping[str, Any]) -> str:
     return str(entry.get("protocol") or "TCP")
 
 
-def _endpoint(service: Object, pod: Object, address: str, node: Callable[[str], Object | None]) -> Endpoint:
+def _endpoint(service: Object, pod: Object, address: str, machine: Object | None) -> Endpoint:
     serving, terminating = is_ready(pod), is_deleting(pod)
     publishes = bool(spec_of(service).get("publishNotReadyAddresses"))
-    machine = node(node_of(pod))
     labels = (machine.get("metadata") or {}).get("labels") or {} if machine is not None else {}
     spec = spec_of(pod)
     named = spec.get("hostname") and spec.get("subdomain") == name_of(service)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from controlplane.controllers.actions import Delete
-from controlplane.controllers.endpoints import ZONE, Endpoint, Group, endpoints_of, has_endpoints
+from controlplane.controllers.endpoints import ZONE, Endpoint, Group, Memory, has_endpoints
 from controlplane.controllers.frame import Controller, Decision, Kit, Mapper, itself
 from controlplane.controllers.mirror import reconcile_mirror
 from controlplane.controllers.pods import (
@@ -40,6 +40,7 @@ from netplane.kube.objects import (
 from netplane.kube.resources import ENDPOINTS, ENDPOINTSLICES, NODES, PODS, SERVICES, Resource
 
 SECOND = timedelta(seconds=1)
+MIRROR_SECONDS = 0.5  # between two writes of one Endpoints object; nothing that forwards traffic reads these
 
 
 class ServiceController(Controller):
@@ -56,6 +57,7 @@ class ServiceController(Controller):
         self._selecting = kit.caches.index(SERVICES, "selector", _selector_terms)
         self._triggers: dict[ObjectKey, datetime] = {}
         self._writing: dict[ObjectKey, datetime] = {}
+        self._memories: dict[ObjectKey, Memory] = {}
 
     def watches(self) -> Mapping[Any, Mapper]:
         """Services, the pods they select, the nodes those run on, and what we wrote."""
@@ -69,7 +71,8 @@ class ServiceController(Controller):
     def wanted(self, service: Object) -> Mapping[Group, list[Endpoint]]:
         """The Service's endpoints as pods and nodes are now."""
         nodes = self.caches[NODES]
-        return endpoints_of(service, self._selected(service), lambda name: nodes.get("", name))
+        memory = self._memories.setdefault(key_of(service), Memory())
+        return memory.endpoints_of(service, self._selected(service), lambda name: nodes.get("", name))
 
     def trigger(self, key: ObjectKey) -> str | None:
         """When the oldest change that is now being written began."""
@@ -103,6 +106,8 @@ class ServiceController(Controller):
         return concerned
 
     def _of_service(self, change: Change) -> list[ObjectKey]:
+        if change.new is None:
+            self._memories.pop(change.key, None)
         return self._began([change.key], self.kit.now())
 
     def _of_pod(self, change: Change) -> list[ObjectKey]:
@@ -159,11 +164,29 @@ class EndpointSliceController(ServiceController):
 
 
 class EndpointsController(ServiceController):
-    """Keeps the Endpoints object of the same name."""
+    """Keeps the Endpoints object of the same name.
+
+    It is written whole however little changed, so at most once in MIRROR_SECONDS for a Service.
+    """
 
     name = "endpoints"
     component = "endpoint-controller"
     output = ENDPOINTS
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__(kit)
+        self._looked: dict[ObjectKey, float] = {}
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """As every controller, but not too soon after the last time."""
+        wait = self._looked.get(key, float("-inf")) + MIRROR_SECONDS - self.kit.monotonic()
+        if wait > 0:
+            return wait
+        if self.caches[SERVICES].get(*key) is None:
+            self._looked.pop(key, None)
+        else:
+            self._looked[key] = self.kit.monotonic()
+        return await super().reconcile(key)
 
     def decide(self, key: ObjectKey) -> Decision:
         """As for slices; an Endpoints object that a person made for a Service without selector stays."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.actions import Action, Create, Delete, Replace
-from controlplane.controllers.endpoints import endpoints_of, families, ports_of
+from controlplane.controllers.endpoints import Memory, endpoints_of, families, ports_of
 from controlplane.controllers.mirror import reconcile_mirror
 from controlplane.controllers.slices import MOST, reconcile_slices
 from netplane.kube.objects import Object, annotations_of, key_of, name_of, set_condition
@@ -130,6 +130,27 @@ def test_families_follow_the_service() -> None:
     assert {group[0] for group in endpoints_of(dual, [both], node)} == {"IPv4", "IPv6"}
     assert families(service(clusterIP="fd00::9")) == ["IPv6"]
     assert families(service(clusterIP="None")) == ["IPv4"]
+
+
+def test_what_is_remembered_is_what_would_be_worked_out_again() -> None:
+    memory = Memory()
+    svc, pods = service(), {name: pod(name, f"10.244.1.{i}") for i, name in enumerate("abcd", 2)}
+    machines: dict[str, Object | None] = {"n1": node("n1")}
+    for change in range(6):
+        match change:
+            case 1:
+                pods["b"] = pod("b", "10.244.1.3", ready=False)
+            case 2:
+                del pods["a"]
+            case 3:
+                machines["n1"] = {"metadata": {"name": "n1", "labels": {}}}
+            case 4:
+                svc = service(publishNotReadyAddresses=True)
+            case 5:
+                pods["b"] = pod("b", "10.244.1.9")
+        fresh = endpoints_of(svc, pods.values(), machines.get)
+        assert memory.endpoints_of(svc, pods.values(), machines.get) == fresh
+        assert memory.endpoints_of(svc, pods.values(), machines.get) == fresh
 
 
 class Slices:
