@@ -1,0 +1,48 @@
+"""What the proxy says, as rows."""
+
+from netplane.cli.views import endpoints, flows, services
+
+
+def target(address, port, service, *pods):
+    return {
+        "frontend": {"address": address, "port": port, "protocol": "TCP"},
+        "service": {"namespace": "default", "name": service, "port": "http"},
+        "inside": {
+            "endpoints": [
+                {"address": pod, "port": 8080, "local": place == 0, "terminating": False}
+                for place, pod in enumerate(pods)
+            ],
+            "whenEmpty": "reject",
+        },
+    }
+
+
+TARGETS = [
+    target("10.96.0.20", 80, "web", "10.244.1.2", "10.244.2.2"),
+    target("0.0.0.0", 30080, "web", "10.244.1.2", "10.244.2.2"),
+    target("fd00::1", 80, "six", "fd01::2"),
+    target("10.96.0.30", 80, "empty"),
+]
+
+
+def test_a_service_is_one_row_with_all_its_frontends():
+    rows = {row["service"]: row for row in services(TARGETS)}
+    assert list(rows) == ["default/empty:http", "default/six:http", "default/web:http"]
+    assert rows["default/web:http"]["frontends"] == ["10.96.0.20:80/TCP", "0.0.0.0:30080/TCP"]
+    assert (rows["default/web:http"]["endpoints"], rows["default/web:http"]["local"]) == (2, 1)
+    assert rows["default/empty:http"]["endpoints"] == 0
+    assert rows["default/six:http"]["frontends"] == ["[fd00::1]:80/TCP"]
+
+
+def test_an_endpoint_is_one_row_however_many_frontends_lead_to_it():
+    rows = endpoints(TARGETS, "default/web")
+    assert [(row["endpoint"], row["local"], row["state"]) for row in rows] == [
+        ("10.244.1.2:8080", "yes", "ready"),
+        ("10.244.2.2:8080", "no", "ready"),
+    ]
+    assert endpoints(TARGETS, "default/nobody") == []
+    assert len(endpoints(TARGETS)) == 3
+
+
+def test_a_flow_says_whether_it_is_connected():
+    assert flows([{"client": "a", "connected": True}])[0]["state"] == "connected"
