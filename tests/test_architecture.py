@@ -34,7 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "netplane.node": FOUNDATION,
     "netplane.dns": FOUNDATION,
     # Tools use a part's public read side; PKI and settings are what `lab up` and `up` must write.
-    "netplane.debug": FOUNDATION | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"},
+    # Explain predicts with the proxy's own rules, so that the two cannot drift.
+    "netplane.debug": FOUNDATION
+    | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"}
+    | {"proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
     "netplane.bench": FOUNDATION | {"netplane.lab", "proxy.datapath"},
     "netplane.lab": FOUNDATION
     | {"netplane.debug", "netplane.machine", "controlplane.auth", "cni.install"}
@@ -101,7 +104,7 @@ def room_of(module: str) -> str:
 
 def may_import(room: str, target: str) -> bool:
     allowed = ALLOWED[room]
-    if "*" in allowed or room_of(target) == room or target in ("netplane", *ROOMS):
+    if "*" in allowed or room_of(target) in (room, "netplane") or target in ROOMS:
         return True
     return any(target == name or target.startswith(name + ".") for name in allowed)
 
