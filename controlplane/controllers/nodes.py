@@ -148,9 +148,11 @@ def _seconds_left(
     pod: Object, taints: Sequence[Mapping[str, Any]], options: Options, now: datetime
 ) -> float | None:
     """Until the earliest eviction; None for a pod that tolerates all taints for ever."""
+    # Who taints a node by hand means it now; our own taints give time to recover.
+    defaults = {UNREACHABLE: options.pod_eviction_timeout, NOT_READY: options.not_ready_eviction_timeout}
     limits = []
     for taint in taints:
-        default = options.pod_eviction_timeout if taint.get("key") in OURS else 0.0
+        default = defaults.get(str(taint.get("key")), 0.0)
         tolerated = seconds_tolerated(tolerations_of(pod), taint, default)
         if tolerated is not None:
             limits.append(tolerated - (now - _added(taint, now)).total_seconds())

@@ -165,19 +165,20 @@ def test_ready_pods_of_a_silent_node_become_unready_once() -> None:
     assert condition(patch.body, "Ready")["status"] == "False"
 
 
-OPTIONS = Options(pod_eviction_timeout=300)
+OPTIONS = Options(pod_eviction_timeout=300, not_ready_eviction_timeout=400)
 TOLERANT = ({"operator": "Exists"},)
 BRIEF = ({"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 10},)
 DELETING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
 EVICTIONS: list[tuple[str, Object, Any, Verdict, int | str | None, float | None]] = [
     ("in time", pod(), taint("unreachable", age=100), DEAD, "stays", 200),
     ("timed out on a dead node: no grace", pod(), taint("unreachable", age=300), DEAD, 0, None),
-    ("timed out on a living node: its grace", pod(), taint("not-ready", age=300), ALIVE, None, None),
+    ("timed out on a living node: its grace", pod(), taint("not-ready", age=400), ALIVE, None, None),
+    ("not ready has its own time", pod(), taint("not-ready", age=300), ALIVE, "stays", 100),
     ("shorter toleration", pod(tolerations=BRIEF), taint("unreachable", age=11), DEAD, 0, None),
     ("tolerates all", pod(tolerations=TOLERANT), taint("unreachable", age=900), DEAD, "stays", None),
     ("a person's taint evicts at once", pod(), taint("custom"), ALIVE, None, None),
     ("terminating on a dead node", pod(**DELETING), taint("unreachable", age=300), DEAD, 0, None),
-    ("terminating on a living node", pod(**DELETING), taint("not-ready", age=300), ALIVE, "stays", None),
+    ("terminating on a living node", pod(**DELETING), taint("not-ready", age=400), ALIVE, "stays", None),
     ("back, but not yet ready", pod(), taint("unreachable", age=900), ALIVE, "stays", None),
     ("we are cut off", pod(), taint("unreachable", age=900), Verdict(False, isolated=True), "stays", None),
 ]
