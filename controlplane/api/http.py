@@ -239,7 +239,11 @@ class ApiServer:
             return response
         writer.send_headers()  # from here on the watcher writes its own chunks
         watcher = Watcher(options, form, request.transport, self._machinery.clock)
-        await watches.run(self._hub, watcher, writer.drain)
+        try:
+            await watches.run(self._hub, watcher, writer.drain)
+        except Exception:
+            log.exception("%s %s", request.method, request.path)
+            request.transport.abort()  # the head is out: a cut connection is the only answer left
         return response
 
 

@@ -6,6 +6,7 @@ queue per watcher.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from controlplane.api.kinds.kind import Kind
 from controlplane.api.records import Record, Transition, prefix_of
 from controlplane.store.contract import Event, Store
 from netplane.kube.resources import Resource
+
+log = logging.getLogger(__name__)
 
 GUARDS = "/guard/"  # keys without an object: they serialise writes that depend on each other
 
@@ -121,7 +124,15 @@ class Hub:
                 changes.append(self._store(kind, event))
         for change in changes:
             for listener in tuple(self._listeners[change.kind.resource]):
-                listener.hear(change)
+                self._tell(listener, change)
+
+    def _tell(self, listener: Listener, change: Transition) -> None:
+        """A listener that fails is ended (its client lists again); the writer and the others go on."""
+        try:
+            listener.hear(change)
+        except Exception:
+            log.exception("a watcher of %s failed", change.kind.resource.qualified)
+            listener.end()
 
     def _store(self, kind: Kind, event: Event) -> Transition:
         records = self._records[kind.resource]

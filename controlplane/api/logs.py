@@ -45,14 +45,8 @@ class LogProxy:
         try:
             async with self._open().get(url, params=parameters, timeout=timeout) as answer:
                 if answer.status != 200:
-                    text = (await answer.text())[:500].strip()
-                    raise StatusError(answer.status, "", text or f"the node agent answered {answer.status}")
-                response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-                await response.prepare(request)
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
-                await response.write_eof()
-                return response
+                    raise _refusal(answer.status, await answer.text())
+                return await _pass_on(request, answer)
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             node = pod["spec"]["nodeName"]
             raise unavailable(f"cannot read the log from node {node}: {error or 'timed out'}") from None
@@ -86,6 +80,25 @@ class LogProxy:
         except OSError as error:
             raise ConfigError(f"cannot use {certificate}: {error.strerror or error}") from None
         return context
+
+
+def _refusal(code: int, text: str) -> StatusError:
+    reason = {400: "BadRequest", 404: "NotFound"}.get(code, "InternalError")
+    return StatusError(code, reason, text[:500].strip() or f"the node agent answered {code}")
+
+
+async def _pass_on(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """The agent's bytes as they come. Once the head is out, a failure can only be a cut connection."""
+    response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+    await response.prepare(request)
+    try:
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+        await response.write_eof()
+    except (aiohttp.ClientError, TimeoutError):
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def _container(pod: Object, wanted: str) -> str:

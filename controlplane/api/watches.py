@@ -11,8 +11,8 @@ from controlplane.api.hub import Hub, replayed
 from controlplane.api.records import Record, Transition, key_for, prefix_of
 from controlplane.api.represent import Representation, error_event
 from controlplane.api.selection import ListOptions, Selection
-from controlplane.store.contract import Compacted, Future
-from netplane.kube.errors import StatusError, expired
+from controlplane.store.contract import Compacted, Future, StoreError
+from netplane.kube.errors import StatusError, expired, unavailable
 
 MAX_BUFFERED = 16 * 1024 * 1024  # bytes not yet read by a watcher; one that is slower lists again
 DEFAULT_SECONDS = 1800.0
@@ -118,6 +118,8 @@ async def run(hub: Hub, watcher: Watcher, drain: Callable[[], Awaitable[None]]) 
             watcher.mark(hub.revision)  # the client continues from here, and misses nothing
     except StatusError as error:
         watcher.write(error_event(error.status))
+    except StoreError as error:
+        watcher.write(error_event(unavailable(str(error)).status))
     finally:
         hub.forget(resource, watcher)
 

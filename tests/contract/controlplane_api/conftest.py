@@ -17,6 +17,7 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import serving, tls_context
+from controlplane.api.logs import LogProxy
 from controlplane.api.publish import Published, publish
 from controlplane.api.route import catalog
 from controlplane.auth.files import write_cluster
@@ -129,8 +130,10 @@ async def server(tmp_path, etc) -> AsyncIterator[Server]:
     port = listener.getsockname()[1]
     pki = etc / "pki"
     tls = tls_context(str(pki / "apiserver.crt"), str(pki / "apiserver.key"), str(pki / "ca.crt"))
-    application = api.application(Doors(nothing, nothing))
-    async with serving(application, [listener], tls):
+    async with (
+        LogProxy(pki, api.hub) as logs,
+        serving(api.application(Doors(nothing, logs.stream)), [listener], tls),
+    ):
         running = Server(api, store, Authority.load(pki), tmp_path, port)
         yield running
         for session in running.sessions.values():

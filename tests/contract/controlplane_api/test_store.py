@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -277,3 +278,43 @@ async def test_the_file_is_its_owners_only(tmp_path) -> None:
     path = tmp_path / "state.db"
     await (await SQLiteStore.open(path)).close()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from controlplane.store.contract import Put
+from controlplane.store.sqlite import SQLiteStore
+
+async def main():
+    store = await SQLiteStore.open(Path(sys.argv[1]))
+    async def write(worker):
+        for number in range(100000):
+            revision = await store.commit(Put(f"/a/{worker}-{number}", b"v", 0), Put(f"/b/{worker}-{number}", b"v", 0))
+            print(f"{worker}-{number} {revision}", flush=True)
+    await asyncio.gather(*(write(worker) for worker in range(8)))
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_acknowledged_survives_kill_9_and_nothing_is_there_by_half(tmp_path) -> None:
+    path = tmp_path / "state.db"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, path, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        acknowledged = [await process.stdout.readline() for _ in range(300)]
+        process.kill()
+        rest = (await process.stdout.read()).splitlines(keepends=True)
+        acknowledged += [line for line in rest if line.endswith(b"\n")]  # the last one may be cut
+        await process.wait()
+    store = await SQLiteStore.open(path)
+    found = {entry.key.rsplit("/", 1)[1]: entry.revision for entry in (await store.page("/a/")).entries}
+    other = {entry.key.rsplit("/", 1)[1]: entry.revision for entry in (await store.page("/b/")).entries}
+    assert found == other
+    for line in acknowledged:
+        name, revision = line.decode().split()
+        assert found[name] == int(revision)
+    assert store.revision == max(found.values())
+    await store.close()

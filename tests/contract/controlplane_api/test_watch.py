@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import orjson
 
+from controlplane.store.contract import StoreError
 from netplane.kube.cache import Cache
 from netplane.kube.client import Client, follow
 from netplane.kube.kubeconfig import Kubeconfig
@@ -233,3 +234,40 @@ async def test_our_own_client_follows(server) -> None:
             await server.ok("DELETE", f"{PODS}/a")
             assert (await seen.get()).kind == "DELETED"
         task.cancel()
+
+
+async def test_a_watcher_that_fails_costs_nobody_else(server, caplog) -> None:
+    """A bug while one watcher is told of a change must not lose the writer its answer, or others their event."""
+
+    class Faulty:
+        ended = False
+
+        def hear(self, change):
+            raise RuntimeError("a bug")
+
+        def mark(self, revision):
+            pass
+
+        def end(self):
+            self.ended = True
+
+    faulty = Faulty()
+    server.api.hub.listen(POD_RESOURCE, faulty)
+    async with watch(server) as stream:
+        await server.ok("POST", PODS, pod("a"))
+        assert await stream.words(1) == [("ADDED", "a")]
+    assert faulty.ended
+    assert "a watcher of pods failed" in caplog.text
+
+
+async def test_a_store_that_cannot_replay_is_an_error_event(server, monkeypatch) -> None:
+    start = (await server.ok("GET", PODS))["metadata"]["resourceVersion"]
+    await server.ok("POST", PODS, pod("a"))
+
+    async def failing(prefix, since):
+        raise StoreError("cannot read state.db: the disk failed")
+
+    monkeypatch.setattr(server.store, "changes", failing)
+    async with watch(server, resourceVersion=start) as stream:
+        (event,) = await stream.rest()
+    assert (event["type"], event["object"]["code"]) == ("ERROR", 503)

@@ -1,0 +1,102 @@
+"""`kubectl logs`: passed on from a node agent that lets in the API server only."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
+
+import pytest
+from aiohttp import web
+
+from controlplane.api.listening import listen, serving, tls_context
+
+PODS = "/api/v1/namespaces/default/pods"
+MERGE = "application/merge-patch+json"
+
+
+class Agent:
+    """A node agent that remembers who asked for what, and writes lines when told to."""
+
+    def __init__(self) -> None:
+        self.asked = []
+        self.lines = asyncio.Queue()
+
+    async def answer(self, request):
+        subject = request.transport.get_extra_info("peercert")["subject"]
+        names = [value for rdn in subject for key, value in rdn if key == "commonName"]
+        self.asked.append((names[0], request.path, dict(request.query)))
+        if request.path.endswith("/broken"):
+            return web.Response(status=400, text="container broken in pod x has not been started\n")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while line := await self.lines.get():
+            await response.write(line)
+        return response
+
+
+@asynccontextmanager
+async def agent_of(server, tmp_path):
+    """An agent on a port of its own, with the Node and the pod that lead to it."""
+    agent, listener = Agent(), listen(IPv4Address("127.0.0.1"), 0)
+    certificate, key = tmp_path / "node.crt", tmp_path / "node.key"
+    server.authority.issue_server("system:node:n1", ["127.0.0.1"]).write(certificate, key)
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes(server.authority.certificate_pem)
+    application = web.Application()
+    application.router.add_get("/{path:.*}", agent.answer)
+    await server.ok("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}})
+    status = {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": listener.getsockname()[1]}},
+    }
+    await server.ok("PATCH", "/api/v1/nodes/n1/status", {"status": status}, kind=MERGE)
+    containers = [{"name": name, "image": "netplane/echo"} for name in ("web", "broken")]
+    pod = {"metadata": {"name": "x"}, "spec": {"nodeName": "n1", "containers": containers}}
+    await server.ok("POST", PODS, pod)
+    tls = tls_context(str(certificate), str(key), str(authority))
+    async with serving(application, [listener], tls):
+        yield agent
+
+
+async def test_a_log_is_passed_on_as_it_comes(server, tmp_path) -> None:
+    async with agent_of(server, tmp_path) as agent:
+        session = server.session("kubernetes-admin", "system:masters")
+        query = {"container": "web", "follow": "true", "tailLines": "5", "unknown": "x"}
+        async with asyncio.timeout(10), session.get(f"{PODS}/x/log", params=query) as response:
+            for line in (b"one\n", b"two\n"):
+                agent.lines.put_nowait(line)
+                assert await response.content.readline() == line
+            agent.lines.put_nowait(None)
+            assert await response.read() == b""
+        assert response.status == 200
+        passed = {"follow": "true", "tailLines": "5"}
+        assert agent.asked == [("kube-apiserver-kubelet-client", "/containerLogs/default/x/web", passed)]
+
+
+async def test_what_the_agent_refuses_is_a_status(server, tmp_path) -> None:
+    async with agent_of(server, tmp_path):
+        error = await server.refused("GET", f"{PODS}/x/log", container="broken")
+        assert (error.code, error.reason) == (400, "BadRequest")
+        assert "has not been started" in str(error)
+        error = await server.refused("GET", f"{PODS}/x/log")
+        assert "choose one of: [web broken]" in str(error)
+        error = await server.refused("GET", f"{PODS}/x/log", container="nope")
+        assert "container nope is not valid for pod x" in str(error)
+
+
+@pytest.mark.parametrize("node", ["", "gone"])
+async def test_a_log_that_cannot_be_reached_says_why(server, node) -> None:
+    containers = [{"name": "web", "image": "netplane/echo"}]
+    await server.ok(
+        "POST", PODS, {"metadata": {"name": "x"}, "spec": {"nodeName": node, "containers": containers}}
+    )
+    error = await server.refused("GET", f"{PODS}/x/log")
+    assert error.code == (503 if node else 400)
+    assert ("node gone has no InternalIP" if node else "does not have a host assigned") in str(error)
+
+
+async def test_an_agent_that_is_away_is_503(server, tmp_path) -> None:
+    async with agent_of(server, tmp_path):
+        pass
+    error = await server.refused("GET", f"{PODS}/x/log", container="web")
+    assert error.code == 503
+    assert "cannot read the log from node n1" in str(error)
