@@ -161,7 +161,7 @@ class _Agent:
         try:
             async with asyncio.timeout(10):
                 await self._syncer.synced_once.wait()
-            self._daemon.ready(f"forwarding, revision {self._syncer.report.revision}")
+            self._daemon.ready("forwarding")
         except TimeoutError:
             self._daemon.ready("waiting for the API server")
 

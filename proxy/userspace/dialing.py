@@ -8,6 +8,7 @@ of net.ipv4.ip_local_port_range, which is the whole host's and not ours to move.
 
 import errno
 import logging
+import random
 import socket
 from itertools import count
 
@@ -28,7 +29,8 @@ class Dialer:
     """Makes connecting sockets. ``hidden`` counts clients whose address found no free port to go with it."""
 
     def __init__(self, node: NodeFacts) -> None:
-        self._ports = count()
+        # Anywhere: the ports at the front are those that the process before us used last.
+        self._ports = count(random.randrange(LAST_PORT - FIRST_PORT))
         self._clients: dict[str, Client] = {}
         self.node = node
         self.hidden = 0

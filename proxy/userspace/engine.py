@@ -16,9 +16,10 @@ from time import monotonic
 
 from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
-from proxy.userspace.flow import Flow, Relay
+from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Choice, Listener
 from proxy.userspace.poller import Poller
+from proxy.userspace.relaying import Relay
 from proxy.userspace.traffic import TIMED_ONE_IN
 
 log = logging.getLogger(__name__)

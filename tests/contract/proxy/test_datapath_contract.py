@@ -222,6 +222,29 @@ class TestUserspaceOnly:
             plumbing.remove()
             assert plumbing.routed() == []
 
+    def test_ipv6_beside_ipv4(self, netns) -> None:
+        with rtnl(netns) as ipr:
+            index = ipr.link_lookup(ifname="eth0")[0]
+            ipr.addr("replace", index=index, address="fd00:77::11", prefixlen=64, flags=0x02)  # IFA_F_NODAD
+        node = replace(
+            NODE,
+            addresses=(*NODE.addresses, ip_address("fd00:77::11")),
+            service_cidrs=(*NODE.service_cidrs, ip_network("fd00:10:96::/112")),
+        )
+        six = {frontend("fd00:10:96::1"): target("fd00:1::2"), frontend("::", 30080): target("fd00:1::2")}
+        want = replace(WANT, node=node, targets={**WANT.targets, **six})
+        hosted = Hosted(UserspaceDataPath, netns)
+        assert hosted.call(hosted.datapath.sync(want)).unserved == ()
+        assert hosted.call(hosted.datapath.observe()) == want.targets
+        with entered_netns(netns), socket.socket(socket.AF_INET6) as agent:
+            agent.bind(("::", 10250))
+            agent.listen()
+            with socket.socket(socket.AF_INET6) as client, pytest.raises(ConnectionRefusedError):
+                client.connect(("fd00:10:96::1", 10250))
+        hosted.stop()
+        with rtnl(netns) as ipr:
+            assert [r for r in ipr.get_routes(family=socket.AF_INET6) if r["proto"] == 96] == []
+
     def test_other_protocols_are_refused_by_name(self, path) -> None:
         udp = frontend("10.96.0.1", 53, Protocol.UDP)
         want = replace(WANT, targets={**WANT.targets, udp: target("10.244.1.2")})
@@ -238,6 +261,19 @@ class TestUserspaceOnly:
             assert report.incomplete
             assert "port 30080 is taken by another process" in str(report.unserved[0])
         assert path.call(path.datapath.sync(WANT)).unserved == ()
+
+    def test_a_missing_kernel_feature_is_named(self, path, monkeypatch) -> None:
+        from proxy.userspace import plumbing
+
+        def refuse(_script: str) -> None:
+            raise KernelError(
+                "cannot change nftables: Error: Could not process rule: No such file or directory"
+            )
+
+        monkeypatch.setattr(plumbing.nft, "apply", refuse)
+        with pytest.raises(KernelError, match="nft_socket"):
+            path.call(path.datapath.sync(WANT))
+        assert path.call(path.datapath.observe()) == {}, "nothing half-made"
 
     def test_a_node_address_that_no_interface_has_is_named(self, path) -> None:
         stranger = replace(NODE, addresses=(ip_address("192.168.99.1"),))

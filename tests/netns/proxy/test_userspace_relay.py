@@ -294,7 +294,7 @@ def test_the_clients_own_connection_to_the_endpoint_is_left_alone(world, running
 def test_a_bug_that_one_flow_meets_ends_that_flow_only(world, running, peer, monkeypatch, caplog) -> None:
     client, server = pair(world, peer)
     unlucky, unlucky_server = pair(world, peer)
-    from proxy.userspace.flow import Relay
+    from proxy.userspace.relaying import Relay
 
     genuine = Relay._read
     port = unlucky.getsockname()[1]

@@ -1,0 +1,311 @@
+"""The moving of bytes between the two sides of each flow.
+
+Why on bare descriptors: no byte stays in user space past a turn of the loop. What a sink does not take goes
+into the flow's pipe, so a flow is nothing but descriptors and flags, and memory is bounded by the kernel.
+What is decided (when to read, hold and end) stands in ``relay``; here it is carried out.
+"""
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from time import monotonic
+
+from proxy.userspace.flow import Flow, Side
+from proxy.userspace.pipes import PIPE_BYTES, Pipe, PipePool
+from proxy.userspace.poller import Poller
+from proxy.userspace.relay import NEXT, Event, Half, finished, interest, passes_fin
+
+CHUNK = 32 * 1024  # one copied read; it fits into a pipe of the default size
+BULK_AFTER = 3  # full reads in a row that turn a direction to splice(2)
+BULK_CREDIT = 16  # small splices until it turns back to copying
+SMALL = 4096
+SPLICES = 4  # per event, so that one bulk flow does not starve the others
+SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close(2) sends RST
+IN, OUT, ERR, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
+FLOWING = Half.FLOWING
+
+
+class Relay:
+    """Moves bytes for all flows. ``refused`` is told of a connect that another endpoint may serve instead."""
+
+    def __init__(
+        self, poller: Poller, refused: Callable[[Flow, int], bool], idle: Callable[[], None]
+    ) -> None:
+        self._poller = poller
+        self._refused = refused
+        self._idle = idle
+        self.pipes = PipePool()
+        self.active = 0
+
+    # -- what the connector uses -----------------------------------------------------------------------
+
+    def open(self, flow: Flow, client_fd: int) -> Side:
+        """A flow begins with its client's socket; it is watched once an endpoint is dialled."""
+        self.active += 1
+        flow.traffic.active += 1
+        side = Side(client_fd, flow, self)
+        flow.client_side = side
+        return side
+
+    def attach(self, flow: Flow, endpoint_fd: int) -> None:
+        """Give the flow a (new) endpoint's socket; what the client sent meanwhile is kept for it."""
+        client = flow.client_side
+        assert client is not None
+        side = Side(endpoint_fd, flow, self)
+        side.peer, client.peer = client, side
+        flow.endpoint_side = side
+        self._poller.add(side, interest(FLOWING, client.half) | (OUT if flow.started else 0))
+        if client.mask < 0:
+            self._poller.add(client, interest(client.half, FLOWING))
+
+    def detach(self, flow: Flow) -> None:
+        """Take away an endpoint's socket that never connected."""
+        side = flow.endpoint_side
+        if side is not None:
+            self._poller.bury(side)
+            side.peer = None
+            flow.endpoint_side = None
+
+    def connected(self, flow: Flow) -> None:
+        """The endpoint has answered."""
+        flow.connected = True
+        if flow.started:
+            flow.traffic.connected(monotonic() - flow.started)
+            flow.started = 0.0
+            self._watch(flow)
+
+    def reset(self, flow: Flow) -> None:
+        """End a flow by RST in both directions."""
+        for side in (flow.client_side, flow.endpoint_side):
+            if side is not None:
+                _set_linger(side.fd)
+        self.close(flow)
+
+    def close(self, flow: Flow) -> None:
+        """End a flow. Its objects let go of one another, so that they need no garbage collector."""
+        if not flow.open:
+            return
+        flow.open = False
+        for side in (flow.client_side, flow.endpoint_side):
+            if side is not None:
+                self._close_side(side)
+        flow.client_side = flow.endpoint_side = None
+        flow.traffic.active -= 1
+        self.active -= 1
+        if not self.active:
+            self._idle()
+
+    # -- events ----------------------------------------------------------------------------------------
+
+    def ready(self, side: Side, events: int) -> None:
+        """Events of one side's socket."""
+        flow = side.flow
+        if events & ERR:
+            self._error(side)
+            return
+        if events & OUT:
+            self._writable(side)
+            if not flow.open:
+                return
+        if side.half is FLOWING and events & (IN | HUP):
+            self._read(side)
+        elif events & HUP:
+            self._poller.mute(side)  # both its directions are shut; what is held still goes to the other
+
+    def _error(self, side: Side) -> None:
+        flow = side.flow
+        if side is flow.endpoint_side and not flow.connected and self._refused(flow, _error_of(side.fd)):
+            return
+        self.reset(flow)
+
+    def _writable(self, sink: Side) -> None:
+        flow, source = sink.flow, sink.peer
+        assert source is not None
+        if sink is flow.endpoint_side and not flow.connected:
+            self.connected(flow)
+        if source.half in (Half.HELD, Half.HELD_LAST) and self._empty(source, sink):
+            self._step(source, Event.DRAINED)
+
+    def _read(self, side: Side) -> None:
+        if side.credit >= BULK_AFTER:
+            self._splice(side)
+            return
+        flow, sink = side.flow, side.peer
+        assert sink is not None
+        try:
+            data = os.read(side.fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.reset(flow)
+            return
+        if not data:
+            self._ended(side)
+            return
+        try:
+            written = os.write(sink.fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError as error:
+            self._unwritable(side, data, error.errno or 0)
+            return
+        size = len(data)
+        self._count(side, size)
+        if written and not flow.connected:
+            self.connected(flow)
+        if written == size:
+            side.credit = side.credit + 1 if size == CHUNK else 0
+            if side.credit == BULK_AFTER:
+                side.credit = BULK_AFTER + BULK_CREDIT
+            return
+        self._hold(side, data[written:] if written else data)
+
+    def _unwritable(self, side: Side, data: bytes, failure: int) -> None:
+        """The sink is gone; an endpoint that never was there is replaced, and what was read goes to the next."""
+        flow = side.flow
+        if side is flow.client_side and not flow.connected:
+            self._count(side, len(data))
+            self._hold(side, data)
+            if not flow.open or self._refused(flow, failure):
+                return
+        self.reset(flow)
+
+    def _hold(self, side: Side, rest: bytes) -> None:
+        try:
+            pipe: Pipe | None = side.pipe or self.pipes.take()
+            assert pipe is not None
+            side.pipe = pipe
+            pipe.held += os.write(pipe.writer, rest)
+        except OSError:
+            pipe = None
+        if pipe is None or pipe.held != len(rest):  # no descriptor is left: the bytes have nowhere to be
+            self._lost(side.flow)
+            return
+        self._step(side, Event.BLOCKED)
+
+    def _lost(self, flow: Flow) -> None:
+        flow.traffic.reject("descriptors")
+        self.reset(flow)
+
+    def _splice(self, side: Side) -> None:
+        flow, sink = side.flow, side.peer
+        assert sink is not None
+        try:
+            pipe = side.pipe = side.pipe or self.pipes.take()
+        except OSError:
+            side.credit = 0  # no descriptor for a pipe: copying needs none while the sink keeps up
+            return
+        for _ in range(SPLICES):
+            try:
+                moved = os.splice(side.fd, pipe.writer, PIPE_BYTES, flags=SPLICE_FLAGS)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.reset(flow)
+                return
+            if not moved:
+                self._ended(side)
+                return
+            pipe.held += moved
+            self._count(side, moved)
+            if not self._empty(side, sink):
+                if flow.open:
+                    self._step(side, Event.BLOCKED)
+                return
+            side.credit = side.credit - 1 if moved < SMALL else BULK_AFTER + BULK_CREDIT
+            if side.credit < BULK_AFTER:
+                side.credit = 0
+                self._release(side)
+                return
+
+    # -- effects ---------------------------------------------------------------------------------------
+
+    def _empty(self, source: Side, sink: Side) -> bool:
+        """Move what is held on to the sink; False where some is left, or where the flow had to be reset."""
+        pipe = source.pipe
+        while pipe is not None and pipe.held:
+            try:
+                pipe.held -= os.splice(pipe.reader, sink.fd, pipe.held, flags=SPLICE_FLAGS)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.reset(source.flow)
+                return False
+        return True
+
+    def _ended(self, side: Side) -> None:
+        early = side is side.flow.client_side and not side.flow.connected
+        if not early and not side.flow.connected:
+            self.connected(side.flow)
+        self._step(side, Event.EOF_EARLY if early else Event.EOF)
+
+    def _step(self, source: Side, event: Event) -> None:
+        sink = source.peer
+        assert sink is not None
+        before, after = source.half, NEXT[source.half, event]
+        source.half = after
+        if after is Half.ENDED or (after is FLOWING and source.credit < BULK_AFTER):
+            self._release(source)
+        if passes_fin(before, after):
+            _shut(sink.fd)
+            if finished(after, sink.half):
+                self.close(source.flow)
+                return
+        self._watch(source.flow)
+
+    def _watch(self, flow: Flow) -> None:
+        client, endpoint = flow.client_side, flow.endpoint_side
+        if client is None or endpoint is None:
+            return
+        self._poller.change(client, interest(client.half, endpoint.half))
+        timed = OUT if flow.started else 0
+        self._poller.change(endpoint, interest(endpoint.half, client.half) | timed)
+
+    def _count(self, side: Side, size: int) -> None:
+        traffic = side.flow.traffic
+        if side is side.flow.client_side:
+            traffic.received += size
+        else:
+            traffic.sent += size
+
+    def _release(self, side: Side) -> None:
+        if side.pipe is not None:
+            self.pipes.give(side.pipe)
+            side.pipe = None
+
+    def _close_side(self, side: Side) -> None:
+        if side.fd in self._poller.entries:
+            self._poller.bury(side)
+        else:
+            os.close(side.fd)
+        self._release(side)
+        side.peer = None
+
+
+def _error_of(fd: int) -> int:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    finally:
+        sock.detach()
+
+
+def _set_linger(fd: int) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    finally:
+        sock.detach()
+
+
+def _shut(fd: int) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # the peer has gone already; reading tells how
+    finally:
+        sock.detach()
