@@ -62,10 +62,12 @@ def controlplane(root: Path, config: Path | None, kubeconfig: Path | None) -> No
 
 @click.command()
 @daemon_options
-@click.option("--join", metavar="TOKEN@HOST[:PORT]", help="Join this machine to a cluster first.")
+@click.option(
+    "--join", metavar="TOKEN@HOST[:PORT]", help="Join this machine to a cluster, and run all of a node."
+)
 @click.option("--ca-hash", metavar="sha256:HEX", help="What the cluster's CA is recognised by, with --join.")
 @click.option("--name", help="The node's name, with --join.  [default: the host name]")
-@click.option("--configure-only", is_flag=True, help="With --join: write the files, do not run the agent.")
+@click.option("--configure-only", is_flag=True, help="With --join: write the files, run nothing.")
 def node(
     root: Path,
     config: Path | None,
@@ -75,7 +77,7 @@ def node(
     name: str | None,
     configure_only: bool,
 ) -> None:
-    """The node agent: registers the node and runs its pods.
+    """The node agent: registers the node and runs its pods. With --join: a further machine, all of it.
 
     \b
     Example:
@@ -91,8 +93,9 @@ def node(
 
         joined = joining.join(root, join, ca_hash, name)
         click.echo(f"joined {joined.server} as node {joined.node}", err=True)
-        if configure_only:
-            return
+        if not configure_only:
+            run_daemon("supervise", "netplane.node.supervise", root, None, None, loop="asyncio")
+        return
     run_daemon("node", "netplane.node.agent", root, config, kubeconfig, loop="asyncio")
 
 

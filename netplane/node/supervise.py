@@ -89,7 +89,7 @@ class _Supervisor:
     async def _watch_logs(self) -> None:
         while True:
             await asyncio.sleep(LOOK_AT_LOGS)
-            for name in self._children:
+            for name in (*self._children, "supervise"):
                 supervise_log.rotate(log_file(self._root, name))
 
     async def _pass_on_reload(self, daemon: Daemon) -> None:

@@ -4,13 +4,15 @@ import json
 import signal
 import subprocess
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from netplane.config import Paths
 from netplane.lab import place
 from netplane.lab.down import down
 from netplane.lab.spec import LABS
+from netplane.linux.cgroups import Cgroup, detect
 from netplane.node import supervise_control
 from tests.e2e.cluster.driver import Lab, eventually
 from tests.e2e.lab.conftest import links, namespaces_of, processes_of, remains, start
@@ -132,7 +134,8 @@ def test_power_is_cut_and_given(lab: Lab, name: str) -> None:
 
 
 def node_ready(lab: Lab, node: str) -> bool:
-    status = json.loads(lab.exec("outside", "kubectl", "get", "node", node, "-o", "json"))["status"]
+    found = lab.exec("outside", "kubectl", "get", "node", node, "-o", "json", check=False)
+    status = json.loads(found)["status"] if found else {"conditions": []}
     return any(c["type"] == "Ready" and c["status"] == "True" for c in status["conditions"])
 
 
@@ -174,3 +177,22 @@ def test_a_machine_joins_by_token_and_hash_only(lab: Lab, tmp_path: Path) -> Non
     joined = join(invitation, ca_hash, "n1")
     assert joined.returncode == 0, joined.stderr
     assert (tmp_path / "etc/netplane/node.kubeconfig").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_further_machine_becomes_a_node(lab: Lab, tmp_path: Path) -> None:
+    """The lab's outside is on the underlay: a process namespace there is a machine that the lab did not make."""
+    lab.up("--nodes", "1")
+    words = lab.exec("m1", "netplane", "token").split()
+    machine = ("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
+    options = ("--root", str(tmp_path / "r"), "--name", "edge")
+    running = start("lab", "exec", "--name", lab.name, "outside", "--", *machine, *words, *options)
+    try:
+        eventually(lambda: node_ready(lab, "edge"), "edge Ready", 30)
+        node = json.loads(lab.exec("outside", "kubectl", "get", "node", "edge", "-o", "json"))
+        assert {"type": "InternalIP", "address": "192.168.77.1"} in node["status"]["addresses"]
+        route = f"{node['spec']['podCIDR']} via 192.168.77.1"
+        eventually(lambda: route in lab.exec("n1", "ip", "route"), "a route to its pods on n1", 10)
+    finally:
+        running.kill()
+        running.communicate()
+        Cgroup(detect(), PurePosixPath(Paths(tmp_path / "r").cgroup_name)).remove()
