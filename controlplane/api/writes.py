@@ -59,7 +59,7 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
     """POST an object into its collection. Raises StatusError."""
     kind, namespace = order.kind, order.route.namespace
     lifecycle.check_identity(order.resource, obj, namespace, "")
-    check_fields(order, obj)
+    check_fields(order, obj, None)
     generated = not obj["metadata"].get("name")
     for attempt in range(GENERATE_ATTEMPTS):
         draft: Object = {**obj, "metadata": dict(obj["metadata"])}
@@ -88,9 +88,9 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
 async def replace(machinery: Machinery, order: Order, obj: Object) -> Object:
     """PUT an object or its status. Raises StatusError."""
     lifecycle.check_identity(order.resource, obj, order.route.namespace, order.route.name)
-    check_fields(order, obj)
 
     def change(record: Record) -> Object:
+        check_fields(order, obj, record.obj)
         return {**obj, "metadata": dict(obj["metadata"])}
 
     return await update(machinery, order, change)
@@ -102,8 +102,7 @@ async def apply_patch(machinery: Machinery, order: Order, content_type: str, bod
     def change(record: Record) -> Object:
         patched = patch.apply(content_type, record.copy(), body)
         lifecycle.check_identity(order.resource, patched, order.route.namespace, order.route.name)
-        order.warnings.clear()
-        check_fields(order, patched)
+        check_fields(order, patched, record.obj)
         return patched
 
     return await update(machinery, order, change)
@@ -153,14 +152,18 @@ def check_user(order: Order, obj: Object) -> None:
         raise refused(resource, name_of(obj), reason)
 
 
-def check_fields(order: Order, obj: Object) -> None:
-    """``fieldValidation``: Strict refuses fields the kind does not have, Warn names them, Ignore is silent."""
+def check_fields(order: Order, obj: Object, old: Object | None) -> None:
+    """``fieldValidation``: Strict refuses fields the kind does not have, Warn names them, Ignore is silent.
+
+    What a writer has once sent is kept (kube-apiserver drops it), so it is held against its first writer only.
+    """
     if order.validation == "Ignore":
         return
-    unknown = [f'unknown field "{path}"' for path in order.kind.unknown_fields(obj)]
+    kept = set(order.kind.unknown_fields(old)) if old is not None else set()
+    unknown = [f'unknown field "{path}"' for path in order.kind.unknown_fields(obj) if path not in kept]
     if unknown and order.validation == "Strict":
         raise bad_request(f"strict decoding error: {', '.join(unknown)}")
-    order.warnings.extend(unknown)
+    order.warnings[:] = unknown
 
 
 def _suffix() -> str:

@@ -222,8 +222,13 @@ async def test_unknown_fields_are_refused_named_or_ignored(server) -> None:
     assert (error.code, str(error)) == (400, 'strict decoding error: unknown field "spec.prot"')
     warned = await server.call("POST", PODS, draft, fieldValidation="Warn", dryRun="All")
     assert warned.headers["Warning"] == '299 - "unknown field \\"spec.prot\\""'
-    ignored = await server.call("POST", PODS, draft, fieldValidation="Ignore", dryRun="All")
+    ignored = await server.call("POST", PODS, draft, fieldValidation="Ignore")
     assert "Warning" not in ignored.headers
+    labelled = {"metadata": {"labels": {"a": "b"}}}
+    await server.ok("PATCH", f"{PODS}/x", labelled, kind=MERGE, fieldValidation="Strict")
+    worse = {"spec": {"colour": "red"}}
+    error = await server.refused("PATCH", f"{PODS}/x", worse, kind=MERGE, fieldValidation="Strict")
+    assert str(error) == 'strict decoding error: unknown field "spec.colour"'
 
 
 async def test_node_ports_and_cluster_addresses_are_given_once(server) -> None:

@@ -96,6 +96,21 @@ async def test_a_cluster_starts_controls_stops_and_remembers(tmp_path) -> None:
         assert len(pods) == 2
 
 
+async def test_a_watch_goes_on_over_a_restart_without_a_new_list(tmp_path) -> None:
+    running = Running(tmp_path)
+    async with running, running.client() as client:
+        version = (await client.list(NAMESPACES)).resource_version
+        await client.create(NAMESPACES, {"metadata": {"name": "before"}})
+    async with Running(tmp_path, running.port), running.client() as client:
+        events = client.watch(NAMESPACES, resource_version=version)
+        async with asyncio.timeout(10):
+            first = await anext(events)
+            await client.create(NAMESPACES, {"metadata": {"name": "after"}})
+            second = await anext(events)
+    names = [(event["type"], event["object"]["metadata"]["name"]) for event in (first, second)]
+    assert names == [("ADDED", "before"), ("ADDED", "after")]
+
+
 async def test_it_stops_at_once_though_clients_watch(tmp_path) -> None:
     running = Running(tmp_path)
     async with running, running.client() as client:

@@ -318,3 +318,20 @@ async def test_what_was_acknowledged_survives_kill_9_and_nothing_is_there_by_hal
         assert found[name] == int(revision)
     assert store.revision == max(found.values())
     await store.close()
+
+
+async def test_a_file_that_another_program_has_locked_is_named_and_works_again_after(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("controlplane.store.database.BUSY_SECONDS", 0.05)
+    path = tmp_path / "state.db"
+    store = await SQLiteStore.open(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another program has locked it"):
+        await store.commit(Put("/a/x", b"1"))
+    assert await keys(store) == []  # readers are not held up
+    other.execute("ROLLBACK")
+    other.close()
+    assert await store.commit(Put("/a/x", b"1")) == 2
+    await store.close()
