@@ -14,6 +14,12 @@ from controlplane.scheduler.filters import explain, matches_term, reasons_agains
 from controlplane.scheduler.usage import Demand, NodeUsage, Usage, allocatable_of
 from netplane.kube.objects import Object, name_of
 
+Siblings = Mapping[str, tuple[int, int]]
+"""By node, pods on their way included: how many have the same owner, and how many a Service in common.
+
+The owner counts first: in a rolling update the new pods spread among themselves, whatever the old ones do.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -30,9 +36,9 @@ class Impossible:
 
 
 def choose(
-    pod: Object, demand: Demand, nodes: Iterable[Object], usage: Usage, siblings: Mapping[str, int]
+    pod: Object, demand: Demand, nodes: Iterable[Object], usage: Usage, siblings: Siblings
 ) -> Chosen | Impossible:
-    """Pick a node. ``siblings``: pods of the same owner or Service by node, those on their way included."""
+    """Pick a node."""
     possible: list[Object] = []
     reasons: list[str] = []
     total = 0
@@ -49,13 +55,13 @@ def choose(
 
 
 def _rank(
-    pod: Object, demand: Demand, node: Object, usage: NodeUsage, siblings: Mapping[str, int]
+    pod: Object, demand: Demand, node: Object, usage: NodeUsage, siblings: Siblings
 ) -> tuple[object, ...]:
     """The smaller, the better; the name decides last."""
     return (
         _unwelcome(pod, node),
         -_preferred(pod, node),
-        siblings.get(name_of(node), 0),
+        siblings.get(name_of(node), (0, 0)),
         _filled(demand, node, usage),
         name_of(node),
     )

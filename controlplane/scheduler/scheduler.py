@@ -5,7 +5,7 @@ nowhere are tried again when a node or a pod changes in a way that could matter,
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from controlplane.controllers.frame import Controller, Decision, Kit, Mapper
 from controlplane.controllers.owners import owned_by
 from controlplane.controllers.pods import is_terminal, matches_labels, node_of, spec_of, status_of
 from controlplane.controllers.taints import taints_of
-from controlplane.scheduler.choice import Chosen, choose
+from controlplane.scheduler.choice import Chosen, Siblings, choose
 from controlplane.scheduler.usage import Usage, allocatable_of, demand_of
 from netplane.errors import PeerError
 from netplane.kube.cache import Change
@@ -127,21 +127,25 @@ class Scheduler(Controller):
         conditions = set_condition(conditions, "PodScheduled", "False", "Unschedulable", message, now)
         return [status_patch(PODS, pod, {"conditions": conditions}), told]
 
-    def _siblings(self, pod: Object) -> Counter[str]:
-        """Pods of the same owner, or of a Service that selects this pod, by node."""
+    def _siblings(self, pod: Object) -> Siblings:
         holder = owner_of(pod)
-        found = (
-            {key_of(p) for p in self._pods_of.get(str(holder.get("uid")))} if holder is not None else set()
+        owned = self._pods_of.get(str(holder.get("uid"))) if holder is not None else []
+        by_owner, by_service = self._by_node(owned), self._by_node(self._of_common_service(pod))
+        return {node: (by_owner[node], by_service[node]) for node in by_owner.keys() | by_service.keys()}
+
+    def _of_common_service(self, pod: Object) -> list[Object]:
+        selectors = [spec_of(s).get("selector") or {} for s in self._services_in.get(namespace_of(pod))]
+        common = [selector for selector in selectors if selector and matches_labels(pod, selector)]
+        if not common:
+            return []
+        peers = self._pods_in.get(namespace_of(pod))
+        return [peer for peer in peers if any(matches_labels(peer, selector) for selector in common)]
+
+    def _by_node(self, pods: Iterable[Object]) -> Counter[str]:
+        """Where pods are or will be; those that are going do not count."""
+        return Counter(
+            node for pod in pods if not is_deleting(pod) and (node := self._usage.node_of(key_of(pod)))
         )
-        for service in self._services_in.get(namespace_of(pod)):
-            selector = spec_of(service).get("selector") or {}
-            if selector and matches_labels(pod, selector):
-                found |= {
-                    key_of(p) for p in self._pods_in.get(namespace_of(pod)) if matches_labels(p, selector)
-                }
-        nodes = Counter(self._usage.node_of(key) for key in found)
-        nodes.pop("", None)
-        return nodes
 
     def _forget(self, key: ObjectKey) -> None:
         self._assumed.pop(key, None)

@@ -192,7 +192,8 @@ async def test_a_rolling_update_replaces_all_pods_within_its_bounds(api: Client)
             assert sum(is_true(pod, "Ready") for pod in pods) >= 3
             return pods
 
-        await until(look, lambda pods: ready(3)(pods) and not before & {uid_of(pod) for pod in pods})
+        pods = await until(look, lambda pods: ready(3)(pods) and not before & {uid_of(pod) for pod in pods})
+        assert {pod["spec"]["nodeName"] for pod in pods} == {"n1", "n2", "n3"}
         sets = await listed(api, REPLICASETS)
         revisions = {annotations_of(rs)["deployment.kubernetes.io/revision"] for rs in sets}
         assert revisions == {"1", "2"}

@@ -120,7 +120,9 @@ def test_spread_comes_before_balance_and_the_name_decides_last() -> None:
     assert choose(pod(), Demand({}), nodes, usage, {}) == Chosen("n1")
     usage.hold(ObjectKey("default", "other"), "n1", Demand({"cpu": 1000}))
     assert choose(pod(), Demand({}), nodes, usage, {}) == Chosen("n2")
-    assert choose(pod(), Demand({}), nodes, usage, {"n2": 1, "n3": 2}) == Chosen("n1")
+    assert choose(pod(), Demand({}), nodes, usage, {"n2": (1, 0), "n3": (2, 0)}) == Chosen("n1")
+    in_a_rollout = {"n1": (0, 2), "n2": (1, 1), "n3": (0, 1)}
+    assert choose(pod(), Demand({}), nodes, usage, in_a_rollout) == Chosen("n3")
 
 
 def test_preferences_come_before_spread() -> None:
@@ -128,7 +130,7 @@ def test_preferences_come_before_spread() -> None:
     wishes = [{"weight": 5, "preference": preference}]
     wanting = pod(affinity={"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": wishes}})
     nodes = [node("n1"), node("n2", labels={"disk": "ssd"})]
-    assert choose(wanting, Demand({}), nodes, Usage(), {"n2": 3}) == Chosen("n2")
+    assert choose(wanting, Demand({}), nodes, Usage(), {"n2": (3, 3)}) == Chosen("n2")
 
 
 def test_demand_is_the_larger_of_the_start_and_the_run() -> None:
@@ -169,7 +171,8 @@ def test_no_node_is_ever_over_committed(operations: list[tuple[str, int, int, in
         if key in placed:
             continue
         demand = Demand({"cpu": cpu}, (HostPort("", "TCP", port),) if port else ())
-        siblings = Counter(where for where, _ in placed.values())
+        counted = Counter(where for where, _ in placed.values())
+        siblings = {where: (count, count) for where, count in counted.items()}
         match choose(pod(key.name), demand, nodes, usage, siblings):
             case Chosen(where):
                 usage.hold(key, where, demand)
