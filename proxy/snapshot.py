@@ -6,7 +6,9 @@ no data path repeats one. An object that makes no sense costs that object only, 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from operator import is_
 from typing import Any
 
 from netplane.kube.objects import Object, ObjectKey, key_of, labels_of, meta, namespace_of
@@ -31,24 +33,65 @@ DEFAULT_AFFINITY_SECONDS = 10800  # core/v1 DefaultClientIPServiceAffinitySecond
 EVERY_ADDRESS: Mapping[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 
 
-def build(services: Iterable[Object], slices: Iterable[Object], node: NodeFacts) -> Snapshot:
-    """Resolve every Service that is ours to serve. Of two that claim one frontend, the older keeps it."""
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """One Service's part of a snapshot, and what it was made from."""
+
+    service: Object
+    slices: Sequence[Object]
+    node: NodeFacts
+    frontends: Sequence[tuple[Frontend, Target]]
+    problems: Sequence[str]
+
+    def still_holds(self, service: Object, slices: Sequence[Object], node: NodeFacts) -> bool:
+        """Whether these are the very same objects; whoever feeds ``build`` replaces objects, never edits them."""
+        return (
+            self.service is service
+            and self.node == node
+            and len(self.slices) == len(slices)
+            and all(map(is_, self.slices, slices))
+        )
+
+
+Known = dict[ObjectKey, Resolved]
+
+
+def build(
+    services: Iterable[Object], slices: Iterable[Object], node: NodeFacts, known: Known | None = None
+) -> Snapshot:
+    """Resolve every Service that is ours to serve. Of two that claim one frontend, the older keeps it.
+
+    ``known`` is filled with what was resolved; given again, only Services that changed are resolved anew. It
+    never changes the answer, only its price.
+    """
     by_service = _slices_by_service(slices)
+    before = dict(known) if known is not None else {}
     targets: dict[Frontend, Target] = {}
     problems: list[str] = []
+    after: Known = {}
     for service in sorted(filter(is_ours, services), key=_age):
         key = key_of(service)
-        try:
-            resolved, notes = targets_of(service, by_service.get(key, ()), node)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            problems.append(f"Service {key}: left out: {error!s}")
-            continue
-        problems.extend(f"Service {key}: {note}" for note in notes)
-        for frontend, target in resolved:
+        part = before.get(key)
+        if part is None or not part.still_holds(service, by_service.get(key, ()), node):
+            part = _resolve(key, service, by_service.get(key, ()), node)
+        after[key] = part
+        problems.extend(part.problems)
+        for frontend, target in part.frontends:
             holder = targets.setdefault(frontend, target)
             if holder is not target:
                 problems.append(f"Service {key}: {frontend} is already served for {holder.service}")
+    if known is not None:
+        known.clear()
+        known.update(after)
     return Snapshot(node, targets, problems=tuple(sorted(set(problems))))
+
+
+def _resolve(key: ObjectKey, service: Object, slices: Sequence[Object], node: NodeFacts) -> Resolved:
+    try:
+        frontends, notes = targets_of(service, slices, node)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Resolved(service, slices, node, (), (f"Service {key}: left out: {error!s}",))
+    return Resolved(service, slices, node, frontends, [f"Service {key}: {note}" for note in notes])
 
 
 def is_ours(obj: Object) -> bool:

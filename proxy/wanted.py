@@ -13,7 +13,7 @@ from netplane.kube.objects import annotations_of, parse_time
 from netplane.kube.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
 from proxy.health import is_eligible
 from proxy.model import IPAddress, IPNetwork, NodeFacts, Snapshot
-from proxy.snapshot import build, node_facts
+from proxy.snapshot import Known, build, node_facts
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Wanted:
         self._cidrs = (tuple(cluster_cidrs), tuple(service_cidrs))
         self._addresses = tuple(addresses)
         self._started = started
+        self._known: Known = {}
         self._facts = NodeFacts(node_name, self._addresses, (), *self._cidrs)
 
     @property
@@ -94,7 +95,7 @@ class Wanted:
         node = self._facts = self._newest_facts()
         if not node.addresses:
             return None
-        snapshot = build(self.services.values(), self.slices.values(), node)
+        snapshot = build(self.services.values(), self.slices.values(), node, self._known)
         return replace(snapshot, revision=self._revision())
 
     def _newest_facts(self) -> NodeFacts:

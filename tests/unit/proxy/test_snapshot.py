@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.model import Frontend, NodeFacts, Protocol, ServicePort, Snapshot, Target, WhenEmpty
-from proxy.snapshot import build, node_facts
+from proxy.snapshot import Known, build, node_facts
 
 NODE = NodeFacts("n1", (ip_address("192.168.77.11"),), (ip_network("10.244.1.0/24"),), zone="east")
 READY: dict[str, Any] = {"ready": True}
@@ -329,6 +329,20 @@ def test_the_order_of_objects_never_matters(cluster: tuple[list[Any], list[Any]]
     for item in slices:
         random.shuffle(item["endpoints"])
     assert build(services, slices, NODE) == expected
+
+
+@given(clusters(), st.data())
+def test_what_is_known_never_changes_the_answer(cluster: tuple[list[Any], list[Any]], data: Any) -> None:
+    services, slices = cluster
+    known: Known = {}
+    for _ in range(3):
+        kept_services = [s for s in services if data.draw(st.booleans())]
+        kept_slices = [{**s, "endpoints": s["endpoints"][data.draw(st.integers(0, 1)) :]} for s in slices]
+        kept_slices = [
+            s if data.draw(st.booleans()) else new for s, new in zip(slices, kept_slices, strict=True)
+        ]
+        node = data.draw(st.sampled_from([NODE, NodeFacts("n2", NODE.addresses)]))
+        assert build(kept_services, kept_slices, node, known) == build(kept_services, kept_slices, node)
 
 
 @given(clusters())
