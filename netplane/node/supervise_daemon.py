@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from netplane.errors import ConfigError
 from netplane.node import supervise_log, supervise_notify, supervise_process
-from netplane.node.supervise_notify import Held, Store
+from netplane.node.supervise_notify import Held, Notice, Store
 from netplane.node.supervise_process import Reaper
 
 log = logging.getLogger(__name__)
@@ -136,13 +137,30 @@ class Supervised:
             self._store.close()
 
     async def _live(self) -> None:
-        """One life: from start to end."""
+        """One life: from start to end. A start that the kernel refuses (no memory, no process) is a short life."""
         self._ended.clear()
         self._become(State.STARTING)
         began = time.monotonic()
+        try:
+            self._pid = self._spawn()
+            log.info("started %s, pid %d", self.name, self._pid)
+            self._last_exit = await self._reaper.expect(self._pid)
+        except OSError as error:
+            log.error("cannot start %s: %s", self.name, error)
+            self._last_exit = None
+        finally:
+            self._pid = None
+            self._status = ""
+            self._ended.set()
+        ran = time.monotonic() - began
+        self._failures = 0 if ran >= supervise_process.STEADY else self._failures + 1
+        log.info("%s ended with %s after %.1f s", self.name, self._last_exit, ran)
+        self._become(State.WAITING if self._wanted.is_set() else State.STOPPED)
+
+    def _spawn(self) -> int:
         output = supervise_log.open_for_append(self._log_file)
         try:
-            self._pid = supervise_process.spawn(
+            return supervise_process.spawn(
                 self._settings.command,
                 output=output,
                 held=[*self._inherited, *self._store.held()],
@@ -151,17 +169,6 @@ class Supervised:
             )
         finally:
             os.close(output)
-        log.info("started %s, pid %d", self.name, self._pid)
-        try:
-            self._last_exit = await self._reaper.expect(self._pid)
-        finally:
-            self._pid = None
-            self._status = ""
-            self._ended.set()
-        ran = time.monotonic() - began
-        self._failures = 0 if ran >= supervise_process.STEADY else self._failures + 1
-        log.info("%s ended with %d after %.1f s", self.name, self._last_exit, ran)
-        self._become(State.WAITING if self._wanted.is_set() else State.STOPPED)
 
     async def _pause(self) -> None:
         """Wait out the back-off, unless what is wanted changes first."""
@@ -176,19 +183,26 @@ class Supervised:
         self._state = state
         self._on_change()
 
-    def _hear(self, listener: Any) -> None:
+    def _hear(self, listener: socket) -> None:
         while (heard := supervise_notify.receive(listener)) is not None:
             notice, fds = heard
-            if notice.ready and self._pid is not None:
-                self._become(State.RUNNING)
-            if notice.status is not None:
-                self._status = notice.status
-            if notice.store:
-                self._store.add(notice.name, fds)
-            if notice.remove:
-                self._store.remove(notice.name)
-            for fd in fds:  # also what came without FDSTORE=1: closing it is the answer to BARRIER=1
-                os.close(fd)
+            try:
+                self._heed(notice, fds)
+            except OSError as error:
+                log.error("cannot keep what %s sent: %s", self.name, error)
+            finally:
+                for fd in fds:  # also what came without FDSTORE=1: closing it is the answer to BARRIER=1
+                    os.close(fd)
+
+    def _heed(self, notice: Notice, fds: list[int]) -> None:
+        if notice.ready and self._pid is not None:
+            self._become(State.RUNNING)
+        if notice.status is not None:
+            self._status = notice.status
+        if notice.store:
+            self._store.add(notice.name, fds)
+        if notice.remove:
+            self._store.remove(notice.name)
 
     def start(self) -> None:
         """Want it running; at once, whatever the back-off."""

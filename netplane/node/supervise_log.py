@@ -20,13 +20,20 @@ def open_for_append(path: Path) -> int:
 
 
 def rotate(path: Path, limit: int = LIMIT) -> bool:
-    """Move `path`'s content to `<path>.1` if it is over `limit` bytes; True if it did."""
+    """Move `path`'s content to `<path>.1` if it is over `limit` bytes; True if it did.
+
+    Where there is no room for the copy the content is given up: a full disk is not the log's to keep full.
+    """
+    former = path.with_name(path.name + ".1")
     try:
         if path.stat().st_size <= limit:
             return False
     except FileNotFoundError:
         return False
-    shutil.copyfile(path, path.with_name(path.name + ".1"))
+    try:
+        shutil.copyfile(path, former)
+    except OSError:
+        former.unlink(missing_ok=True)
     os.truncate(path, 0)
     return True
 

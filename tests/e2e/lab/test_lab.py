@@ -11,10 +11,10 @@ import pytest
 from netplane.config import Paths
 from netplane.lab import place
 from netplane.lab.down import down
-from netplane.lab.spec import LABS
+from netplane.lab.spec import LABS, LabSpec
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.node import supervise_control
-from tests.e2e.cluster.driver import Lab, eventually
+from tests.e2e.cluster.driver import KUBECTL, Lab, eventually
 from tests.e2e.lab.conftest import links, namespaces_of, processes_of, remains, start
 
 
@@ -32,6 +32,14 @@ def test_a_lab_works_and_leaves_nothing(lab: Lab, name: str) -> None:
     assert lab.exec("n1", "cat", "/proc/1/comm") != Path("/proc/1/comm").read_text()
     assert "192.168.77.1/24" in lab.exec("outside", "ip", "-br", "address", "show", "underlay")
     assert "default" not in lab.exec("n1", "ip", "route")
+    group = place.daemons_cgroup(LabSpec(name, nodes=1).machine("n1")).path
+    assert f":/{group}\n" in lab.exec("n1", "cat", "/proc/self/cgroup")
+
+    # The listener outside is kept for the API server: who connects while it is away waits, and is answered.
+    lab.exec("m1", "netplane", "supervise", "kill", "controlplane")
+    words = [str(KUBECTL), "--kubeconfig", lab.kubeconfig, "get", "nodes", "--no-headers"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert done.stdout.startswith("n1 "), done.stderr
     assert lab.netplane("lab", "exec", "--name", name, "n1", "--", "sh", "-c", "exit 7", check=False) == ""
 
     mode = Path(lab.kubeconfig).stat().st_mode & 0o777

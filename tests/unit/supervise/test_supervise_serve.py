@@ -6,12 +6,13 @@ import signal
 import sys
 import textwrap
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from netplane.config import Paths, parse
 from netplane.errors import ConfigError, PeerError
-from netplane.node import supervise, supervise_control
+from netplane.node import supervise, supervise_control, supervise_process
 from netplane.runner import Daemon
 
 KEEPER = """
@@ -130,6 +131,46 @@ async def test_a_daemon_that_cannot_start_is_tried_again_ever_more_slowly(root):
         found = await until(ask, "gone", lambda d: d["restarts"] >= 3)
         assert found["lastExit"] == 127
         assert found["state"] in ("waiting", "starting")
+
+
+async def test_a_refused_fork_is_not_the_supervisors_end(root, monkeypatch):
+    spawn, refused = supervise_process.spawn, []
+
+    def refuse_once(*arguments, **options):
+        if not refused:
+            refused.append(True)
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return spawn(*arguments, **options)
+
+    monkeypatch.setattr(supervise_process, "spawn", refuse_once)
+    async with supervised(root, entry("keeper", KEEPER)) as ask:
+        assert (await until(ask, "keeper", ready))["restarts"] == 1
+
+
+def open_tcp_sockets():
+    """The listeners that were sent to us are TCP sockets: the only ones of this process."""
+    inodes = {line.split()[9] for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]}
+    return {target for fd in Path("/proc/self/fd").iterdir() if (target := link(fd))[8:-1] in inodes}
+
+
+def link(path):
+    try:
+        return str(path.readlink())
+    except FileNotFoundError:
+        return ""
+
+
+async def test_what_cannot_be_kept_is_closed(root, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("netplane.node.supervise_notify.Store.add", fail)
+    async with supervised(root, entry("keeper", KEEPER)) as ask:
+        first = await until(ask, "keeper", ready)
+        await ask({"op": "kill", "daemon": "keeper"})
+        second = await until(ask, "keeper", lambda d: ready(d) and d["pid"] != first["pid"])
+        assert second["status"].startswith("new ")
+        assert open_tcp_sockets() == set()
 
 
 async def test_the_peer_behind_the_socket_is_the_supervisor(root):
