@@ -248,12 +248,10 @@ def _apply_rules(plan: Plan) -> None:
 
 
 def _observed_marker() -> str:
-    """The comment of our table's chain, by which the rules in the kernel say what they were made from."""
-    for entry in nft.listing(FAMILY, TABLE) or []:
-        rule: dict[str, Any] = entry.get("rule") or {}
-        if rule.get("chain") == "identity":
-            return str(rule.get("comment", ""))
-    return ""
+    """What the rules in the kernel say they were made from; "" where rules are missing or were added."""
+    rules: list[dict[str, Any]] = [e["rule"] for e in nft.listing(FAMILY, TABLE) or [] if "rule" in e]
+    said = next((str(rule.get("comment", "")) for rule in rules if rule["chain"] == "identity"), "")
+    return said if said.endswith(f" {len(rules) - 1} rules") else ""
 
 
 def _call(step: str, function: Any, *arguments: Any, **options: Any) -> None:

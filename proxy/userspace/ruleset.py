@@ -45,8 +45,10 @@ def render(node: NodeFacts, addresses: Iterable[IPAddress], drops: Iterable[Drop
     guarded = _collapsed([*node.service_cidrs, *singles])
     own = [ip_network(address) for address in node.addresses]
     inside = _collapsed([*node.cluster_cidrs, *own])
-    body = _chains(guarded, inside, sorted(drops, key=lambda drop: drop.order))
-    mark = hashlib.sha256(body.encode()).hexdigest()[:16]
+    drops = sorted(set(drops), key=lambda drop: drop.order)
+    body = _chains(guarded, inside, drops)
+    rules = 2 * len(guarded) + len(drops) + 1
+    mark = f"{hashlib.sha256(body.encode()).hexdigest()[:16]} {rules} rules"
     identity = f'chain identity {{\n    counter comment "{mark}"\n  }}'
     return (
         f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
@@ -55,7 +57,7 @@ def render(node: NodeFacts, addresses: Iterable[IPAddress], drops: Iterable[Drop
 
 
 def marker(script: str) -> str:
-    """The checksum that a rendered script carries into the kernel."""
+    """The checksum and the number of rules that a rendered script carries into the kernel."""
     return script.partition('comment "')[2].partition('"')[0]
 
 

@@ -218,6 +218,11 @@ class TestUserspaceOnly:
             assert plumbing.ensure(plan_of(WANT)) == []
             changed = plumbing.ensure(plan_of(replace(WANT, targets={})))
             assert changed == ["no route local 203.0.113.7/32", "nft table inet netplane_proxy"]
+            plumbing.ensure(plan_of(WANT))
+            plumbing.nft.apply("flush chain inet netplane_proxy guard")
+            assert plumbing.ensure(plan_of(WANT)) == ["nft table inet netplane_proxy"], (
+                "a rule lost is noticed"
+            )
             plumbing.remove()
             plumbing.remove()
             assert plumbing.routed() == []
