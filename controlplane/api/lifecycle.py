@@ -58,7 +58,9 @@ def check_identity(resource: Resource, obj: Object, namespace: str, name: str) -
     if not isinstance(metadata, dict):
         raise bad_request("metadata: Invalid value: must be an object")
     for field in ("name", "namespace", "generateName", "uid", "resourceVersion"):
-        if not isinstance(metadata.get(field, ""), str):
+        if metadata.get(field) is None:
+            metadata.pop(field, None)
+        elif not isinstance(metadata[field], str):
             raise bad_request(f"metadata.{field}: Invalid value: must be a string")
     if resource.namespaced:
         got = metadata.setdefault("namespace", namespace) or namespace

@@ -35,6 +35,14 @@ def scale_of(kind: Kind, obj: Object) -> Object:
     }
 
 
+def _mapping(obj: Object, field: str) -> dict[str, Any]:
+    """A field that is an object, empty when absent. Raises StatusError 400 for anything else."""
+    found = obj.get(field)
+    if found is not None and not isinstance(found, dict):
+        raise bad_request(f"{field}: Invalid value: must be an object")
+    return found or {}
+
+
 async def write_scale(machinery: Machinery, order: Order, content_type: str, body: Any) -> Object:
     """PUT or PATCH a Scale: only ``spec.replicas`` counts. Raises StatusError."""
 
@@ -43,7 +51,7 @@ async def write_scale(machinery: Machinery, order: Order, content_type: str, bod
         wanted = body if content_type == "application/json" else patch.apply(content_type, scale, body)
         replicas = _replicas(order, wanted)
         obj = record.copy()
-        obj["metadata"]["resourceVersion"] = (wanted.get("metadata") or {}).get("resourceVersion") or ""
+        obj["metadata"]["resourceVersion"] = str(_mapping(wanted, "metadata").get("resourceVersion") or "")
         obj["spec"]["replicas"] = replicas
         return obj
 
@@ -53,7 +61,7 @@ async def write_scale(machinery: Machinery, order: Order, content_type: str, bod
 def _replicas(order: Order, scale: Any) -> int:
     if not isinstance(scale, dict) or (scale.get("apiVersion"), scale.get("kind")) != SCALE:
         raise bad_request("the body must be a Scale of autoscaling/v1")
-    replicas = (scale.get("spec") or {}).get("replicas", 0)
+    replicas = _mapping(scale, "spec").get("replicas", 0)
     if type(replicas) is not int or replicas < 0:
         text = f"Invalid value: {replicas!r}: must be a whole number, 0 or more"
         raise invalid(order.resource, order.route.name, [Cause("spec.replicas", text)])
@@ -63,12 +71,12 @@ def _replicas(order: Order, scale: Any) -> int:
 async def bind(machinery: Machinery, order: Order, binding: Object) -> Object:
     """POST a Binding: the pod gets its node, once. Raises StatusError 409 if it has one."""
     route = order.route
-    target = binding.get("target") if isinstance(binding, dict) else None
-    node = target.get("name") if isinstance(target, dict) else None
+    node = _mapping(binding, "target").get("name")
     if not isinstance(node, str) or not node:
         cause = Cause("target.name", "Required value: the node to bind the pod to", "FieldValueRequired")
         raise invalid(PODS, route.name, [cause])
-    sent = binding.get("metadata") or {}
+    sent = _mapping(binding, "metadata")
+    annotations = _mapping(sent, "annotations")
 
     def decide(record: Record | None) -> Decision:
         if record is None:
@@ -83,7 +91,7 @@ async def bind(machinery: Machinery, order: Order, binding: Object) -> Object:
         if bound := pod["spec"].get("nodeName"):
             raise conflict(PODS, route.name, f"pod {route.name} is already assigned to node {bound}")
         pod["spec"]["nodeName"] = node
-        if annotations := sent.get("annotations"):
+        if annotations:
             pod["metadata"]["annotations"] = {**(meta(pod).get("annotations") or {}), **annotations}
         status = pod.setdefault("status", {})
         now = rfc3339(machinery.clock())
@@ -98,7 +106,7 @@ async def bind(machinery: Machinery, order: Order, binding: Object) -> Object:
 
 async def evict(machinery: Machinery, order: Order, eviction: Object) -> Object:
     """POST an Eviction: a delete by another name, as there are no disruption budgets. Raises StatusError."""
-    given = eviction.get("deleteOptions") if isinstance(eviction, dict) else None
+    given = eviction.get("deleteOptions")
     await delete(machinery, order, lifecycle.delete_options(given, {}))
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
@@ -106,7 +114,7 @@ async def evict(machinery: Machinery, order: Order, eviction: Object) -> Object:
 async def finalize(machinery: Machinery, order: Order, namespace: Object) -> Object:
     """PUT a Namespace's ``spec.finalizers``: without the last one a deleted namespace is gone."""
     lifecycle.check_identity(NAMESPACES, namespace, "", order.route.name)
-    finalizers = (namespace.get("spec") or {}).get("finalizers") or []
+    finalizers = _mapping(namespace, "spec").get("finalizers") or []
     if not isinstance(finalizers, list) or not all(isinstance(item, str) for item in finalizers):
         cause = Cause("spec.finalizers", "Invalid value: must be a list of strings")
         raise invalid(NAMESPACES, name_of(namespace), [cause])
