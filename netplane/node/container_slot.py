@@ -3,12 +3,12 @@
 The law: an attempt number is started at most once, and never before the one before it has ended.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
 from netplane.kube.objects import Object
 from netplane.node.backoff import Restarts
-from netplane.node.probes import Probe, Purpose, Verdict, probes_of
+from netplane.node.probes import Probe, Purpose, Verdict
 from netplane.node.runtimes import ContainerState
 from netplane.node.status import ContainerView, Memory, lost
 
@@ -24,7 +24,7 @@ class Step(Enum):
 class ContainerSlot:
     """``spec`` is the container as the pod's spec has it; ``attempt`` is the number of the newest or next start."""
 
-    def __init__(self, spec: Object, restarts: Restarts) -> None:
+    def __init__(self, spec: Object, restarts: Restarts, probes: Sequence[Probe] = ()) -> None:
         self.spec = spec
         self.name = str(spec["name"])
         self.current: ContainerState | None = None
@@ -35,7 +35,7 @@ class ContainerSlot:
         self.verdicts: dict[Purpose, Verdict] = {}
         self.kill_deadline: float | None = None
         self._restarts = restarts
-        self.probes: Mapping[Purpose, Probe] = {probe.purpose: probe for probe in probes_of(spec)}
+        self.probes: Mapping[Purpose, Probe] = {probe.purpose: probe for probe in probes}
         self._reset_verdicts()
 
     def _reset_verdicts(self) -> None:

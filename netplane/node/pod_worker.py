@@ -23,7 +23,7 @@ from netplane.node.container_start import drop_all_logs, start_container
 from netplane.node.pod_context import NetworkNotReady, PodContext
 from netplane.node.pod_sandbox import PodSandbox
 from netplane.node.prober import Target, probe_for_ever
-from netplane.node.probes import Probe, Purpose, Verdict
+from netplane.node.probes import Probe, Purpose, Verdict, probes_of
 from netplane.node.runtimes import Sandbox
 from netplane.node.status_writer import StatusWriter
 
@@ -85,11 +85,13 @@ class PodWorker:
         refused = self._context.runtime.refusals(self.pod)
         self._problem = "; ".join(refused)
         restarts = Restarts(settings.restart_base, settings.restart_limit)
-        try:
-            containers = (self.pod.get("spec") or {}).get("containers") or []
-            self._slots = [ContainerSlot(spec, restarts) for spec in containers]
-        except (ValueError, KeyError) as error:
-            self._problem = f"cannot use the pod's spec: {error}"
+        for spec in (self.pod.get("spec") or {}).get("containers") or []:
+            probes: list[Probe] = []
+            try:
+                probes = probes_of(spec)
+            except ValueError as error:
+                self._problem = f"cannot use container {spec.get('name')}: {error}"
+            self._slots.append(ContainerSlot(spec, restarts, probes))
 
     def update(self, pod: Object) -> None:
         """The API shows the pod so."""
@@ -255,7 +257,8 @@ class PodWorker:
         await start_container(self._context, self.pod, sandbox, slot, self._home.addresses)
         if all(s.current is not None and s.current.running for s in self._slots) and slot.attempt == 0:
             self._context.metrics.pod_start.observe(self._clock() - self._first_seen)
-        self._wake.set()
+        if slot.current is not None and not slot.current.running:
+            self._wake.set()  # it has ended already: its restart is another step's
 
     def _hold(self, slot: ContainerSlot) -> None:
         if slot.waiting == "CrashLoopBackOff":
@@ -343,10 +346,10 @@ class PodWorker:
         elif sandbox is not None and sandbox.alive and not self._observed:
             return False, 1.0
         await self._leave_home()
+        await asyncio.to_thread(drop_all_logs, self._context, self.pod)
         if not self._gone:
             self._publish()
             await self._forget()
-        await asyncio.to_thread(drop_all_logs, self._context, self.pod)
         return True, None
 
     async def _ask_to_end(self, sandbox: Sandbox, running: list[ContainerSlot]) -> None:

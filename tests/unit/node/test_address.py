@@ -31,7 +31,9 @@ def test_the_setting_wins():
 
 
 def test_a_setting_that_no_interface_has_is_refused():
-    with pytest.raises(ConfigError, match=r"nodeIp 192\.0\.2\.1: no interface has it .*192\.168\.56\.11 \(eth1\)"):
+    with pytest.raises(
+        ConfigError, match=r"nodeIp 192\.0\.2\.1: no interface has it .*192\.168\.56\.11 \(eth1\)"
+    ):
         choose(Facts([PRIVATE], []), wanted=ip_address("192.0.2.1"))
 
 

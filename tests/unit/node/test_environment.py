@@ -101,7 +101,10 @@ def test_hosts():
         ({"hostPID": True}, "spec.hostPID"),
         ({"initContainers": [{"name": "i"}]}, "spec.initContainers"),
         ({"containers": [{"name": "c", "volumeMounts": [{}]}]}, r"spec.containers\[0\].volumeMounts"),
-        ({"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {}}}]}]}, "secretKeyRef"),
+        (
+            {"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {}}}]}]},
+            "secretKeyRef",
+        ),
         ({"containers": [{"name": "c", "livenessProbe": {"grpc": {"port": 1}}}]}, "livenessProbe.grpc"),
     ],
 )

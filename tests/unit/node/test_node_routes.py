@@ -53,7 +53,9 @@ def test_the_older_of_two_claimants_has_the_cidr():
     new = node("aa", "10.244.9.0/24", "192.168.77.31", "2026-01-01T00:00:00Z")
     want = wanted("n1", [new, old])
     assert want.routes == {route("10.244.9.0/24", "192.168.77.30")}
-    assert want.warnings == ("node aa: no route to its pod CIDR 10.244.9.0/24: overlaps 10.244.9.0/24 of node zz",)
+    assert want.warnings == (
+        "node aa: no route to its pod CIDR 10.244.9.0/24: overlaps 10.244.9.0/24 of node zz",
+    )
 
 
 def test_what_we_claim_no_node_takes_away():
@@ -62,7 +64,10 @@ def test_what_we_claim_no_node_takes_away():
 
 
 def test_a_changed_gateway_is_replaced_not_removed():
-    changes = diff(frozenset({route("10.244.2.0/24", "192.168.77.12")}), frozenset({route("10.244.2.0/24", "192.168.77.99")}))
+    changes = diff(
+        frozenset({route("10.244.2.0/24", "192.168.77.12")}),
+        frozenset({route("10.244.2.0/24", "192.168.77.99")}),
+    )
     assert changes.remove == ()
     assert changes.add == (route("10.244.2.0/24", "192.168.77.99"),)
 

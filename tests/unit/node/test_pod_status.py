@@ -40,11 +40,17 @@ def test_phase(policy, containers, expected):
 
 
 def pod(status=None, **meta):
-    return {"metadata": {"name": "p", "namespace": "d", "uid": "u", **meta}, "spec": {}, "status": status or {}}
+    return {
+        "metadata": {"name": "p", "namespace": "d", "uid": "u", **meta},
+        "spec": {},
+        "status": status or {},
+    }
 
 
 def built(container, now="2026-01-01T00:00:00Z", **kwargs):
-    return build(PodView(kwargs.pop("pod", pod()), [container], ["10.244.1.2"], ["192.0.2.1"], "sid", "t"), now)
+    return build(
+        PodView(kwargs.pop("pod", pod()), [container], ["10.244.1.2"], ["192.0.2.1"], "sid", "t"), now
+    )
 
 
 def conditions(status):

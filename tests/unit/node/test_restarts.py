@@ -4,7 +4,7 @@ import pytest
 
 from netplane.node.backoff import Restarts
 from netplane.node.container_slot import ContainerSlot, Step
-from netplane.node.probes import Purpose, Verdict
+from netplane.node.probes import Purpose, Verdict, probes_of
 from netplane.node.runtimes import ContainerState
 from netplane.node.status import Memory
 
@@ -34,7 +34,8 @@ def running(attempt):
 
 
 def slot(**probes):
-    return ContainerSlot({"name": "c", **probes}, Restarts())
+    spec = {"name": "c", **probes}
+    return ContainerSlot(spec, Restarts(), probes_of(spec))
 
 
 READY = {"readinessProbe": {"tcpSocket": {"port": 1}}}
