@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NoReturn
 
-from controlplane import controllers, scheduler
+from controlplane import controllers
 from controlplane.api.app import build
 from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
@@ -28,6 +28,7 @@ from controlplane.api.writes import Machinery
 from controlplane.auth import join
 from controlplane.auth.pki import Authority
 from controlplane.controllers.options import Options
+from controlplane.scheduler import Scheduler
 from controlplane.store.sqlite import SQLiteStore
 from netplane.config import (
     CLUSTER_CIDRS,
@@ -146,9 +147,9 @@ async def _control(settings: Settings, kubeconfig: Kubeconfig) -> None:
         node_monitor_grace_period=settings.node_monitor_grace_period_seconds,
         pod_eviction_timeout=settings.pod_eviction_timeout_seconds,
     )
-    async with Client(kubeconfig, user_agent="netplane-controlplane") as client, asyncio.TaskGroup() as group:
-        group.create_task(_again("controllers", lambda: controllers.run(client, options)))
-        group.create_task(_again("scheduler", lambda: scheduler.run(client)))
+    async with Client(kubeconfig, user_agent="netplane-controlplane") as client:
+        # One set of caches serves the scheduler, too.
+        await _again("controllers", lambda: controllers.run(client, options, Scheduler))
 
 
 async def _again(name: str, start: Callable[[], Awaitable[Any]]) -> NoReturn:
