@@ -16,12 +16,19 @@ from tests.e2e.lab.conftest import NETPLANE
 MACHINE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--")
 # $1 netplane, $2 root, $3 example, $4 python
 SCRIPT = r"""
-set -e
+set -e; ROOT=$2
 state() {
   ip -o link | cut -d: -f2 ; ip -4 -o address; ip -4 route show table all; ip rule; nft list ruleset
   sysctl -a 2>/dev/null | grep -E '^net\.(ipv4|ipv6)\.' | grep -vE 'nf_conntrack_count|stable_secret'
 }
-until_true() { i=0; until "$@"; do i=$((i + 1)); [ $i -lt 300 ] || return 1; sleep 0.1; done; }
+until_true() {
+  i=0
+  until "$@"; do
+    i=$((i + 1))
+    if [ $i -gt 300 ]; then echo "never: $*"; kubectl get pods -o wide; kubectl get events; cat "$ROOT"/var/log/netplane/*.log; return 1; fi
+    sleep 0.1
+  done
+}
 quiet() { "$@" >/dev/null 2>&1; }
 pods_ready() { [ "$(kubectl get pods -l app=hello --no-headers 2>/dev/null | grep -c 1/1)" = 3 ]; }
 
@@ -34,6 +41,13 @@ export KUBECONFIG=$2/etc/netplane/admin.kubeconfig
 until_true quiet kubectl get nodes
 until_true quiet kubectl create --validate=false -f "$3"
 until_true pods_ready
+addresses() { kubectl get pods -l app=hello -o 'jsonpath={range .items[*]}{.metadata.name}={.status.podIP} {end}'; }
+before=$(addresses)
+kill $!; wait $!
+echo "pods without us: $(ps -e -o args | grep -c '[n]etplane.node.images.echo')"
+"$1" up --root "$2" 2>> "$2.log" &
+until_true pods_ready
+[ "$before" = "$(addresses)" ] && echo "the same pods"
 until_true quiet "$4" -m netplane.lab.ask http://192.0.2.9:30080/ 1
 "$4" -m netplane.lab.ask http://192.0.2.9:30080/ 3 ; echo
 "$1" status --root "$2"
@@ -57,6 +71,8 @@ def test_all_in_one_serves_and_uninstall_leaves_the_machine_as_it_was(root: Path
     log = root.with_suffix(".log").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + log
     assert done.stdout.count('"client": "192.0.2.9"') == 3
+    assert "pods without us: 3" in done.stdout
+    assert "the same pods" in done.stdout
     assert "stopped supervisor" in done.stdout
     assert "removed pod default/hello-" in done.stdout
     assert "restored sysctl net.ipv4.ip_forward=0" in done.stdout
