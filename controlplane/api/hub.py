@@ -38,8 +38,9 @@ class Hub:
 
     def __init__(self, store: Store, kinds: Iterable[Kind]) -> None:
         self.store = store
-        self._kinds = {prefix_of(kind.resource): kind for kind in kinds}
-        self._records: dict[Resource, dict[str, Record]] = {k.resource: {} for k in self._kinds.values()}
+        served = tuple(kinds)
+        self._kinds = {prefix_of(kind.resource): kind for kind in served if kind.stored}
+        self._records: dict[Resource, dict[str, Record]] = {kind.resource: {} for kind in served}
         self._last: dict[Resource, int] = dict.fromkeys(self._records, 0)
         self._listeners: dict[Resource, set[Listener]] = {resource: set() for resource in self._records}
         self._guards: dict[str, int] = {}

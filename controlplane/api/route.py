@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from controlplane.api.kinds.kind import Kind
-from netplane.kube.errors import method_not_allowed, no_such_path
+from netplane.kube.errors import method_not_allowed, no_such_path, not_served
 
 Catalog = Mapping[tuple[str, str, str], Kind]
 
@@ -75,6 +75,8 @@ def _verb(kind: Kind, method: str, namespace: str, name: str, subresource: str, 
     else:
         verbs = _OBJECT_VERBS if name else _COLLECTION_VERBS
     verb = verbs.get("GET" if method == "HEAD" else method)
+    if not kind.stored and verb in ("create", "update", "patch"):
+        raise not_served(kind.resource)
     across = kind.resource.namespaced and not namespace
     if verb is None or (across and verb not in ("list", "watch")):
         raise method_not_allowed()
@@ -87,4 +89,6 @@ def verbs_of(kind: Kind, subresource: str = "") -> list[str]:
     """The verbs that discovery lists for a resource or one of its subresources."""
     if subresource:
         return sorted(_SUBRESOURCE_VERBS.get(subresource, {}).values())
+    if not kind.stored:
+        return ["get", "list", "watch"]
     return sorted({*_COLLECTION_VERBS.values(), *_OBJECT_VERBS.values(), "watch"})

@@ -66,7 +66,7 @@ def _row(kind: Kind, obj: Object, version: str, include: str, now: datetime) -> 
 def _cell(column: Column, obj: Object, now: datetime) -> object:
     value = column.value(obj)
     if isinstance(value, Since):
-        return value.form.format(age(value.when, now))
+        return value.form.format(age(value.when, parse_time(value.until) if value.until else now))
     return age(value, now) if column.type == "date" else value
 
 

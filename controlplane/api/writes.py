@@ -81,6 +81,7 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
             if generated and error.reason == "AlreadyExists" and attempt + 1 < GENERATE_ATTEMPTS:
                 continue
             raise
+        order.warnings.extend(kind.warnings(decision.obj))
         return decision.obj
     raise AssertionError("the last attempt answers or raises")
 
@@ -130,6 +131,8 @@ async def update(machinery: Machinery, order: Order, change: Callable[[Record], 
 
     hub = machinery.hub
     decision = await transact(hub, kind, route.namespace, route.name, decide, dry_run=order.dry_run)
+    if not route.subresource:
+        order.warnings.extend(kind.warnings(decision.obj))
     return decision.obj
 
 

@@ -123,6 +123,12 @@ def method_not_allowed() -> StatusError:
     return StatusError(405, "MethodNotAllowed", text)
 
 
+def not_served(resource: Resource) -> StatusError:
+    """405: the resource is known, and netplane has none of it."""
+    text = f"netplane does not serve {resource.qualified}: none can be created"
+    return StatusError(405, "MethodNotAllowed", text, _named(resource, ""))
+
+
 def not_acceptable(message: str) -> StatusError:
     """406: no representation the client accepts."""
     return StatusError(406, "NotAcceptable", message)

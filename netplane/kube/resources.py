@@ -66,6 +66,21 @@ REPLICASETS = Resource("apps", "v1", "replicasets", "ReplicaSet", short_names=("
 DEPLOYMENTS = Resource(
     "apps", "v1", "deployments", "Deployment", short_names=("deploy",), categories=("all",)
 )
+CONFIGMAPS = Resource("", "v1", "configmaps", "ConfigMap", short_names=("cm",))
+SECRETS = Resource("", "v1", "secrets", "Secret")
+SERVICEACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount", short_names=("sa",))
+DAEMONSETS = Resource("apps", "v1", "daemonsets", "DaemonSet", short_names=("ds",), categories=("all",))
+CONTROLLERREVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
+JOBS = Resource("batch", "v1", "jobs", "Job", categories=("all",))
+PODDISRUPTIONBUDGETS = Resource(
+    "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", short_names=("pdb",)
+)
+NETWORKPOLICIES = Resource(
+    "networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", short_names=("netpol",)
+)
+PRIORITYCLASSES = Resource(
+    "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False, short_names=("pc",)
+)
 
 ALL: tuple[Resource, ...] = (
     NAMESPACES,
@@ -78,6 +93,15 @@ ALL: tuple[Resource, ...] = (
     LEASES,
     REPLICASETS,
     DEPLOYMENTS,
+    CONFIGMAPS,
+    SECRETS,
+    SERVICEACCOUNTS,
+    DAEMONSETS,
+    CONTROLLERREVISIONS,
+    JOBS,
+    PODDISRUPTIONBUDGETS,
+    NETWORKPOLICIES,
+    PRIORITYCLASSES,
 )
 
 

@@ -22,10 +22,11 @@ from netplane.kube.resources import Resource
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """A cell that holds an age inside other text: "2 (5m ago)". `when` is an RFC 3339 time."""
+    """A cell that holds an age inside other text: "2 (5m ago)". The times are RFC 3339; `until` is "" for now."""
 
     when: str
     form: str
+    until: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Column:
 
 def nothing_unknown(_obj: Object) -> list[str]:
     """The `unknown_fields` of a kind that accepts anything."""
+    return []
+
+
+def nothing_to_warn_of(_obj: Object) -> list[str]:
+    """The `warnings` of a kind that is served as everywhere."""
     return []
 
 
@@ -93,6 +99,8 @@ class Kind:
     prepare_update   (new, old) in place: keeps the old status, bumps the generation if the spec changed
     prepare_status   (new, old) in place: keeps everything but the status
     unknown_fields   paths ("spec.foo") of fields the kind does not have, for fieldValidation
+    warnings         what who writes a valid object should know, for the answer's Warning headers
+    stored           False: the collection is always empty, and creating in it is refused by name
     """
 
     resource: Resource
@@ -106,3 +114,5 @@ class Kind:
     prepare_status: Callable[[Object, Object], None] = keep_all_but_status
     validate_status: Callable[[Object, Object], list[Cause]] = valid_status
     unknown_fields: Callable[[Object], list[str]] = nothing_unknown
+    warnings: Callable[[Object], list[str]] = nothing_to_warn_of
+    stored: bool = True

@@ -128,3 +128,17 @@ def ip_network(word: str) -> str:
 def port_number(number: int) -> str:
     """A port a packet can carry."""
     return "" if 1 <= number <= 65535 else "must be between 1 and 65535, inclusive"
+
+
+def config_key(word: str) -> str:
+    """A key of a ConfigMap or a Secret: it may become a file's name."""
+    if len(word.encode("utf-8", "surrogatepass")) > SUBDOMAIN_MOST:
+        return f"must be no more than {SUBDOMAIN_MOST} characters"
+    if not re.fullmatch(r"[-._a-zA-Z0-9]+", word):
+        return (
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
+            "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+        )
+    if word in (".", ".."):
+        return f"must not be '{word}'"
+    return "must not start with '..'" if word.startswith("..") else ""

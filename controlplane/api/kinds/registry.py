@@ -5,8 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from controlplane.api.kinds import endpoints, events, leases, namespaces, nodes, pods, services, workloads
+from controlplane.api.kinds import (
+    accounts,
+    budgets,
+    configs,
+    daemonsets,
+    endpoints,
+    events,
+    jobs,
+    leases,
+    namespaces,
+    networkpolicies,
+    nodes,
+    pods,
+    priorityclasses,
+    services,
+    workloads,
+)
 from controlplane.api.kinds.kind import Kind
+from controlplane.api.kinds.listed import LISTED, listed_kind
 from netplane.kube.resources import Resource
 
 KINDS: Mapping[Resource, Kind] = MappingProxyType(
@@ -23,6 +40,16 @@ KINDS: Mapping[Resource, Kind] = MappingProxyType(
             leases.KIND,
             workloads.REPLICASET_KIND,
             workloads.DEPLOYMENT_KIND,
+            configs.CONFIGMAP_KIND,
+            configs.SECRET_KIND,
+            accounts.KIND,
+            daemonsets.DAEMONSET_KIND,
+            daemonsets.CONTROLLERREVISION_KIND,
+            jobs.KIND,
+            budgets.KIND,
+            networkpolicies.KIND,
+            priorityclasses.KIND,
+            *(listed_kind(resource) for resource in LISTED),
         )
     }
 )

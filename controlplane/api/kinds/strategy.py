@@ -31,17 +31,18 @@ def strategy_causes(strategy: Mapping[str, Any]) -> list[Cause]:
     if rolling is None:
         return [causes.required(at, "this should be defaulted and never be nil")]
     unavailable, surge = rolling.get("maxUnavailable", QUARTER), rolling.get("maxSurge", QUARTER)
-    found = _share_causes(unavailable, f"{at}.maxUnavailable")
-    found += _share_causes(surge, f"{at}.maxSurge")
-    if not found and _share(unavailable) == _share(surge) == 0:
+    found = share_causes(unavailable, f"{at}.maxUnavailable")
+    found += share_causes(surge, f"{at}.maxSurge")
+    if not found and share_of(unavailable) == share_of(surge) == 0:
         detail = "may not be 0 when `maxSurge` is 0"
         found.append(causes.invalid(f"{at}.maxUnavailable", unavailable, detail))
-    if not found and isinstance(unavailable, str) and _share(unavailable) > 100:
+    if not found and isinstance(unavailable, str) and share_of(unavailable) > 100:
         found.append(causes.invalid(f"{at}.maxUnavailable", unavailable, "must not be greater than 100%"))
     return found
 
 
-def _share_causes(value: int | str, path: str) -> list[Cause]:
+def share_causes(value: int | str, path: str) -> list[Cause]:
+    """What is wrong with a number of pods, or a percentage of them."""
     if isinstance(value, int):
         return [causes.invalid(path, value, NEGATIVE)] if value < 0 else []
     if _PERCENT.fullmatch(value):
@@ -53,5 +54,6 @@ def _share_causes(value: int | str, path: str) -> list[Cause]:
     return [causes.invalid(path, value, detail)]
 
 
-def _share(value: int | str) -> int:
+def share_of(value: int | str) -> int:
+    """The number, or how many per cent, of a valid share."""
     return value if isinstance(value, int) else int(value.removesuffix("%"))

@@ -15,19 +15,15 @@ from controlplane.api.kinds.label_selector import (
     LABEL_SELECTOR,
     selector_causes,
     selector_matches,
-    selector_text,
 )
 from controlplane.api.kinds.metadata import (
-    annotation_causes,
     defaulting,
-    label_causes,
     object_shape,
     validating,
     validating_status,
     with_generation,
 )
 from controlplane.api.kinds.pod_defaults import default_template
-from controlplane.api.kinds.pod_rules import pod_spec_causes
 from controlplane.api.kinds.pod_shape import CONDITION, TEMPLATE
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.kinds.shapes import (
@@ -42,6 +38,7 @@ from controlplane.api.kinds.shapes import (
     unknown,
 )
 from controlplane.api.kinds.strategy import QUARTER, ROLLING, strategy_causes
+from controlplane.api.kinds.templates import TEMPLATE_COLUMNS, lasting_causes, template_causes
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import DEPLOYMENTS, REPLICASETS
@@ -167,17 +164,7 @@ def _selector_causes(spec: Fields) -> list[Cause]:
 def _template_causes(template: Fields | None) -> list[Cause]:
     if template is None:
         return [causes.required("spec.template")]
-    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
-    found = label_causes(metadata.get("labels") or {}, "spec.template.metadata.labels")
-    found += annotation_causes(metadata.get("annotations") or {}, "spec.template.metadata.annotations")
-    found += pod_spec_causes(spec, "spec.template.spec")
-    policy = spec.get("restartPolicy")
-    if policy in ("Never", "OnFailure"):
-        found.append(causes.not_supported("spec.template.spec.restartPolicy", policy, ("Always",)))
-    if spec.get("activeDeadlineSeconds") is not None:
-        detail = "activeDeadlineSeconds in ReplicaSet is not Supported"
-        found.append(causes.forbidden("spec.template.spec.activeDeadlineSeconds", detail))
-    return found
+    return [*template_causes(template), *lasting_causes(template, "ReplicaSet")]
 
 
 def _fields(obj: Object) -> Mapping[str, str]:
@@ -192,33 +179,9 @@ def _count(section: str, field: str) -> Callable[[Object], object]:
     return lambda obj: (obj.get(section) or {}).get(field) or 0
 
 
-def _containers(field: str) -> Callable[[Object], object]:
-    def cell(obj: Object) -> str:
-        spec = ((obj.get("spec") or {}).get("template") or {}).get("spec") or {}
-        return ",".join(str(container.get(field) or "") for container in spec.get("containers") or [])
-
-    return cell
-
-
 def _ready(obj: Object) -> str:
     return f"{_count('status', 'readyReplicas')(obj)}/{_count('spec', 'replicas')(obj)}"
 
-
-_WIDE = (
-    Column(
-        "Containers", "string", _containers("name"), 1, description="Names of each container in the template."
-    ),
-    Column(
-        "Images", "string", _containers("image"), 1, description="Images of each container in the template."
-    ),
-    Column(
-        "Selector",
-        "string",
-        lambda obj: selector_text((obj.get("spec") or {}).get("selector")),
-        1,
-        description="The label selector for the pods that count as this one's.",
-    ),
-)
 
 _create, _update = with_generation()
 
@@ -232,7 +195,7 @@ REPLICASET_KIND = Kind(
         Column("Current", "integer", _count("status", "replicas")),
         Column("Ready", "integer", _count("status", "readyReplicas")),
         AGE,
-        *_WIDE,
+        *TEMPLATE_COLUMNS,
     ),
     fields=_replicaset_fields,
     subresources=frozenset({"status", "scale"}),
@@ -252,7 +215,7 @@ DEPLOYMENT_KIND = Kind(
         Column("Up-to-date", "integer", _count("status", "updatedReplicas")),
         Column("Available", "integer", _count("status", "availableReplicas")),
         AGE,
-        *_WIDE,
+        *TEMPLATE_COLUMNS,
     ),
     fields=_fields,
     subresources=frozenset({"status", "scale"}),

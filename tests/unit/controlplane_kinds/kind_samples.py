@@ -1,14 +1,25 @@
 """One good object of each kind, as a client sends it."""
 
+import base64
+
 from netplane.kube.resources import (
+    CONFIGMAPS,
+    CONTROLLERREVISIONS,
+    DAEMONSETS,
     DEPLOYMENTS,
     ENDPOINTS,
     ENDPOINTSLICES,
     EVENTS,
+    JOBS,
     LEASES,
     NAMESPACES,
+    NETWORKPOLICIES,
     NODES,
+    PODDISRUPTIONBUDGETS,
     PODS,
+    PRIORITYCLASSES,
+    SECRETS,
+    SERVICEACCOUNTS,
     SERVICES,
 )
 
@@ -81,3 +92,51 @@ def event():
 def lease():
     spec = {"holderIdentity": "n1", "leaseDurationSeconds": 40, "renewTime": "2026-05-04T12:00:00.123456Z"}
     return made(LEASES, spec=spec)
+
+
+def configmap():
+    return made(CONFIGMAPS, data={"key": "value", "app.conf": "a=1"}, binaryData={"logo": "AAEC"})
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def secret():
+    return made(SECRETS, data={"password": encoded("x")}, stringData={"user": "me"})
+
+
+def serviceaccount():
+    return made(SERVICEACCOUNTS, secrets=[{"name": "s"}], imagePullSecrets=[{"name": "p"}])
+
+
+def daemonset():
+    spec = {k: v for k, v in deployment()["spec"].items() if k in ("selector", "template")}
+    return made(DAEMONSETS, spec=spec)
+
+
+def controllerrevision():
+    return made(CONTROLLERREVISIONS, data={"spec": {"template": {}}}, revision=1)
+
+
+def job():
+    containers = [{"name": "c", "image": "i"}]
+    made_job = made(JOBS, spec={"template": {"spec": {"containers": containers, "restartPolicy": "Never"}}})
+    made_job["metadata"]["uid"] = "u1"
+    return made_job
+
+
+def poddisruptionbudget():
+    return made(
+        PODDISRUPTIONBUDGETS, spec={"minAvailable": "50%", "selector": {"matchLabels": {"app": "hello"}}}
+    )
+
+
+def networkpolicy():
+    peers = [{"podSelector": {"matchLabels": {"app": "x"}}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    rule = {"from": peers, "ports": [{"port": 80, "endPort": 90}, {"port": "web", "protocol": "UDP"}]}
+    return made(NETWORKPOLICIES, spec={"podSelector": {}, "ingress": [rule]})
+
+
+def priorityclass():
+    return made(PRIORITYCLASSES, value=1000, description="important")

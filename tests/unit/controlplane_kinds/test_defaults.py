@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from controlplane.api.kinds.listed import LISTED
 from controlplane.api.kinds.pod_defaults import qos_class
 from controlplane.api.kinds.registry import KINDS
 from netplane.kube.resources import (
@@ -54,7 +55,8 @@ def container(**fields):
 
 
 def test_registry_serves_every_resource_netplane_speaks():
-    assert set(KINDS) == set(ALL)
+    assert set(KINDS) == {*ALL, *LISTED}
+    assert {resource for resource, kind in KINDS.items() if kind.stored} == set(ALL)
     assert all(kind.resource == resource for resource, kind in KINDS.items())
 
 

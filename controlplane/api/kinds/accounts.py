@@ -1,0 +1,46 @@
+"""ServiceAccount. netplane issues no tokens for them: they are names that pods run under.
+
+Source: Kubernetes `pkg/apis/core/validation/validation.go` (ValidateServiceAccount).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from controlplane.api.kinds.kind import Column, Kind
+from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.printing import AGE, NAME
+from controlplane.api.kinds.shapes import BOOLEAN, ListOf, Struct, strings, unknown
+from netplane.kube.errors import Cause
+from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.resources import SERVICEACCOUNTS
+
+_REFERENCE = Struct(strings("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"))
+SERVICEACCOUNT = object_shape(
+    secrets=ListOf(_REFERENCE),
+    imagePullSecrets=ListOf(Struct(strings("name"))),
+    automountServiceAccountToken=BOOLEAN,
+)
+
+
+def _default(_account: Object) -> None:
+    """A ServiceAccount has no defaults."""
+
+
+def _causes(_new: Object, _old: Object | None) -> list[Cause]:
+    """Beside its metadata nothing can be wrong."""
+    return []
+
+
+def _fields(account: Object) -> Mapping[str, str]:
+    return {"metadata.name": name_of(account), "metadata.namespace": namespace_of(account)}
+
+
+KIND = Kind(
+    resource=SERVICEACCOUNTS,
+    default=defaulting(SERVICEACCOUNT, _default),
+    validate=validating(SERVICEACCOUNTS, SERVICEACCOUNT, _causes),
+    columns=(NAME, Column("Secrets", "string", lambda account: len(account.get("secrets") or [])), AGE),
+    fields=_fields,
+    unknown_fields=lambda account: unknown(SERVICEACCOUNT, account),
+)
