@@ -71,14 +71,13 @@ def up(
         with _signals(_interrupt, keep=final):
             try:
                 _make(spec, say, keep_failed=keep_failed)
-            except BaseException as error:
+            except BaseException:
                 if keep_failed:
                     raise
                 with _signals(signal.SIG_IGN):
                     say("removing what was made")
-                    cause = _with_log(error, spec)
                     down.remove(spec.directory)
-                raise cause from None
+                raise
 
 
 def _clear_remains(spec: LabSpec, say: Say) -> None:
@@ -104,6 +103,8 @@ def _make(spec: LabSpec, say: Say, *, keep_failed: bool) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         stays = True
+    except NetplaneError as error:
+        raise _with_last_words(error, spec) from None
     finally:
         if stays:
             started.lifeline.sendall(KEEP)
@@ -198,19 +199,16 @@ async def _first_not_ready(spec: LabSpec, client: Client) -> str | None:
     return None
 
 
-def _with_log(error: BaseException, spec: LabSpec) -> BaseException:
-    """The logs go with the lab: the last words of a daemon that failed belong into the error."""
-    if not isinstance(error, NetplaneError):
-        return error
+def _with_last_words(error: NetplaneError, spec: LabSpec) -> NetplaneError:
+    """The logs go with the lab: what the daemons that do not run said last belongs into the error."""
     words = [
-        f"{path.parents[3].name}/{path.stem}: {line}"
+        f"{machine.name}/{path.stem}: {line}"
         for machine in spec.machines
         for path in sorted(machine.paths.logs.glob("*.log"))
         if (line := _last_failure(machine, path))
-    ]
-    words += supervise_log.tail(place.log_of(spec.directory), 1)
-    hint = f"{error.hint} " if error.hint else ""
-    return type(error)(error.message, hint + "Last words: " + " | ".join(words[:4]) if words else error.hint)
+    ] or supervise_log.tail(place.log_of(spec.directory), 1)
+    hint = "Last words: " + " | ".join(words[:3])
+    return type(error)(error.message, f"{error.hint} {hint}".strip() if words else error.hint)
 
 
 def _last_failure(machine: Machine, path: Path) -> str:

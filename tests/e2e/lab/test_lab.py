@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from netplane.config import Paths
-from netplane.lab import place
+from netplane.errors import PeerError
+from netplane.lab import place, up
 from netplane.lab.down import down
 from netplane.lab.spec import LABS, LabSpec
 from netplane.linux.cgroups import Cgroup, detect
@@ -204,3 +205,21 @@ def test_a_further_machine_becomes_a_node(lab: Lab, tmp_path: Path) -> None:
         running.kill()
         running.communicate()
         Cgroup(detect(), PurePosixPath(Paths(tmp_path / "r").cgroup_name)).remove()
+
+
+def test_a_lab_that_fails_says_who_and_why_and_is_gone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settings file that a daemon refuses stands for whatever keeps a daemon from starting."""
+    write = up.files.write
+
+    def write_wrongly(spec: LabSpec, port: int) -> None:
+        write(spec, port)
+        spec.machine("n1").paths.etc.joinpath("dns.yaml").write_text("nonsense: 1\n")
+
+    monkeypatch.setattr(up.files, "write", write_wrongly)
+    monkeypatch.setattr(up, "READY_SECONDS", 8.0)
+    with pytest.raises(PeerError) as failed:
+        up.up(LabSpec(name, nodes=1))
+    assert "still waiting for dns on n1" in str(failed.value)
+    assert "Last words: n1/dns: netplane: cannot use" in str(failed.value)
+    assert "nonsense is not a known field" in str(failed.value)
+    assert remains(name) == []

@@ -25,7 +25,10 @@ until_true() {
   i=0
   until "$@"; do
     i=$((i + 1))
-    if [ $i -gt 300 ]; then echo "never: $*"; kubectl get pods -o wide; kubectl get events; cat "$ROOT"/var/log/netplane/*.log; return 1; fi
+    if [ $i -gt 300 ]; then
+      echo "never: $*"; kubectl get pods -o wide; kubectl get events; cat "$ROOT"/var/log/netplane/*.log
+      return 1
+    fi
     sleep 0.1
   done
 }
