@@ -86,7 +86,9 @@ class FakeApi:
         old = await self.get(resource, name, namespace)
         return await self._store("DELETED", self._key(resource, namespace, name), old)
 
-    async def watch(self, resource, namespace=None, *, resource_version, label_selector="", field_selector=""):
+    async def watch(
+        self, resource, namespace=None, *, resource_version, label_selector="", field_selector=""
+    ):
         seen = int(resource_version)
         while True:
             self._here()
@@ -96,7 +98,8 @@ class FakeApi:
                     if plural == resource.plural:
                         yield copy.deepcopy(event)
             async with self.changed:
-                await self.changed.wait_for(lambda: self.away or self.revision > seen)
+                while not self.away and self.revision <= seen:
+                    await self.changed.wait()
 
     async def go_away(self):
         self.away = True

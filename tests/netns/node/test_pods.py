@@ -94,6 +94,11 @@ def container(api, name):
     return next(iter(status(api, name).get("containerStatuses") or []), {})
 
 
+def waits_with_message(api):
+    waiting = container(api, "a").get("state", {}).get("waiting", {})
+    return waiting if waiting.get("message") else None
+
+
 def is_ready(name):
     def test(api):
         conditions = {c["type"]: c["status"] for c in status(api, name).get("conditions") or []}
@@ -116,6 +121,13 @@ def absent(name):
     return lambda api: ("pods", "d", name) not in api.objects
 
 
+def lives(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 async def pids_of(node):
     return [sandbox.pid for sandbox in await node.runtime().adopt()]
 
@@ -135,7 +147,7 @@ async def test_a_pod_runs_is_ready_and_goes(node):
         (pid,) = await pids_of(node)
         await delete(node.api, "a")
         await node.api.until(absent("a"))
-        assert not Path(f"/proc/{pid}/root/etc").exists()
+        assert not lives(pid)
     assert node.verbs() == ["ADD", "DEL"]
     assert list((node.directory / "cni").iterdir()) == []
     assert list((node.directory / "run").iterdir()) == []
@@ -161,8 +173,14 @@ async def test_an_agent_that_is_killed_finds_everything_again(node):
 
 async def test_while_the_api_is_away_pods_are_restarted_and_none_is_removed(node):
     async with node.begin():
-        await node.api.create(PODS, pod("a", "while [ ! -e $GO ]; do sleep 0.02; done; rm $GO; exit 1",
-                                        container={"env": [{"name": "GO", "value": str(node.directory / "go")}]}))
+        await node.api.create(
+            PODS,
+            pod(
+                "a",
+                "while [ ! -e $GO ]; do sleep 0.02; done; rm $GO; exit 1",
+                container={"env": [{"name": "GO", "value": str(node.directory / "go")}]},
+            ),
+        )
         await node.api.until(is_ready("a"))
     await node.api.go_away()
     async with node.begin():
@@ -187,7 +205,7 @@ async def test_a_pod_that_went_while_the_agent_was_away_is_removed(node):
     await node.api.delete(PODS, "a", "d")
     async with node.begin():
         async with asyncio.timeout(10):
-            while Path(f"/proc/{pid}/root/etc").exists():
+            while lives(pid):
                 await asyncio.sleep(0.02)
             while await pids_of(node):
                 await asyncio.sleep(0.02)
@@ -225,8 +243,10 @@ async def test_a_crash_loop_backs_off_and_says_so(node):
     async with node.begin():
         await node.api.create(PODS, pod("a", "exit 3"))
         waiting = await node.api.until(
-            lambda api: container(api, "a").get("restartCount", 0) >= 2
-            and container(api, "a")["state"].get("waiting")
+            lambda api: (
+                container(api, "a").get("restartCount", 0) >= 2
+                and container(api, "a")["state"].get("waiting")
+            )
         )
         assert waiting["reason"] == "CrashLoopBackOff"
         assert "back-off 0.4s restarting failed container=c pod=a_d(" in waiting["message"]
@@ -240,7 +260,9 @@ async def test_a_pod_that_is_done_gives_its_address_back(node):
         await node.api.create(PODS, pod("a", "exit 0", restartPolicy="Never"))
         await node.api.until(lambda api: status(api, "a").get("phase") == "Succeeded")
         async with asyncio.timeout(5):
-            while node.verbs() != ["ADD", "DEL"]:
+            while node.verbs() != ["ADD", "DEL"] or any((node.directory / "cni").iterdir()):
+                await asyncio.sleep(0.02)
+            while await pids_of(node):
                 await asyncio.sleep(0.02)
         assert (node.directory / "logs").exists()
     async with node.begin():
@@ -295,7 +317,7 @@ async def test_no_network_yet_is_said_and_waited_for(node):
 async def test_what_cannot_be_run_says_why(node, change, reason, text):
     async with node.begin():
         await node.api.create(PODS, pod("a", **change))
-        waiting = await node.api.until(lambda api: container(api, "a").get("state", {}).get("waiting", {}).get("message") and container(api, "a")["state"]["waiting"])
+        waiting = await node.api.until(waits_with_message)
         assert waiting["reason"] == reason
         assert text in waiting["message"]
         (event, *_) = await node.api.until(has_event("Failed"))
@@ -318,15 +340,21 @@ async def test_liveness_kills_and_restarts(node):
     stuck = node.directory / "stuck"
     probe["exec"]["command"] = ["test", "!", "-e", str(stuck)]
     async with node.begin():
-        spec = pod("a", "trap '' TERM; while :; do sleep 0.1; done", container={"livenessProbe": probe},
-                   terminationGracePeriodSeconds=1)
+        spec = pod(
+            "a",
+            "trap '' TERM; while :; do sleep 0.1; done",
+            container={"livenessProbe": probe},
+            terminationGracePeriodSeconds=1,
+        )
         await node.api.create(PODS, spec)
         await node.api.until(is_ready("a"))
         stuck.touch()
         await node.api.until(has_event("Unhealthy"))
         await node.api.until(has_event("Killing"))
         stuck.unlink()
-        await node.api.until(lambda api: container(api, "a").get("restartCount", 0) >= 1 and is_ready("a")(api))
+        await node.api.until(
+            lambda api: container(api, "a").get("restartCount", 0) >= 1 and is_ready("a")(api)
+        )
         assert container(node.api, "a")["lastState"]["terminated"]["exitCode"] == 137
 
 
@@ -362,7 +390,7 @@ async def test_the_hosts_network(node):
         await node.api.until(is_ready("a"))
         assert status(node.api, "a")["podIP"] == "192.168.77.11"
         (sandbox,) = await node.runtime().adopt()
-        assert os.readlink(f"/proc/{sandbox.pid}/ns/net") == os.readlink("/proc/self/ns/net")
+        assert Path(f"/proc/{sandbox.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
     assert node.verbs() == []
 
 
@@ -371,9 +399,7 @@ async def test_events_that_repeat_are_counted(node):
         worker_pod = await node.api.create(PODS, pod("a"))
         for _ in range(3):
             node.pods.context.events.warn(worker_pod, "Odd", "the same")
-        (event,) = await node.api.until(
-            lambda api: [o for o in has_event("Odd")(api) if o["count"] == 3]
-        )
+        (event,) = await node.api.until(lambda api: [o for o in has_event("Odd")(api) if o["count"] == 3])
         assert event["involvedObject"]["uid"] == worker_pod["metadata"]["uid"]
         assert ObjectKey(event["metadata"]["namespace"], "a").namespace == "d"
         assert EVENTS.plural == "events"

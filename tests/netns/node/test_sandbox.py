@@ -86,8 +86,8 @@ async def test_a_container_has_namespaces_of_its_own(sandbox, tmp_path):
     assert lines[4:6] == ["lo", "unknown"]  # loopback is up, and the only link
     assert int(lines[6]) < 10
     for kind in ("net", "pid", "mnt", "uts", "ipc"):
-        own = os.readlink(f"/proc/{sandbox.pid}/ns/{kind}")
-        assert own != os.readlink(f"/proc/self/ns/{kind}"), kind
+        own = Path(f"/proc/{sandbox.pid}/ns/{kind}").readlink()
+        assert own != Path(f"/proc/self/ns/{kind}").readlink(), kind
 
 
 async def test_it_is_nobodys_child_and_outlives_its_maker(sandbox):
@@ -186,9 +186,7 @@ async def test_the_number_of_processes_is_limited(sandbox, tmp_path):
 
 @pytest.mark.skipif("cpu" in cgroups.detect().missing, reason="this host has no cgroup controller cpu")
 async def test_cpu_is_limited(sandbox, tmp_path):
-    burn = (
-        "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
-    )
+    burn = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
     run = ContainerSpec(
         "c", 0, [sys.executable, "-IS", "-c", burn], ENV, "/", tmp_path / "logs/c/0.log", Limits(cpu=200)
     )
@@ -205,7 +203,9 @@ async def test_what_an_attempt_left_running_ends_with_the_next(sandbox, tmp_path
 
 
 async def test_removal_leaves_nothing(runtime, sandbox, tmp_path):
-    await sandbox.start(spec(tmp_path, "setsid sleep 3597 & trap '' TERM; echo up; while :; do sleep 1; done"))
+    await sandbox.start(
+        spec(tmp_path, "setsid sleep 3597 & trap '' TERM; echo up; while :; do sleep 1; done")
+    )
     await until(sandbox, lambda s: "c" in s)
     pid, groups = sandbox.pid, runtime._pods
     await sandbox.remove()
