@@ -9,11 +9,20 @@ from typing import Any
 from controlplane.api import lifecycle
 from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
+from controlplane.api.pod_admission import give_account, give_priority
 from controlplane.api.records import key_for
 from controlplane.store.contract import Check, Operation, Put
 from netplane.kube.errors import Cause, invalid, not_found
 from netplane.kube.objects import Object, name_of
-from netplane.kube.resources import NAMESPACES, NODES, SERVICES
+from netplane.kube.resources import (
+    NAMESPACES,
+    NODES,
+    PODS,
+    PRIORITYCLASSES,
+    SERVICEACCOUNTS,
+    SERVICES,
+    Resource,
+)
 
 AllocateService = Callable[[Object, Object | None, Iterable[Object]], None]
 """(new, old or None, all Services): fills in addresses and ports. Raises StatusError 422."""
@@ -27,7 +36,10 @@ class Admission:
         self._allocate_service = allocate_service
 
     def place(self, kind: Kind, obj: Object) -> tuple[Operation, ...]:
-        """A new object needs a namespace that lives. Raises StatusError 403 or 404."""
+        """A new object needs a namespace that lives; a pod also its priority and account.
+
+        Raises StatusError 403 or 404.
+        """
         if not kind.resource.namespaced:
             return ()
         namespace = obj["metadata"]["namespace"]
@@ -36,7 +48,13 @@ class Admission:
             raise not_found(NAMESPACES, namespace)
         if lifecycle.terminating(found.obj):
             raise lifecycle.cannot_create_in(kind.resource, name_of(obj), namespace)
+        if kind.resource == PODS:
+            give_priority(obj, self._stored(PRIORITYCLASSES))
+            give_account(obj, self._stored(SERVICEACCOUNTS))
         return (Check(found.key, found.revision),)
+
+    def _stored(self, resource: Resource) -> Iterable[Object]:
+        return (record.obj for record in self._hub.all(resource).values())
 
     def claim(self, kind: Kind, new: Object, old: Object | None) -> tuple[Operation, ...]:
         """Take what the cluster has once only; may fill in ``new``. Raises StatusError 422 for what is taken."""

@@ -14,15 +14,23 @@ from controlplane.api.transactions import Act, Decision, transact
 from controlplane.api.writes import Machinery, Order, check_user
 from netplane.kube.errors import StatusError, not_found, refused
 from netplane.kube.objects import Object, name_of, uid_of
-from netplane.kube.resources import NAMESPACES, Resource
+from netplane.kube.resources import JOBS, NAMESPACES, Resource
 
 # NamespaceLifecycle's: the cluster cannot be without them.
 IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
+# batch/v1 alone keeps the default that everything had before garbage collection (Job's strategy.go).
+JOBS_ORPHAN = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them "
+    "or set propagationPolicy=Orphan to suppress this warning"
+)
 
 
 async def delete(machinery: Machinery, order: Order, options: DeleteOptions) -> Object:
     """Delete one object. The answer is a Status if it is gone, the object if it waits. Raises StatusError."""
     route = order.route
+    if order.resource == JOBS and not options.propagation:
+        options = replace(options, propagation="Orphan")
+        order.warnings.append(JOBS_ORPHAN)
 
     def decide(record: Record | None) -> Decision:
         if record is None:

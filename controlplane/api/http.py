@@ -13,16 +13,19 @@ import orjson
 from aiohttp import web
 
 from controlplane.api import reads, watches
-from controlplane.api.bodies import JSON_TYPES, an_object, decode, media_type
+from controlplane.api.bodies import OBJECT_TYPES, an_object, decode, media_type
 from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
+from controlplane.api.evictions import evict
 from controlplane.api.lifecycle import delete_options
 from controlplane.api.measures import Measures
 from controlplane.api.patch import PATCHES
 from controlplane.api.represent import JSON, Representation, negotiate
 from controlplane.api.route import Catalog, Route, find
+from controlplane.api.schema.openapi import ROOT as OPENAPI
+from controlplane.api.schema.openapi import OpenApi
 from controlplane.api.selection import flag, parse
-from controlplane.api.subresources import bind, evict, finalize, scale_of, write_scale
+from controlplane.api.subresources import bind, finalize, scale_of, write_scale
 from controlplane.api.watches import Watcher
 from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
 from controlplane.auth.authn import User, identify
@@ -64,6 +67,7 @@ class ApiServer:
     ) -> None:
         self._machinery, self._hub = machinery, machinery.hub
         self._kinds, self._discovery = kinds, discovery
+        self._openapi = OpenApi(kinds.values())
         self._measures, self._doors = measures, doors
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -142,8 +146,22 @@ class ApiServer:
             return metrics.render(self._measures.registry)
         if path == "/":
             return json_response({"paths": ["/api", "/apis", *_HEALTH, METRICS_PATH, "/version"]})
+        if path == OPENAPI or path.startswith(f"{OPENAPI}/"):
+            return self._schemas(request, path)
         document, content_type = self._discovery.answer(path, request.headers.get("Accept", ""))
         return web.Response(body=orjson.dumps(document), headers={"Content-Type": content_type})
+
+    def _schemas(self, request: web.Request, path: str) -> web.Response:
+        """The index, or a document: one that is named by its hash may be kept for ever."""
+        document = self._openapi.answer(path)
+        headers = {"Content-Type": JSON, "ETag": f'"{document.hash}"', "Cache-Control": "no-cache, private"}
+        if wanted := request.query.get("hash"):
+            if wanted != document.hash:
+                return web.Response(status=301, headers={"Location": f"{path}?hash={document.hash}"})
+            headers["Cache-Control"] = "public, immutable, max-age=31536000"
+        if document.hash in request.headers.get("If-None-Match", ""):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=document.body, headers=headers)
 
     def _known(self, path: str) -> bool:
         return path in ("/", "/version", "/api", "/apis", METRICS_PATH, *_HEALTH)
@@ -215,7 +233,7 @@ class ApiServer:
         match order.route.subresource:
             case "scale":
                 media = media_type(content_type)
-                supported = tuple(PATCHES) if order.route.verb == "patch" else JSON_TYPES
+                supported = tuple(PATCHES) if order.route.verb == "patch" else OBJECT_TYPES
                 wanted = decode(content_type, body, supported)
                 sent = media if order.route.verb == "patch" else JSON
                 return await write_scale(self._machinery, order, sent, wanted)

@@ -1,4 +1,4 @@
-"""The objects that the API server itself vouches for: its namespaces, its own Service, the DNS Service.
+"""The objects that the API server itself vouches for: namespaces, priority classes, its own Service, the DNS Service.
 
 Source: kube-apiserver's ``controlplane/controller/{systemnamespaces,kubernetesservice}``.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.api.kinds.priorityclasses import SYSTEM, system_class
 from controlplane.api.patch import MERGE_PATCH
 from controlplane.api.records import key_for
 from controlplane.api.route import Catalog, Route
@@ -19,7 +20,14 @@ from controlplane.store.contract import StoreError
 from netplane.config import IPAddress
 from netplane.kube.errors import StatusError
 from netplane.kube.objects import Object
-from netplane.kube.resources import ENDPOINTS, ENDPOINTSLICES, NAMESPACES, SERVICES, Resource
+from netplane.kube.resources import (
+    ENDPOINTS,
+    ENDPOINTSLICES,
+    NAMESPACES,
+    PRIORITYCLASSES,
+    SERVICES,
+    Resource,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +49,7 @@ class Published:
     def objects(self) -> list[tuple[Resource, Object]]:
         """Everything, in the order in which it can be created."""
         found = [(NAMESPACES, _named(NAMESPACES, name)) for name in SYSTEM_NAMESPACES]
+        found += [(PRIORITYCLASSES, system_class(name)) for name in SYSTEM]
         found.append((SERVICES, self._kubernetes()))
         found.append((SERVICES, self._dns()))
         found.append((ENDPOINTS, self._endpoints()))

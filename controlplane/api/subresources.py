@@ -1,13 +1,13 @@
-"""The parts of objects that have a door of their own: scale, binding, eviction, finalize.
+"""The parts of objects that have a door of their own: scale, binding, finalize.
 
-``status`` is not here: it is an ordinary update that the Kind prepares differently (`writes.update`).
+Evictions have a room of their own (`evictions`). ``status`` is not here either: it is an ordinary update that the
+Kind prepares differently (`writes.update`).
 Source: Kubernetes API conventions, "Subresources"; ``registry/core/pod/storage``, ``registry/apps/*/storage``.
 """
 
 from typing import Any
 
 from controlplane.api import lifecycle, patch
-from controlplane.api.deletes import delete
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.records import Record
 from controlplane.api.transactions import Act, Decision, transact
@@ -101,13 +101,6 @@ async def bind(machinery: Machinery, order: Order, binding: Object) -> Object:
 
     hub = machinery.hub
     await transact(hub, order.kind, route.namespace, route.name, decide, dry_run=order.dry_run)
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-
-
-async def evict(machinery: Machinery, order: Order, eviction: Object) -> Object:
-    """POST an Eviction: a delete by another name, as there are no disruption budgets. Raises StatusError."""
-    given = eviction.get("deleteOptions")
-    await delete(machinery, order, lifecycle.delete_options(given, {}))
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 

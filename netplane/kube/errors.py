@@ -157,6 +157,16 @@ def internal(message: str) -> StatusError:
     return StatusError(500, "InternalError", f"Internal error occurred: {message}")
 
 
+def too_many_requests(
+    message: str, retry_after: int, causes: Iterable[Mapping[str, str]] = ()
+) -> StatusError:
+    """429: not now; ``retry_after`` in seconds."""
+    details: dict[str, Any] = {"retryAfterSeconds": retry_after}
+    if listed := [dict(cause) for cause in causes]:
+        details["causes"] = listed
+    return StatusError(429, "TooManyRequests", message, details)
+
+
 def unavailable(message: str) -> StatusError:
     """503: not now."""
     return StatusError(503, "ServiceUnavailable", message, {"retryAfterSeconds": 1})
