@@ -7,23 +7,23 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from netplane.errors import NetplaneError
 from netplane.kube import errors
 from netplane.kube.objects import Object, is_deleting, name_of, namespace_of, now_rfc3339, uid_of
 from netplane.kube.resources import PODS
 from netplane.node import pod_end, status
+from netplane.node.background import Background
 from netplane.node.backoff import Restarts
 from netplane.node.container_slot import ContainerSlot, Step
 from netplane.node.container_start import drop_all_logs, start_container
 from netplane.node.pod_context import NetworkNotReady, PodContext
+from netplane.node.pod_probes import PodProbes
 from netplane.node.pod_sandbox import PodSandbox
-from netplane.node.prober import Target, probe_for_ever
-from netplane.node.probes import Probe, Purpose, Verdict, probes_of
+from netplane.node.prober import Target
+from netplane.node.probes import Probe, probes_of
 from netplane.node.runtimes import Sandbox
 from netplane.node.status_writer import StatusWriter
 
@@ -51,8 +51,8 @@ class PodWorker:
         self._start_time = ""
         self._phase = ""
         self._wake = asyncio.Event()
-        self._background: dict[str, asyncio.Task[None]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._background = Background()
+        self._probes = PodProbes(context, self._background, lambda: self.pod, self._wake.set)
         self._writer = StatusWriter(context.client, context.metrics.status_lag.observe)
         self._read_spec()
         if from_api:
@@ -121,15 +121,14 @@ class PodWorker:
     async def run(self) -> None:
         """Tend the pod until nothing of it is left."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            self._spawn("status", self._writer.run())
+            self._background.open(tasks)
+            self._background.start("status", self._writer.run())
             if self._home.sandbox is not None and self._home.sandbox.alive:
-                self._spawn("watch", self._watch(self._home.sandbox))
+                self._background.start("watch", self._watch(self._home.sandbox))
             try:
                 await self._loop()
             finally:
-                for name in list(self._background):
-                    self._cancel(name)
+                self._background.cancel_all()
 
     async def _loop(self) -> None:
         said = ""
@@ -194,12 +193,12 @@ class PodWorker:
             reason = "NetworkNotReady" if isinstance(error, NetworkNotReady) else "FailedCreatePodSandBox"
             self._context.events.warn(self.pod, reason, f"Failed to create pod sandbox: {error}")
             raise
-        self._spawn("watch", self._watch(sandbox))
+        self._background.start("watch", self._watch(sandbox))
 
     async def _leave_home(self) -> None:
-        self._cancel("watch")
+        self._background.cancel("watch")
         for slot in self._slots:
-            self._stop_probes(slot)
+            self._probes.stop(slot)
             slot.sandbox_lost(self._clock(), time.time_ns())
         await self._home.unmake()
 
@@ -230,7 +229,7 @@ class PodWorker:
             now = self._clock()
             match slot.next_step(policy, now):
                 case Step.START:
-                    self._stop_probes(slot)
+                    self._probes.stop(slot)
                     await self._start(slot)
                 case Step.WAIT:
                     self._hold(slot)
@@ -238,10 +237,13 @@ class PodWorker:
                 case Step.LEAVE:
                     pass
             if slot.current is not None and slot.current.running:
-                self._start_probes(slot)
-                delays += await self._kill_condemned(slot)
+                assert self._home.sandbox is not None
+                target = Target(self._home.sandbox, slot.name, self._home.addresses[0])
+                if slot.kill_deadline is None:
+                    self._probes.start(slot, target)
+                delays += await self._probes.kill_condemned(slot, target)
             else:
-                self._stop_probes(slot)
+                self._probes.stop(slot)
         return max(min(delays), 0.01) if delays else None
 
     async def _start(self, slot: ContainerSlot) -> None:
@@ -270,67 +272,11 @@ class PodWorker:
             self.pod, "BackOff", f"Back-off restarting failed container {slot.name} in pod {where}"
         )
 
-    def _start_probes(self, slot: ContainerSlot) -> None:
-        sandbox = self._home.sandbox
-        if sandbox is None or not self._home.addresses:
-            return
-        for purpose, probe in slot.probes.items():
-            if purpose is not Purpose.STARTUP and not slot.started:
-                continue  # they wait for the startup probe
-            if purpose is Purpose.STARTUP and slot.started:
-                self._cancel(_probe_task(slot, purpose))
-                continue
-            if _probe_task(slot, purpose) not in self._background:
-                target = Target(sandbox, slot.name, self._home.addresses[0])
-                report = self._reporter(slot, probe)
-                run = probe_for_ever(probe, target, slot.verdicts[purpose], report)
-                self._spawn(_probe_task(slot, purpose), run)
-
-    def _reporter(self, slot: ContainerSlot, probe: Probe) -> Callable[[Verdict, str], None]:
-        def report(verdict: Verdict, problem: str) -> None:
-            self._context.metrics.probes.labels(probe.purpose, "failure" if problem else "success").inc()
-            old = slot.verdicts.get(probe.purpose)
-            slot.verdicts[probe.purpose] = verdict
-            if problem:
-                self._context.events.warn(self.pod, "Unhealthy", f"{probe.purpose} probe failed: {problem}")
-            if old is None or old.healthy != verdict.healthy or verdict.condemned(probe):
-                self._wake.set()
-
-        return report
-
-    def _stop_probes(self, slot: ContainerSlot) -> None:
-        for purpose in slot.probes:
-            self._cancel(_probe_task(slot, purpose))
-
-    async def _kill_condemned(self, slot: ContainerSlot) -> list[float]:
-        """SIGTERM, then SIGKILL after the grace, to a container that its probes found dead."""
-        sandbox = self._home.sandbox
-        assert sandbox is not None
-        condemned = [p for purpose, p in slot.probes.items() if slot.verdicts[purpose].condemned(p)]
-        if not condemned and slot.kill_deadline is None:
-            return []
-        if slot.kill_deadline is None:
-            probe = condemned[0]
-            grace = float(probe.grace) if probe.grace is not None else pod_end.grace_of(self.pod)
-            slot.kill_deadline = self._clock() + grace
-            self._stop_probes(slot)
-            self._context.events.normal(
-                self.pod,
-                "Killing",
-                f"Container {slot.name} failed {probe.purpose.lower()} probe, will be restarted",
-            )
-            await sandbox.signal(slot.name, signal.SIGTERM)
-        left = slot.kill_deadline - self._clock()
-        if left <= 0:
-            await sandbox.signal(slot.name, signal.SIGKILL, everything=True)
-            return [0.5]
-        return [left]
-
     async def _end(self) -> tuple[bool, float | None]:
         """SIGTERM, the grace, SIGKILL; then network, sandbox and at last the API's object."""
         self._publish()
         for slot in self._slots:
-            self._stop_probes(slot)
+            self._probes.stop(slot)
         if self._kill_at is None:
             self._kill_at = self._clock() + pod_end.grace_left(self.pod, datetime.now(UTC))
         elif is_deleting(self.pod):  # a second deletion may shorten the grace
@@ -394,17 +340,3 @@ class PodWorker:
         now = self.pod.get("status") or {}
         others = [c for c in now.get("conditions") or [] if c.get("type") not in status.OURS]
         return {**self.pod, "status": {**now, "conditions": [*others, *ours.values()]}}
-
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        assert self._tasks is not None
-        self._cancel(name)
-        self._background[name] = self._tasks.create_task(work, name=name)
-
-    def _cancel(self, name: str) -> None:
-        task = self._background.pop(name, None)
-        if task is not None:
-            task.cancel()
-
-
-def _probe_task(slot: ContainerSlot, purpose: Purpose) -> str:
-    return f"{purpose} of {slot.name}"
