@@ -1,17 +1,21 @@
 """`netplane cni serve`: answers the executable, one worker thread a request.
 
-The event loop only accepts: everything a verb does (SQLite, netlink, entering namespaces) blocks, and belongs
-to threads. A daemon that stops finishes the verbs it has begun.
+Everything a verb does (SQLite, netlink, entering namespaces) blocks, and belongs to threads. They accept, too,
+one after the other: a request that the event loop handed over would wait for two threads to wake instead of one.
+A daemon that stops finishes the verbs it has begun.
 """
 
 import asyncio
 import fcntl
 import logging
 import os
+import select
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +24,7 @@ import orjson
 
 from cni import errors, mend, observe, protocol, verbs, wire
 from cni.errors import CniError, Code
+from cni.journal import Journal, journal_path
 from cni.leases import Leases, store_path
 from cni.node import Node
 from netplane.config import Paths
@@ -29,6 +34,7 @@ from netplane.runner import Daemon
 LISTENER_NAME = "cni"
 _BACKLOG = 1024
 _PATH_LIMIT = 100
+_ACCEPT_AGAIN_SECONDS = 0.1
 _PEER_SECONDS = 10.0  # a local process sends a request it has whole, at once
 log = logging.getLogger(__name__)
 
@@ -52,31 +58,60 @@ class Settings:
 async def serve(settings: Settings, daemon: Daemon) -> None:
     """Mend what a crash left, then answer until told to stop. Raises NetplaneError where it cannot start."""
     paths = Paths(settings.root)
-    with _only_one(paths.state), closing(Leases(store_path(paths.state))) as leases:
-        node = Node(leases, observe.boot_id(), settings.mtu)
+    with (
+        _only_one(paths.state),
+        closing(Leases(store_path(paths.state))) as leases,
+        # Before the journal is read: a DEL written down later than that finds us here (see ``offline``).
+        _listen(paths.cni_socket, daemon) as listener,
+    ):
+        node = Node(leases, observe.boot_id(), Journal(journal_path(paths.state)), settings.mtu)
         await asyncio.to_thread(mend.mend, node)
-        with (
-            _listen(paths.cni_socket, daemon) as listener,
-            ThreadPoolExecutor(settings.workers, "cni") as pool,
-        ):
-            async with asyncio.TaskGroup() as group:
-                accepting = group.create_task(_accept(listener, pool, group, node))
-                daemon.ready(f"{len(leases.all())} attachments")
-                await daemon.stopping.wait()
-                accepting.cancel()
+        with _working(listener, settings.workers, node):
+            daemon.ready(f"{len(leases.all())} attachments")
+            await daemon.stopping.wait()
 
 
-async def _accept(
-    listener: socket.socket, pool: ThreadPoolExecutor, group: asyncio.TaskGroup, node: Node
-) -> None:
-    loop = asyncio.get_running_loop()
+@contextmanager
+def _working(listener: socket.socket, workers: int, node: Node) -> Iterator[None]:
+    """Requests are answered inside the block; at its end those that have begun are finished."""
+    stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    poller = select.poll()
+    poller.register(stop, select.POLLIN)
+    poller.register(listener, select.POLLIN)
+    turn = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with turn:
+                connection = _next(listener, poller, stop)
+            if connection is None:
+                return
+            _converse(connection, node)
+
+    try:
+        with ThreadPoolExecutor(workers, "cni") as pool:
+            try:
+                for _ in range(workers):
+                    pool.submit(work)
+                yield
+            finally:
+                os.eventfd_write(stop, 1)
+    finally:
+        os.close(stop)
+
+
+def _next(listener: socket.socket, poller: select.poll, stop: int) -> socket.socket | None:
+    """The next connection, or None once we are to stop."""
     while True:
-        connection, _ = await loop.sock_accept(listener)
-        group.create_task(_on_a_thread(pool, connection, node))
-
-
-async def _on_a_thread(pool: ThreadPoolExecutor, connection: socket.socket, node: Node) -> None:
-    await asyncio.get_running_loop().run_in_executor(pool, _converse, connection, node)
+        if any(descriptor == stop for descriptor, _ in poller.poll()):
+            return None
+        try:
+            return listener.accept()[0]
+        except BlockingIOError:
+            continue
+        except OSError as error:  # out of descriptors: verbs under way will free some
+            log.warning("cannot accept a request: %s", error.strerror or error)
+            select.select([stop], [], [], _ACCEPT_AGAIN_SECONDS)
 
 
 def _converse(connection: socket.socket, node: Node) -> None:

@@ -1,8 +1,9 @@
-"""The plugin a container runtime runs. It carries the request to the daemon and the answer back, no more.
+"""The plugin a container runtime runs where no C compiler made the shim. It carries the request to the daemon and
+the answer back, no more; where there is no answer it becomes ``cni.offline``.
 
 Standard library only, started with ``python -IS``: the interpreter's start is most of an ADD, and the wrapper
 module ``socket`` (it makes enums) would double it; so the C module under it. ``cni.install`` copies this file
-with its socket's path.
+with its paths.
 
 One connection a request. We send ``NPCNI1 <environment bytes> <stdin bytes>`` (two numbers of 8 hexadecimal
 digits) and a newline, with the opened CNI_NETNS as SCM_RIGHTS: the daemon may see other mounts and processes
@@ -16,30 +17,38 @@ import time
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
 
 SOCKET_PATH = "/run/netplane/cni.sock"
+PYTHON_PATH = "/usr/bin/python3"
+JOURNAL_PATH = "/var/lib/netplane/cni/journal"
 CONNECT_SECONDS = 5.0  # a daemon that restarts is waited for so long
+DELETE_SECONDS = 1.0  # less: a DEL can be written down instead
 ANSWER_SECONDS = 45.0  # less than runtimes give a plugin: they should read our words
-SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-
-IO_FAILURE, DECODING_FAILURE, TRY_AGAIN, NOT_AVAILABLE = 5, 6, 11, 50
 
 
-def main(environment: "os._Environ[str] | dict[str, str]") -> int:
+def main(environment: "os._Environ[str]") -> int:
     """One request; the exit status comes back."""
     command = environment.get("CNI_COMMAND", "")
     try:
         stdin = _read_all(0)
     except OSError as error:
-        return _fail(IO_FAILURE, f"cannot read standard input: {error.strerror}", b"")
-    if command == "VERSION":
-        return _version(stdin)
+        return _offline("stdin", error.strerror or str(error), b"")
+    patience = {"STATUS": 0.0, "VERSION": 0.0, "DEL": DELETE_SECONDS}.get(command, CONNECT_SECONDS)
     try:
-        connection = _connect(0.0 if command == "STATUS" else CONNECT_SECONDS)
+        connection = _connect(patience)
         send(connection, environment, stdin)
         status, answer = receive(connection)
     except OSError as error:
-        code = NOT_AVAILABLE if command == "STATUS" else TRY_AGAIN
-        return _fail(code, f"cannot reach the netplane CNI daemon at {SOCKET_PATH}: {error}", stdin)
-    return status if _write(answer) else 1
+        return _offline("daemon", error.strerror or str(error), stdin)
+    return status if write(answer) else 1
+
+
+def _offline(kind: str, cause: str, stdin: bytes) -> int:
+    """Does not return: this process becomes ``cni.offline``, with the same standard input."""
+    descriptor = os.memfd_create("stdin", 0)
+    while stdin:
+        stdin = stdin[os.write(descriptor, stdin) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.dup2(descriptor, 0)
+    os.execv(PYTHON_PATH, [PYTHON_PATH, "-I", "-m", "cni.offline", SOCKET_PATH, JOURNAL_PATH, kind, cause])
 
 
 def _connect(patience: float) -> socket:
@@ -94,41 +103,12 @@ def receive(connection: socket) -> tuple[int, bytes]:
     return int(status), answer
 
 
-def _version(stdin: bytes) -> int:
-    import json  # a tenth of the start, and only errors and VERSION need it
-
-    document = {}
-    if stdin.strip():
-        try:
-            document = json.loads(stdin)
-        except ValueError as error:
-            return _fail(DECODING_FAILURE, f"cannot decode the network configuration: {error}", b"")
-    asked = document.get("cniVersion") if isinstance(document, dict) else None
-    answer = {
-        "cniVersion": asked if asked in SUPPORTED_VERSIONS else SUPPORTED_VERSIONS[-1],
-        "supportedVersions": SUPPORTED_VERSIONS,
-    }
-    return 0 if _write(json.dumps(answer).encode() + b"\n") else 1
-
-
-def _fail(code: int, message: str, stdin: bytes) -> int:
-    import json  # see _version
-
-    try:
-        asked = json.loads(stdin)["cniVersion"]
-    except (ValueError, TypeError, KeyError):
-        asked = None
-    version = asked if asked in SUPPORTED_VERSIONS else SUPPORTED_VERSIONS[-1]
-    _write(json.dumps({"cniVersion": version, "code": code, "msg": message}).encode() + b"\n")
-    return 1
-
-
 def _read_all(descriptor: int) -> bytes:
     return b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
 
 
-def _write(data: bytes) -> bool:
-    """False where nobody reads: then the runtime does not have the answer, and the exit status must say so."""
+def write(data: bytes) -> bool:
+    """To standard output. False where nobody reads: the runtime does not have the answer, and the status says so."""
     try:
         while data:
             data = data[os.write(1, data) :]

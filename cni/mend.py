@@ -1,8 +1,9 @@
 """Makes leases and kernel agree again: at the daemon's start, and when an operator asks.
 
-Rows of another boot, rows whose host link is gone (the kernel takes it with the pod's namespace), and rows that
-an ADD or a DEL cut short are undone and freed. Links of ours that no row knows are removed. What the host lost
-of a live attachment (its route, its nftables elements) is put back. Running pods are not touched.
+DELs that were promised while the daemon was down are done first. Rows of another boot, rows whose host link is
+gone (the kernel takes it with the pod's namespace), and rows that an ADD or a DEL cut short are undone and freed.
+Links of ours that no row knows are removed. What the host lost of a live attachment (its route, its nftables
+elements) is put back. Running pods are not touched.
 """
 
 import logging
@@ -13,6 +14,7 @@ from functools import partial
 from cni import firewall, netlink, observe, plan
 from cni.lease import Lease, State
 from cni.node import Node
+from cni.protocol import Attachment
 from netplane.config import IPAddress
 from netplane.errors import NetplaneError
 from netplane.linux import nft, sysctl
@@ -22,8 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """What was done: attachments freed, links removed, attachments whose host side was put back, failures."""
+    """What was done: attachments detached as promised while the daemon was down, attachments freed, links removed,
+    attachments whose host side was put back, failures.
+    """
 
+    promised: tuple[str, ...] = ()
     freed: tuple[str, ...] = ()
     removed_links: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
@@ -35,8 +40,9 @@ def mend(node: Node) -> Mended:
     with node.locks.alone():
         sysctl.write("net.ipv4.ip_forward", "1")
         links = observe.our_links()
-        leases = node.leases.all()
         report = _Report()
+        report.promised, report.failed = node.journal.keep(partial(_detach, node=node))
+        leases = node.leases.all()
         for lease in leases:
             if is_stale(lease, links, node.boot_id):
                 report.attempt(report.freed, str(lease.attachment), partial(_free, lease, node))
@@ -66,6 +72,12 @@ def wanted_routes(lease: Lease) -> frozenset[tuple[IPAddress, str]]:
     return frozenset((address, lease.terms.link) for address in lease.addresses)
 
 
+def _detach(attachment: Attachment, node: Node) -> None:
+    lease = node.leases.begin_release(attachment)
+    if lease is not None:
+        _free(lease, node)
+
+
 def _free(lease: Lease, node: Node) -> None:
     netlink.apply(plan.detach(lease))
     node.leases.release(lease.attachment)
@@ -75,18 +87,21 @@ class _Report:
     """Collects what was done, and goes on past what failed."""
 
     def __init__(self) -> None:
+        self.promised: list[str] = []
         self.freed: list[str] = []
         self.removed: list[str] = []
         self.restored: list[str] = []
-        self._failed: list[str] = []
+        self.failed: list[str] = []
 
     def attempt(self, done: list[str], name: str, work: Callable[[], None]) -> None:
         try:
             work()
         except NetplaneError as error:
-            self._failed.append(f"{name}: {error}")
+            self.failed.append(f"{name}: {error}")
         else:
             done.append(name)
 
     def mended(self) -> Mended:
-        return Mended(tuple(self.freed), tuple(self.removed), tuple(self.restored), tuple(self._failed))
+        return Mended(
+            *(tuple(done) for done in (self.promised, self.freed, self.removed, self.restored, self.failed))
+        )

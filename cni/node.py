@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cni.journal import Journal
 from cni.leases import Leases
 from cni.locks import Locks
 from cni.observe import Underlay
@@ -13,6 +14,7 @@ class Node:
 
     leases: Leases
     boot_id: str
+    journal: Journal
     mtu: int | None = None
     locks: Locks = field(default_factory=Locks)
     underlay: Underlay = field(default_factory=Underlay)

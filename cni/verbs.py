@@ -41,6 +41,8 @@ def answer(request: Request, node: Node, netns: int | None) -> bytes:
 def add(request: Request, node: Node, netns: int | None) -> bytes:
     """Lease an address → plan the steps → apply them, undone on failure → render the result."""
     config, pod = _config(request), _pod_netns(request, netns)
+    if node.journal.has(request.attachment):  # a DEL came before this, and could not be done yet
+        delete(request.attachment, node)
     lease = _reserve(request, config, node, pod)
     _make(lease, node, pod)
     made = plan.result(lease, config, request.netns)
@@ -53,9 +55,10 @@ def delete(attachment: Attachment, node: Node) -> None:
     lease = node.leases.begin_release(attachment)
     if lease is None:
         netlink.apply([plan.DeleteLink(plan.link_name(attachment))])
-        return
-    netlink.apply(plan.detach(lease))
-    node.leases.release(attachment)
+    else:
+        netlink.apply(plan.detach(lease))
+        node.leases.release(attachment)
+    node.journal.forget(attachment)
 
 
 def check(request: Request, node: Node, netns: int | None) -> None:

@@ -52,7 +52,7 @@ def _write_node(spec: LabSpec, machine: Machine, authority: Authority) -> None:
     grace = spec.node_monitor_grace_period_seconds
     write_yaml(machine.paths.etc / "node.yaml", {"leaseRenew": grace / 4, "leaseDuration": math.ceil(grace)})
     supervise_files.write(machine.root, supervise_files.NODE)
-    cni_install.install(machine.paths.cni_bin_dir, Path(sys.executable), machine.paths.cni_socket)
+    cni_install.install(machine.paths.cni_bin_dir, Path(sys.executable), machine.paths)
     auth_files.write_node(
         machine.paths.etc, authority, node=machine.name, addresses=[machine.address], server=spec.server
     )

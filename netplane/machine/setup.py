@@ -69,7 +69,7 @@ def furnish_node(paths: Paths, node: str, settings: Mapping[str, Any]) -> None:
     """What the node's parts need besides certificates: their settings and the CNI plugin's executable."""
     merge(paths.etc / "node.yaml", {"nodeName": node, **settings})
     merge(paths.etc / "proxy.yaml", {"nodeName": node})
-    cni_install.install(paths.cni_bin_dir, Path(sys.executable), paths.cni_socket)
+    cni_install.install(paths.cni_bin_dir, Path(sys.executable), paths)
 
 
 def merge(path: Path, settings: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cni.install import install
+from cni import client
+from cni.install import SHIM, install
 from cni.leases import Lease, read, store_path
 from netplane.config import Paths
+from netplane.errors import PeerError
 from netplane.linux.namespaces import entered_netns, new_netns
 from netplane.linux.rtnl import rtnl
 
@@ -57,12 +58,13 @@ class CniNode:
     root: Path
     netns: int
     outside: int
+    shim: Path = SHIM
     daemon: subprocess.Popen[bytes] | None = None
     plugin: Path = field(init=False)
 
     def __post_init__(self) -> None:
         paths = Paths(self.root)
-        self.plugin = install(paths.cni_bin_dir, Path(sys.executable), paths.cni_socket)
+        self.plugin = install(paths.cni_bin_dir, Path(sys.executable), paths, self.shim).path
 
     @property
     def socket_path(self) -> Path:
@@ -88,8 +90,11 @@ class CniNode:
         return self.daemon is not None and self.daemon.poll() is not None
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            return probe.connect_ex(str(self.socket_path)) == 0
+        try:
+            client.call(self.socket_path, {"CNI_COMMAND": "VERSION"})
+        except PeerError:
+            return False
+        return True
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.daemon is not None:
@@ -190,9 +195,9 @@ NODE_ADDRESS, OUTSIDE_ADDRESS = "192.168.77.11", "192.168.77.1"
 
 
 @contextmanager
-def cni_node(root: Path, *, start: bool = True) -> Iterator[CniNode]:
+def cni_node(root: Path, *, start: bool = True, shim: Path = SHIM) -> Iterator[CniNode]:
     """A node with its daemon running, and an outside that knows no pod; gone afterwards."""
-    node = CniNode(root, new_netns(), new_netns())
+    node = CniNode(root, new_netns(), new_netns(), shim)
     try:
         for netns in (node.netns, node.outside):
             run_in(netns, "ip", "link", "set", "lo", "up")

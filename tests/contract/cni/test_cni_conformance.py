@@ -1,6 +1,6 @@
-"""The specification's rules, by running the installed executable as a runtime does.
+"""The specification's rules, by running the installed executable as a runtime does: the C shim, and its Python twin.
 
-One daemon for the file; every test has containers and namespaces of its own.
+One daemon for each; every test has containers and namespaces of its own.
 """
 
 import json
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cni.install import install
+from cni.install import SHIM, install
+from cni.journal import Journal, journal_path
+from cni.protocol import Attachment
+from netplane.config import Paths
 from tests.netns.cni_node import CniNode, cni_node, netns_path, network, pods, run_in
 
 pytestmark = pytest.mark.netns
@@ -22,9 +25,17 @@ CHECKABLE = ("0.4.0", "1.0.0", "1.1.0")
 _numbers = count(1)
 
 
+@pytest.fixture(scope="module", params=["shim", "python"])
+def executable(request):
+    """Where the compiled shim is, or would be."""
+    if request.param == "shim" and not SHIM.exists():
+        pytest.skip("expected skip: no compiled shim (./dev setup builds it where there is a C compiler)")
+    return SHIM if request.param == "shim" else SHIM.with_name("not-compiled")
+
+
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
-    with cni_node(tmp_path_factory.mktemp("node")) as made:
+def node(tmp_path_factory, executable):
+    with cni_node(tmp_path_factory.mktemp("node"), shim=executable) as made:
         yield made
 
 
@@ -60,8 +71,8 @@ def error(answer, code: int, *named: str) -> None:
 
 
 @pytest.mark.parametrize("stdin", [b"", b'{"cniVersion": "0.4.0"}'])
-def test_version_needs_neither_container_nor_daemon(tmp_path, stdin):
-    plugin = install(tmp_path, Path(sys.executable), tmp_path / "nobody.sock")
+def test_version_needs_neither_container_nor_daemon(tmp_path, executable, stdin):
+    plugin = install(tmp_path, Path(sys.executable), Paths(tmp_path), executable).path
     done = subprocess.run(
         [plugin], env={"CNI_COMMAND": "VERSION"}, input=stdin, capture_output=True, check=True
     )
@@ -393,28 +404,86 @@ def test_status_is_silent_when_ready(node):
 # --- the executable ---------------------------------------------------------------------------------------
 
 
-def test_a_daemon_that_is_down_never_makes_a_success(tmp_path):
-    plugin = install(tmp_path, Path(sys.executable), tmp_path / "nobody.sock")
-    text = plugin.read_text()
-    plugin.write_text(text.replace("CONNECT_SECONDS = 5.0", "CONNECT_SECONDS = 0.2"))
-    environment = {
-        "CNI_CONTAINERID": "x",
-        "CNI_IFNAME": "eth0",
-        "CNI_NETNS": "/proc/self/ns/net",
-        "CNI_PATH": "/",
-    }
-    for command, code in (("ADD", 11), ("DEL", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)):
-        done = subprocess.run(
-            [plugin],
-            env={**environment, "CNI_COMMAND": command},
-            input=b'{"cniVersion": "1.1.0"}',
-            capture_output=True,
-            check=False,
+def without_daemon(root: Path, executable: Path, environment: dict[str, str], stdin: bytes):
+    """Run a plugin whose daemon is down, patience shortened in the installed file where it can be."""
+    plugin = install(root / "bin", Path(sys.executable), Paths(root), executable).path
+    if executable != SHIM:
+        text = plugin.read_text()
+        plugin.write_text(
+            text.replace("_SECONDS = 5.0", "_SECONDS = 0.1").replace("_SECONDS = 1.0", "_SECONDS = 0.1")
         )
-        assert done.returncode != 0
-        document = json.loads(done.stdout)
-        assert (document["code"], document["cniVersion"]) == (code, "1.1.0")
-        assert "nobody.sock" in document["msg"]
+    return subprocess.run([plugin], env=environment, input=stdin, capture_output=True, check=False)
+
+
+ATTACHMENT = {"CNI_CONTAINERID": "x", "CNI_IFNAME": "eth0", "CNI_NETNS": "/proc/self/ns/net", "CNI_PATH": "/"}
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50), ("VERSION", 0)]
+)
+def test_a_daemon_that_is_down_never_makes_a_success(tmp_path, executable, command, code):
+    if command in ("CHECK", "GC"):
+        executable = SHIM.with_name("not-compiled")  # the shim would be as patient as for an ADD: 5 s each
+    keys = {"prevResult": {"cniVersion": "1.1.0"}, "cni.dev/valid-attachments": []}
+    stdin = json.dumps(network(cniVersion="1.1.0", **keys)).encode()
+    done = without_daemon(tmp_path, executable, {**ATTACHMENT, "CNI_COMMAND": command}, stdin)
+    assert (done.returncode != 0) is (code != 0)
+    document = json.loads(done.stdout)
+    assert (document.get("code", 0), document["cniVersion"]) == (code, "1.1.0")
+    assert code == 0 or "cni.sock" in document["msg"]
+
+
+def test_a_del_is_promised_where_the_promise_is_durable(tmp_path, executable):
+    stdin, environment = json.dumps(network()).encode(), {**ATTACHMENT, "CNI_COMMAND": "DEL"}
+    done = without_daemon(tmp_path, executable, environment, stdin)
+    assert (done.returncode, done.stdout) == (0, b"")
+    (promise,) = journal_path(Paths(tmp_path).state).iterdir()
+    assert json.loads(promise.read_bytes()) == {"network": "netplane", "container_id": "x", "ifname": "eth0"}
+    promise.unlink()
+    promise.parent.rmdir()
+    promise.parent.write_text("where the journal should be")
+    done = without_daemon(tmp_path, executable, environment, stdin)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["code"]) == (1, 11)
+    assert "journal" in document["msg"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "stdin", "code"),
+    [
+        ({"CNI_IFNAME": "a/b"}, {}, 4),
+        ({"CNI_CONTAINERID": ""}, {}, 4),
+        ({}, {"cniVersion": "9.0.0"}, 1),
+        ({}, {"name": ""}, 7),
+        ({}, None, 6),
+    ],
+)
+def test_what_no_daemon_would_accept_is_refused_without_one(tmp_path, executable, changed, stdin, code):
+    text = b"{" if stdin is None else json.dumps({**network(), **stdin}).encode()
+    if stdin == {}:
+        executable = SHIM.with_name("not-compiled")  # as above
+    done = without_daemon(tmp_path, executable, {**ATTACHMENT, "CNI_COMMAND": "DEL", **changed}, text)
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (1, code)
+    assert not journal_path(Paths(tmp_path).state).exists()
+
+
+def test_promised_dels_are_kept_at_the_start_and_before_the_next_add(node, container):
+    with pods(2) as (one, two):
+        for number, pod in enumerate((one, two)):
+            assert node.call("ADD", f"{container}-{number}", pod).code == 0
+        node.stop()
+        for _ in range(2):
+            assert node.call("DEL", f"{container}-0", one).code == 0
+        node.start()
+        assert [lease.attachment.container_id for lease in node.leases()] == [f"{container}-1"]
+        assert list(journal_path(Paths(node.root).state).iterdir()) == []
+        Journal(journal_path(Paths(node.root).state)).write(Attachment("netplane", f"{container}-1", "eth0"))
+        assert node.call("ADD", f"{container}-1", two).code == 0, "the promise first"
+        node.stop()
+        node.start()
+        assert len(node.leases()) == 1, "and not again"
+        assert node.call("DEL", f"{container}-1", two).code == 0
+    assert node.residue() == {}
 
 
 def test_a_daemon_that_restarts_is_waited_for(node, pod, container):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cni import executable, protocol
+from cni import protocol
 from cni.errors import CniError, Code, from_exception, render
 from cni.protocol import Attachment, Command
 from cni.results import VERSIONS
@@ -164,10 +164,6 @@ def test_version_needs_nothing_but_its_command(stdin, version):
     request = protocol.parse({"CNI_COMMAND": "VERSION"}, stdin)
     answer = json.loads(protocol.render_version(request.version))
     assert answer == {"cniVersion": version, "supportedVersions": list(VERSIONS)}
-
-
-def test_the_executable_knows_the_same_versions():
-    assert executable.SUPPORTED_VERSIONS == VERSIONS
 
 
 def test_errors_are_written_in_the_request_s_version():

@@ -10,11 +10,12 @@ import pytest
 
 from cni import executable, wire
 from cni.daemon import Settings
-from cni.install import install, source
+from cni.install import install
 from cni.locks import Locks
 from cni.observe import FRESH_SECONDS, Underlay
 from cni.protocol import Attachment
 from netplane import config
+from netplane.config import Paths
 from netplane.errors import ConfigError, PeerError
 
 ONE, TWO = Attachment("n", "one", "eth0"), Attachment("n", "two", "eth0")
@@ -121,35 +122,69 @@ def test_a_daemon_that_ends_before_it_answers_is_an_error(answer):
             executable.receive(here)
 
 
-def test_install_writes_an_executable_with_absolute_names(tmp_path):
-    path = install(tmp_path / "opt/cni/bin", Path(sys.executable), Path("/run/x/cni.sock"))
-    text = path.read_text()
+NO_SHIM = Path("/no/such/shim")
+
+
+def compiled(tmp_path):
+    """As the compiler leaves it: a place of 256 bytes for each path."""
+    path = tmp_path / "shim"
+    words = [f"@NETPLANE-{name}@".encode().ljust(256, b"\0") for name in ("SOCKET", "PYTHON", "JOURNAL")]
+    path.write_bytes(b"ELF" + b"code".join(words) + b"end")
+    return path
+
+
+def test_install_of_the_python_executable_writes_absolute_names(tmp_path):
+    installed = install(tmp_path / "opt/cni/bin", Path(sys.executable), Paths(tmp_path / "x"), NO_SHIM)
+    text = installed.path.read_text()
+    assert installed.kind == "python"
     assert text.startswith(f"#!{sys.executable} -IS\n")
-    assert "SOCKET_PATH = '/run/x/cni.sock'\n" in text
-    assert path.stat().st_mode & 0o777 == 0o755
-    assert [p.name for p in path.parent.iterdir()] == ["netplane"]
-    install(path.parent, Path(sys.executable), Path("/run/y/cni.sock"))
-    assert "/run/y/cni.sock" in path.read_text()
+    assert f"SOCKET_PATH = '{tmp_path}/x/run/netplane/cni.sock'\n" in text
+    assert f"JOURNAL_PATH = '{tmp_path}/x/var/lib/netplane/cni/journal'\n" in text
+    assert installed.path.stat().st_mode & 0o777 == 0o755
+    assert [p.name for p in installed.path.parent.iterdir()] == ["netplane"]
+    install(installed.path.parent, Path(sys.executable), Paths(tmp_path / "y"), NO_SHIM)
+    assert f"{tmp_path}/y/run" in installed.path.read_text()
 
 
-def test_every_place_of_the_socket_is_replaced():
-    assert "/run/netplane/cni.sock" not in source(Path("/elsewhere/cni.sock"))
+def test_every_path_of_the_python_executable_is_replaced(tmp_path):
+    text = install(tmp_path / "bin", Path("/py"), Paths(tmp_path), NO_SHIM).path.read_text()
+    for name in ("/run/netplane/cni.sock", "/usr/bin/python3", "/var/lib/netplane/cni/journal"):
+        assert f'"{name}"' not in text
+
+
+def test_install_of_the_shim_fills_its_places_and_nothing_moves(tmp_path):
+    shim = compiled(tmp_path)
+    installed = install(tmp_path / "bin", Path(sys.executable), Paths(tmp_path), shim)
+    content = installed.path.read_bytes()
+    assert installed.kind == "shim"
+    assert len(content) == shim.stat().st_size
+    assert b"@NETPLANE" not in content
+    for path in (tmp_path / "run/netplane/cni.sock", Path(sys.executable)):
+        assert bytes(path) + b"\0" in content
+
+
+def test_a_shim_of_another_netplane_is_refused(tmp_path):
+    (tmp_path / "shim").write_bytes(b"ELF without places")
+    with pytest.raises(ConfigError, match=r"not of this netplane.*dev setup"):
+        install(tmp_path / "bin", Path("/py"), Paths(tmp_path), tmp_path / "shim")
 
 
 @pytest.mark.parametrize(
-    ("python", "path"),
-    [("python3", "/run/x"), ("/usr/bin/python3", "run/x"), ("/a b/python", "/x"), ("/" + "p" * 300, "/x")],
+    ("python", "root"),
+    [("python3", "/r"), ("/usr/bin/python3", "r"), ("/a b/py", "/r"), ("/" + "p" * 300, "/r")],
 )
-def test_install_refuses_what_a_runtime_could_not_run(tmp_path, python, path):
+@pytest.mark.parametrize("built", [False, True])
+def test_install_refuses_what_a_runtime_could_not_run(tmp_path, python, root, built):
+    shim = compiled(tmp_path) if built and " " not in python else NO_SHIM
     with pytest.raises(ConfigError):
-        install(tmp_path, Path(python), Path(path))
-    assert list(tmp_path.iterdir()) == []
+        install(tmp_path / "bin", Path(python), Paths(Path(root)), shim)
+    assert not (tmp_path / "bin").exists()
 
 
 def test_install_into_a_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
-        install(tmp_path / "file", Path("/usr/bin/python3"), Path("/x"))
+        install(tmp_path / "file", Path("/usr/bin/python3"), Paths(Path("/x")), NO_SHIM)
 
 
 @pytest.mark.parametrize(
