@@ -208,7 +208,7 @@ def test_no_tracked_file_names_a_package_host_or_a_path_of_one_machine() -> None
 
 def test_requirement_files_are_hashed_and_bare() -> None:
     for minor in ("3.11", "3.12", "3.13"):
-        for group in ("run", "test"):
+        for group in ("run", "schema", "test"):
             lines = (ROOT / f"requirements/{group}-{minor}.txt").read_text().splitlines()
             assert lines
             assert all(
@@ -239,5 +239,7 @@ def test_wheel_holds_exactly_our_four_names(tmp_path: Path) -> None:
         (source / name).symlink_to(ROOT / name)
     subprocess.run([*command, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    files = zipfile.ZipFile(wheel).namelist()
+    assert "controlplane/api/schema/data/schemas.json" in files
+    names = {name.split("/")[0] for name in files}
     assert {name for name in names if not name.endswith(".dist-info")} == set(ROOMS)

@@ -6,10 +6,12 @@ from typing import Any
 import orjson
 import yaml
 
+from controlplane.api.schema import protobuf
 from netplane.kube.errors import bad_request, unsupported_media_type
 from netplane.kube.objects import Object
 
 JSON_TYPES = ("application/json", "application/yaml")
+OBJECT_TYPES = (*JSON_TYPES, protobuf.PROTOBUF)
 MAX_BODY = 3 * 1024 * 1024  # kube-apiserver's limit for a request
 
 
@@ -18,13 +20,15 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower() or JSON_TYPES[0]
 
 
-def decode(content_type: str, body: bytes, supported: Sequence[str] = JSON_TYPES) -> Any:
+def decode(content_type: str, body: bytes, supported: Sequence[str] = OBJECT_TYPES) -> Any:
     """The JSON value in a body. Raises StatusError 400 or 415; None for an empty body."""
     media = media_type(content_type)
     if not body:
         return None
     if media not in supported:
         raise unsupported_media_type(media, supported)
+    if media == protobuf.PROTOBUF:
+        return protobuf.decode(body)
     try:
         return yaml.safe_load(body) if media == "application/yaml" else orjson.loads(body)
     except (orjson.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -24,11 +24,12 @@ VERSION: Mapping[str, str] = {
     "compiler": "python",
     "platform": "linux/amd64",
 }
-# The kind of a subresource's own body, where it is not the object itself.
-_BODIES = {
+# The kind of a subresource's own body (group, version, kind), where it is not the object itself.
+BODIES: Mapping[str, tuple[str, str, str]] = {
     "scale": ("autoscaling", "v1", "Scale"),
     "binding": ("", "v1", "Binding"),
     "eviction": ("policy", "v1", "Eviction"),
+    "token": ("authentication.k8s.io", "v1", "TokenRequest"),
 }
 
 
@@ -170,7 +171,7 @@ def _aggregate(kind: Kind) -> dict[str, Any]:
 
 def _body(kind: Kind, subresource: str) -> tuple[str, str, str]:
     own = (kind.resource.group, kind.resource.version, kind.resource.kind)
-    return _BODIES.get(subresource, own)
+    return BODIES.get(subresource, own)
 
 
 def _group_kind(group: str, version: str, kind: str) -> dict[str, str]:
