@@ -1,5 +1,6 @@
 """One lab for all the tests that use a whole cluster."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from tests.e2e.cluster.driver import ROOT, Lab, eventually, hello_is_whole, read
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """Three nodes and the hello example, ready."""
-    lab = Lab("e2e")
+    lab = Lab(f"e{os.getpid()}")  # two runs on one machine never meet
     lab.down()
     try:
         lab.up()
