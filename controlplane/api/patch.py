@@ -3,11 +3,12 @@
 Source: RFC 6902, RFC 7386, and Kubernetes' ``api-conventions`` and ``apimachinery/pkg/util/strategicpatch``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from controlplane.api.kinds.shapes import ANY, Shape
 from controlplane.api.strategic import strategic_merge
 from netplane.kube.errors import StatusError, bad_request
 from netplane.kube.objects import Object
@@ -15,17 +16,22 @@ from netplane.kube.objects import Object
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+PATCHES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
 _MAX_OPERATIONS = 10_000
 
 
-def apply(content_type: str, target: Object, patch: Any) -> Object:
-    """The patched object; ``target`` is not changed. Raises StatusError 400 or 422 naming the part."""
+def apply(content_type: str, target: Object, patch: Any, shape: Shape = ANY) -> Object:
+    """The patched object of this shape; ``target`` is not changed. Raises StatusError 400 or 422 naming the part."""
     if content_type == JSON_PATCH:
         result = json_patch(target, patch)
     elif not isinstance(patch, dict):
         raise bad_request(f"cannot apply the patch: it must be a JSON object, not {_type(patch)}")
     else:
-        result = PATCHES[content_type](target, patch)
+        result = (
+            merge_patch(target, patch)
+            if content_type == MERGE_PATCH
+            else strategic_merge(target, patch, shape)
+        )
     if not isinstance(result, dict):
         raise bad_request("cannot apply the patch: the result is not an object")
     return result
@@ -148,10 +154,3 @@ def _remove(document: Any, path: list[str]) -> Any:
 
 def _type(value: Any) -> str:
     return {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a number or a boolean")
-
-
-PATCHES: Mapping[str, Callable[[Any, Any], Any]] = {
-    JSON_PATCH: json_patch,
-    MERGE_PATCH: merge_patch,
-    STRATEGIC_PATCH: strategic_merge,
-}

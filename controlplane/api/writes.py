@@ -15,6 +15,7 @@ from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.records import Record
 from controlplane.api.route import Route
+from controlplane.api.schema.types import shape_of
 from controlplane.api.transactions import Act, Decision, transact
 from controlplane.auth.authn import User
 from controlplane.auth.authz import restriction
@@ -101,7 +102,7 @@ async def apply_patch(machinery: Machinery, order: Order, content_type: str, bod
     """PATCH an object or its status. Raises StatusError."""
 
     def change(record: Record) -> Object:
-        patched = patch.apply(content_type, record.copy(), body)
+        patched = patch.apply(content_type, record.copy(), body, shape_of(order.resource))
         lifecycle.check_identity(order.resource, patched, order.route.namespace, order.route.name)
         check_fields(order, patched, record.obj)
         return patched

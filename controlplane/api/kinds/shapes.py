@@ -34,23 +34,33 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list whose elements have one shape."""
+    """A list whose elements have one shape.
+
+    `kind`, for who owns what: "atomic" as a whole, "set" by value, "map" by the element's `keys`.
+    `merges`: a strategic merge patch merges it, by the elements' `merge_key` or, where that is "", as a set.
+    """
 
     item: Shape
+    kind: str = "atomic"
+    keys: tuple[str, ...] = ()
+    merges: bool = False
+    merge_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """An object with any keys, whose values have one shape."""
+    """An object with any keys, whose values have one shape; if `atomic`, owned as a whole."""
 
     value: Shape
+    atomic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """An object with these fields only."""
+    """An object with these fields only; if `atomic`, owned as a whole."""
 
     fields: Mapping[str, Shape] = field(default_factory=dict)
+    atomic: bool = False
 
 
 Shape = Leaf | ListOf | MapOf | Struct
@@ -113,6 +123,9 @@ STRING = Leaf(lambda value: "" if isinstance(value, str) else "a string")
 BOOLEAN = Leaf(lambda value: "" if isinstance(value, bool) else "true or false")
 INTEGER = _integer(-(2**31), 2**31 - 1)
 LONG = _integer(-(2**63), 2**63 - 1)
+NUMBER = Leaf(
+    lambda value: "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+)
 QUANTITY = Leaf(_quantity)
 TIME = Leaf(_time)
 BYTES = Leaf(_encoded)

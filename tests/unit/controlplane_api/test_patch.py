@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane.api import strategic
+from controlplane.api.kinds.shapes import ListOf
 from controlplane.api.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, apply, json_patch, merge_patch
-from controlplane.api.strategic import strategic_merge
+from controlplane.api.schema.types import shape_of
+from controlplane.api.strategic import DIRECTIVE, ORDER_PREFIX, strategic_merge
 from netplane.kube.errors import StatusError
+from netplane.kube.resources import DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text("abc", max_size=3),
@@ -22,6 +26,8 @@ WITHOUT_NULL = st.recursive(
     lambda inner: st.dictionaries(st.text("abc", max_size=2), inner, max_size=3),
     max_leaves=8,
 )
+
+POD, SERVICE, NODE, SLICE = (shape_of(kind) for kind in (PODS, SERVICES, NODES, ENDPOINTSLICES))
 
 # RFC 7386, appendix A.
 MERGE_CASES = [
@@ -112,7 +118,7 @@ def test_containers_merge_by_name_and_ports_by_number() -> None:
             ]
         }
     }
-    assert strategic_merge(pod, patch)["spec"]["containers"] == [
+    assert strategic_merge(pod, patch, POD)["spec"]["containers"] == [
         {"name": "a", "image": "2", "ports": [{"containerPort": 80, "name": "http"}]},
         {"name": "b"},
         {"name": "c"},
@@ -121,14 +127,16 @@ def test_containers_merge_by_name_and_ports_by_number() -> None:
 
 def test_service_ports_merge_by_port() -> None:
     service = {"spec": {"ports": [{"port": 80, "nodePort": 30080}, {"port": 443}]}}
-    merged = strategic_merge(service, {"spec": {"ports": [{"port": 80, "targetPort": 8080}]}})
+    merged = strategic_merge(service, {"spec": {"ports": [{"port": 80, "targetPort": 8080}]}}, SERVICE)
     assert merged["spec"]["ports"] == [{"port": 80, "nodePort": 30080, "targetPort": 8080}, {"port": 443}]
 
 
 def test_slice_ports_and_tolerations_are_replaced() -> None:
-    assert strategic_merge({"ports": [{"port": 1}]}, {"ports": [{"port": 2}]}) == {"ports": [{"port": 2}]}
+    assert strategic_merge({"ports": [{"port": 1}]}, {"ports": [{"port": 2}]}, SLICE) == {
+        "ports": [{"port": 2}]
+    }
     pod = {"spec": {"tolerations": [{"key": "a"}]}}
-    assert strategic_merge(pod, {"spec": {"tolerations": [{"key": "b"}]}}) == {
+    assert strategic_merge(pod, {"spec": {"tolerations": [{"key": "b"}]}}, POD) == {
         "spec": {"tolerations": [{"key": "b"}]}
     }
 
@@ -149,7 +157,7 @@ def test_conditions_and_node_addresses_merge_by_type() -> None:
             "addresses": [{"type": "InternalIP", "address": "2"}],
         }
     }
-    assert strategic_merge(node, patch)["status"] == {
+    assert strategic_merge(node, patch, NODE)["status"] == {
         "conditions": [
             {"type": "Ready", "status": "True", "reason": "x"},
             {"type": "Disk", "status": "True"},
@@ -160,22 +168,22 @@ def test_conditions_and_node_addresses_merge_by_type() -> None:
 
 def test_directives_delete_replace_and_retain() -> None:
     pod = {"spec": {"containers": [{"name": "a"}, {"name": "b"}], "volumes": [{"name": "v", "emptyDir": {}}]}}
-    gone = strategic_merge(pod, {"spec": {"containers": [{"name": "a", "$patch": "delete"}]}})
+    gone = strategic_merge(pod, {"spec": {"containers": [{"name": "a", "$patch": "delete"}]}}, POD)
     assert gone["spec"]["containers"] == [{"name": "b"}]
-    only = strategic_merge(pod, {"spec": {"containers": [{"name": "z"}, {"$patch": "replace"}]}})
+    only = strategic_merge(pod, {"spec": {"containers": [{"name": "z"}, {"$patch": "replace"}]}}, POD)
     assert only["spec"]["containers"] == [{"name": "z"}]
-    whole = strategic_merge(pod, {"spec": {"$patch": "replace", "nodeName": "n"}})
+    whole = strategic_merge(pod, {"spec": {"$patch": "replace", "nodeName": "n"}}, POD)
     assert whole == {"spec": {"nodeName": "n"}}
     volume = {"name": "v", "hostPath": {"path": "/x"}, "$retainKeys": ["name", "hostPath"]}
-    retained = strategic_merge(pod, {"spec": {"volumes": [volume]}})
+    retained = strategic_merge(pod, {"spec": {"volumes": [volume]}}, POD)
     assert retained["spec"]["volumes"] == [{"name": "v", "hostPath": {"path": "/x"}}]
 
 
 def test_finalizers_are_a_set_from_which_elements_can_be_deleted() -> None:
     obj = {"metadata": {"finalizers": ["a", "b"]}}
-    added = strategic_merge(obj, {"metadata": {"finalizers": ["b", "c"]}})
+    added = strategic_merge(obj, {"metadata": {"finalizers": ["b", "c"]}}, POD)
     assert added["metadata"]["finalizers"] == ["a", "b", "c"]
-    removed = strategic_merge(added, {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a", "c"]}})
+    removed = strategic_merge(added, {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a", "c"]}}, POD)
     assert removed["metadata"]["finalizers"] == ["b"]
 
 
@@ -187,8 +195,8 @@ def test_element_order_is_as_asked() -> None:
             "containers": [{"name": "new"}],
         }
     }
-    names = [c["name"] for c in strategic_merge(pod, patch)["spec"]["containers"]]
-    assert names == ["b", "x", "new", "a"]
+    names = [c["name"] for c in strategic_merge(pod, patch, POD)["spec"]["containers"]]
+    assert names == ["x", "b", "new", "a"]
 
 
 @given(target=WITHOUT_NULL, patch=WITHOUT_NULL)
@@ -204,13 +212,121 @@ def test_without_lists_and_nulls_a_strategic_patch_is_a_merge_patch(target, patc
         (STRATEGIC_PATCH, None, "must be a JSON object"),
         (JSON_PATCH, {}, "must be a list"),
         (JSON_PATCH, [{"op": "replace", "path": "", "value": 1}], "not an object"),
-        (STRATEGIC_PATCH, {"spec": {"containers": [{"image": "x"}]}}, "no name, the key"),
-        (STRATEGIC_PATCH, {"$patch": "frob"}, "unknown directive 'frob'"),
+        (
+            STRATEGIC_PATCH,
+            {"spec": {"containers": [{"image": "x"}]}},
+            "does not contain declared merge key: name",
+        ),
+        (STRATEGIC_PATCH, {"$patch": "frob"}, "Unknown patch type found: 'frob'"),
         (STRATEGIC_PATCH, {"$deleteFromPrimitiveList/finalizers": 3}, "must be a list"),
     ],
 )
 def test_a_patch_that_makes_no_sense_is_a_400_that_says_why(content_type, patch, cause) -> None:
     with pytest.raises(StatusError) as raised:
-        apply(content_type, {"spec": {"containers": []}}, patch)
+        apply(content_type, {"spec": {"containers": []}}, patch, POD)
     assert raised.value.code == 400
     assert cause in str(raised.value)
+
+
+def test_only_the_list_with_merge_keys_of_its_own_merges() -> None:
+    """A Deployment's containers merge in its template; the arguments of one are replaced."""
+    deployment = {
+        "spec": {"template": {"spec": {"containers": [{"name": "a", "args": ["x", "y"], "image": "i"}]}}}
+    }
+    patch = {"spec": {"template": {"spec": {"containers": [{"name": "a", "args": ["z"]}]}}}}
+    merged = strategic_merge(deployment, patch, shape_of(DEPLOYMENTS))
+    assert merged["spec"]["template"]["spec"]["containers"] == [{"name": "a", "args": ["z"], "image": "i"}]
+
+
+def test_an_object_with_the_delete_directive_is_removed() -> None:
+    deployment = {"spec": {"strategy": {"type": "Recreate"}, "replicas": 1}}
+    assert strategic_merge(deployment, {"spec": {"strategy": {"$patch": "delete"}}}) == {
+        "spec": {"replicas": 1}
+    }
+
+
+def test_retain_keys_switches_the_strategy_as_kubectl_apply_does() -> None:
+    deployment = {"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}}
+    patch = {"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}}
+    assert strategic_merge(deployment, patch, shape_of(DEPLOYMENTS)) == {
+        "spec": {"strategy": {"type": "Recreate"}}
+    }
+
+
+def test_an_element_that_the_order_does_not_name_is_refused() -> None:
+    patch = {"spec": {"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "b"}]}}
+    with pytest.raises(StatusError, match="doesn't match"):
+        strategic_merge({"spec": {"containers": []}}, patch, POD)
+
+
+# A client-side diff, as kubectl apply and edit make it, for the properties below.
+NAMES = st.sampled_from("abcde")
+ENV = st.fixed_dictionaries({"name": NAMES}, optional={"value": st.sampled_from("xyz")})
+CONTAINERS = st.lists(
+    st.fixed_dictionaries(
+        {"name": NAMES},
+        optional={
+            "image": st.sampled_from("ij"),
+            "args": st.lists(st.sampled_from("pq"), max_size=2),
+            "env": st.lists(ENV, max_size=3, unique_by=lambda item: item["name"]),
+        },
+    ),
+    max_size=4,
+    unique_by=lambda item: item["name"],
+)
+PODS_TO_BE = st.builds(
+    lambda containers, finalizers, labels: {
+        "metadata": {"finalizers": finalizers, "labels": labels},
+        "spec": {"containers": containers},
+    },
+    CONTAINERS,
+    st.lists(st.sampled_from(["f/1", "f/2", "f/3"]), unique=True, max_size=3),
+    st.dictionaries(NAMES, NAMES, max_size=3),
+)
+
+
+def diff(old, new, shape):
+    """The strategic merge patch that makes ``new`` of ``old``."""
+    patch = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        inner = strategic.field_of(shape, key)
+        if key in old and old[key] == value:
+            continue
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            patch[key] = diff(old[key], value, inner)
+        elif isinstance(value, list) and isinstance(inner, ListOf) and inner.merges:
+            patch |= list_diff(key, old.get(key, []), value, inner)
+        else:
+            patch[key] = value
+    return patch
+
+
+def list_diff(key, old, new, shape):
+    if not shape.merge_key:
+        gone = [item for item in old if item not in new]
+        return {f"$deleteFromPrimitiveList/{key}": gone, ORDER_PREFIX + key: new, key: new}
+    by = shape.merge_key
+    before = {item[by]: item for item in old}
+    items = [{by: item[by], **diff(before.get(item[by], {}), item, shape.item)} for item in new]
+    gone = [{by: name, DIRECTIVE: "delete"} for name in before if name not in {item[by] for item in new}]
+    return {ORDER_PREFIX + key: [{by: item[by]} for item in new], key: items + gone}
+
+
+@given(old=PODS_TO_BE, new=PODS_TO_BE)
+def test_the_patch_of_a_difference_makes_the_new_object_of_the_old(old, new) -> None:
+    before = copy.deepcopy(old)
+    assert strategic_merge(old, diff(old, new, POD), POD) == new
+    assert old == before
+
+
+@given(old=PODS_TO_BE, new=PODS_TO_BE, live=PODS_TO_BE)
+def test_what_others_added_meanwhile_stays(old, new, live) -> None:
+    """The three-way merge: elements that neither side of the difference names are kept."""
+    merged = strategic_merge(live, diff(old, new, POD), POD)
+    mine = {item["name"] for pod in (old, new) for item in pod["spec"]["containers"]}
+    names = [item["name"] for item in merged["spec"]["containers"]]
+    others = [item["name"] for item in live["spec"]["containers"] if item["name"] not in mine]
+    assert [name for name in names if name not in mine] == others
+    if old["spec"]["containers"] != new["spec"]["containers"]:
+        ordered = [item["name"] for item in new["spec"]["containers"]]
+        assert [name for name in names if name in ordered] == ordered
