@@ -1,15 +1,18 @@
 """`netplane node serve`: makes this machine a Node and tends its pods.
 
 The start order: re-adopt what runs (needs nobody), say who we are (the API), get pod CIDRs (its controllers), write the
-network configuration, and be ready once the network says that it is. Pods are tended from the first moment on.
+network configuration, and be ready once the network says that it is. Until the API has taken us for that node, nothing
+is started, freed or routed for it: another machine may be it.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path, PurePosixPath
@@ -89,12 +92,27 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
     """Run until told to stop; the pods stay. Raises ConfigError where this machine cannot be that node."""
     paths = Paths(settings.root)
     kubeconfig = Kubeconfig.load(settings.kubeconfig or paths.kubeconfig("node"))
-    async with Client(kubeconfig, user_agent="netplane-node") as client:
-        agent = Agent(settings, paths, client)
-        async with asyncio.TaskGroup() as tasks:
-            work = tasks.create_task(agent.run(daemon))
-            await daemon.stopping.wait()
-            work.cancel()
+    with only_one(paths.state / "node" / "lock"):
+        async with Client(kubeconfig, user_agent="netplane-node") as client:
+            agent = Agent(settings, paths, client)
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(agent.run(daemon))
+                await daemon.stopping.wait()
+                work.cancel()
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the root's lock, which ends with the process however it ends. Raises ConfigError when another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"cannot start the node agent: another one holds {path}", "Two agents need two roots"
+            ) from None
+        yield
 
 
 class Agent:
@@ -111,6 +129,7 @@ class Agent:
         self._notice = ""
         self._nodes_changed = asyncio.Event()
         self._node: NodeObject | None = None
+        self._registered = asyncio.Event()
         self._pods = Pods(self._pod_context())
 
     def _pod_context(self) -> PodContext:
@@ -146,19 +165,19 @@ class Agent:
             serve_http([(settings.listen, settings.metrics_port)], {"/metrics": self._render}),
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(self._pods.run())
+            tasks.create_task(self._pods.run(self._registered))
             tasks.create_task(self._events.run(self._client))
             tasks.create_task(
                 follow(
                     self._client, self._nodes, on_change=lambda _: self._changed(), on_synced=self._changed
                 )
             )
-            tasks.create_task(self._keep_routes())
             tasks.create_task(self._keep_network())
             daemon.ready("pods adopted, not registered yet")
             node = await self._register()
             tasks.create_task(node.keep_lease(settings.lease_renew, settings.lease_duration))
             tasks.create_task(node.keep_status())
+            tasks.create_task(self._keep_routes())
             daemon.status(f"node {settings.node_name} at {', '.join(map(str, self._addresses))}")
 
     async def _register(self) -> NodeObject:
@@ -181,6 +200,7 @@ class Agent:
         )
         await node.register(settings.lease_duration)
         self._node = node
+        self._registered.set()
         self._changed()
         return node
 
@@ -263,7 +283,7 @@ class Agent:
                 log.info("network: %s", problem or "ready")
                 if self._node is not None:
                     self._node.changed.set()
-            if not problem and not collected and self._pods.adopted:
+            if not problem and not collected and self._registered.is_set():
                 collected = await self._collect_garbage()
             await asyncio.sleep(self._settings.network_check if not problem else 0.5)
 

@@ -28,20 +28,22 @@ class Pods:
 
     def __init__(self, context: PodContext) -> None:
         self.context = self._context = context
-        self.adopted = False
         self.cache = Cache(PODS)
         self._workers: dict[str, PodWorker] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
-    async def run(self) -> None:
-        """Adopt, then follow the API, until cancelled."""
+    async def run(self, registered: asyncio.Event) -> None:
+        """Adopt at once; follow the API once this machine is ``registered`` as the node, until cancelled.
+
+        Not earlier: the pods of that node's name may be another machine's.
+        """
         found = await self._context.runtime.adopt()
         await sweep(self._context, [sandbox.sandbox_id for sandbox in found])
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             for sandbox in found:
                 self._begin(sandbox.pod, sandbox, from_api=False)
-            self.adopted = True
+            await registered.wait()
             await follow(
                 self._context.client,
                 self.cache,

@@ -43,7 +43,7 @@ class Node:
     def runtime(self):
         return ProcessRuntime(self.directory / "run", self.group, self.layout)
 
-    def begin(self):
+    def begin(self, *, register=True):
         """A fresh agent: nothing is carried over but the files and what runs."""
         events = Events("n1")
         context = PodContext(
@@ -60,7 +60,10 @@ class Node:
             settings=PodSettings(restart_base=0.2, retry=0.1),
         )
         self.pods = Pods(context)
-        return background(self.pods.run(), events.run(self.api))
+        registered = asyncio.Event()
+        if register:
+            registered.set()
+        return background(self.pods.run(registered), events.run(self.api))
 
     def verbs(self):
         return [call["verb"] for call in calls(self.bin)]
@@ -194,6 +197,21 @@ async def test_while_the_api_is_away_pods_are_restarted_and_none_is_removed(node
         node.api.away = False
         await node.api.until(lambda api: container(api, "a").get("restartCount") == 1)
         assert container(node.api, "a")["lastState"]["terminated"]["exitCode"] == 1
+    assert node.verbs() == ["ADD"]
+
+
+async def test_before_registration_what_runs_is_tended_and_nothing_is_begun(node):
+    async with node.begin():
+        await node.api.create(PODS, pod("a"))
+        await node.api.until(is_ready("a"))
+    await node.api.create(PODS, pod("b"))
+    await node.api.delete(PODS, "a", "d")
+    async with node.begin(register=False):
+        async with asyncio.timeout(5):
+            while node.pods.find("d", "a") is None or node.pods.find("d", "a").attempt_of("c") is None:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # long enough for a wrong decision to show
+        assert node.pods.find("d", "b") is None
     assert node.verbs() == ["ADD"]
 
 

@@ -14,7 +14,7 @@ from netplane.kube.errors import Cause
 from netplane.kube.objects import rfc3339_micro
 from netplane.kube.resources import LEASES, NODES
 from netplane.node import network
-from netplane.node.agent import Settings
+from netplane.node.agent import Settings, only_one
 from netplane.node.node_object import NodeObject
 from netplane.node.registration import Machine, machine_id
 from tests.unit.node_fakes import FakeApi
@@ -178,3 +178,14 @@ def test_pod_cidrs_do_not_change_under_living_pods(tmp_path):
 def test_settings_name_the_wrong_field(document, text):
     with pytest.raises(ConfigError, match=text):
         config.parse(Settings, document, "node.yaml")
+
+
+def test_one_agent_a_root(tmp_path):
+    with only_one(tmp_path / "node/lock"):
+        with (
+            pytest.raises(ConfigError, match="another one holds .*node/lock"),
+            only_one(tmp_path / "node/lock"),
+        ):
+            pass
+    with only_one(tmp_path / "node/lock"):
+        pass
