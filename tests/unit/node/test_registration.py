@@ -181,11 +181,8 @@ def test_settings_name_the_wrong_field(document, text):
 
 
 def test_one_agent_a_root(tmp_path):
-    with only_one(tmp_path / "node/lock"):
-        with (
-            pytest.raises(ConfigError, match="another one holds .*node/lock"),
-            only_one(tmp_path / "node/lock"),
-        ):
-            pass
-    with only_one(tmp_path / "node/lock"):
+    lock = tmp_path / "node/lock"
+    with only_one(lock), pytest.raises(ConfigError, match=r"another one holds .*node/lock"), only_one(lock):
+        pass
+    with only_one(lock):
         pass
