@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controlplane.controllers.actions import Action, Create, Delete, Record, status_patch
+from controlplane.controllers.actions import Action, Create, Delete, status_patch
 from controlplane.controllers.frame import Controller, Decision, Kit, Mapper, itself
 from controlplane.controllers.owners import (
     claim,
-    controller_ref,
     orphaned_in,
     owned_by,
     owner_key,
@@ -26,6 +25,7 @@ from controlplane.controllers.pods import (
     spec_of,
 )
 from controlplane.controllers.ranking import first_to_go
+from controlplane.controllers.templates import pod_from_template, refusal, told
 from netplane.kube.cache import Change
 from netplane.kube.errors import StatusError, is_conflict
 from netplane.kube.objects import (
@@ -35,7 +35,6 @@ from netplane.kube.objects import (
     key_of,
     labels_of,
     meta,
-    name_of,
     namespace_of,
     owner_of,
     rfc3339,
@@ -45,7 +44,6 @@ from netplane.kube.objects import (
 from netplane.kube.resources import PODS, REPLICASETS
 
 BURST = 500  # pods created or deleted by one decision
-NAME_ROOM = 58  # a pod's name keeps its ReplicaSet's name up to here, so that the suffix fits a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +70,7 @@ def scale(
 
 def pod_for(rs: Object, suffix: str) -> Object:
     """A pod from the template, named after its ReplicaSet."""
-    template = spec_of(rs).get("template") or {}
-    wanted = meta(template)
-    metadata: dict[str, Any] = {
-        "name": f"{name_of(rs)[:NAME_ROOM]}-{suffix}",
-        "generateName": f"{name_of(rs)}-",
-        "namespace": namespace_of(rs),
-        "labels": dict(wanted.get("labels") or {}),
-        "ownerReferences": [controller_ref(REPLICASETS, rs)],
-    }
-    for field in ("annotations", "finalizers"):
-        if wanted.get(field):
-            metadata[field] = wanted[field]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec") or {}}
+    return pod_from_template(REPLICASETS, rs, suffix)
 
 
 def counts(rs: Object, active: Sequence[Object], now: datetime) -> Counts:
@@ -180,18 +166,9 @@ class ReplicaSetController(Controller):
     async def _tell(
         self, key: ObjectKey, rs: Object, decision: Decision, failure: StatusError | None
     ) -> None:
-        reports: list[Action] = []
-        for action in decision.actions if failure is None else ():
-            if isinstance(action, Create):
-                text = f"Created pod: {name_of(action.object)}"
-                reports.append(Record(rs, "Normal", "SuccessfulCreate", text))
-            elif isinstance(action, Delete):
-                reports.append(Record(rs, "Normal", "SuccessfulDelete", f"Deleted pod: {action.key.name}"))
+        reports = told(rs, decision.actions) if failure is None else []
         if failure is not None:
-            creating = any(isinstance(action, Create) for action in decision.actions)
-            verb = "creating" if creating else "deleting"
-            reason = "FailedCreate" if creating else "FailedDelete"
-            reports.append(Record(rs, "Warning", reason, f"Error {verb}: {failure.message}"))
+            reports.append(refusal(rs, decision.actions, failure))
         # While our own pods are not in the cache the counts would be of the past: the status waits with us.
         if not self.pending.unseen(key, self.caches.by_resource):
             now = self.kit.now()

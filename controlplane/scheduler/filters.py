@@ -5,14 +5,13 @@ NodePorts, NodeResourcesFit. Volumes and preemption are not part of netplane.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
+from controlplane.controllers.affinity import fits_affinity
 from controlplane.controllers.pods import spec_of
 from controlplane.controllers.taints import UNSCHEDULABLE, taints_of, tolerates, tolerations_of, untolerated
 from controlplane.scheduler.usage import Demand, NodeUsage, allocatable_of
-from netplane.kube.objects import Object, is_deleting, is_true, labels_of, name_of
-from netplane.kube.selectors import Requirement
+from netplane.kube.objects import Object, is_deleting, is_true, name_of
 
 
 def reasons_against(pod: Object, demand: Demand, node: Object, usage: NodeUsage) -> list[str]:
@@ -72,39 +71,6 @@ def _not_ready(_pod: Object, node: Object) -> str | None:
 
 
 def _affinity(pod: Object, node: Object) -> str | None:
-    labels = labels_of(node)
-    selector = spec_of(pod).get("nodeSelector") or {}
-    chosen = all(labels.get(key) == value for key, value in selector.items())
-    if chosen and _required(pod, node):
+    if fits_affinity(pod, node):
         return None
     return "node(s) didn't match Pod's node affinity/selector"
-
-
-def _required(pod: Object, node: Object) -> bool:
-    affinity = (spec_of(pod).get("affinity") or {}).get("nodeAffinity") or {}
-    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
-    if required is None:
-        return True
-    return any(matches_term(term, node) for term in required.get("nodeSelectorTerms") or [])
-
-
-def matches_term(term: Mapping[str, Any], node: Object) -> bool:
-    """One node selector term: all of its expressions and fields; an empty term matches nothing."""
-    expressions = term.get("matchExpressions") or []
-    fields = term.get("matchFields") or []
-    if not expressions and not fields:
-        return False
-    by_field = {"metadata.name": name_of(node)}
-    return _all(expressions, labels_of(node)) and _all(fields, by_field)
-
-
-def _all(expressions: Sequence[Mapping[str, Any]], values: Mapping[str, str]) -> bool:
-    try:
-        return all(
-            Requirement(str(e.get("key")), str(e.get("operator")), tuple(e.get("values") or ())).matches(
-                values
-            )
-            for e in expressions
-        )
-    except ValueError:
-        return False  # an operator nobody knows matches nothing
