@@ -27,17 +27,21 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def namespaces_of(name: str) -> set[str]:
-    """Every namespace that a process of the lab is in and we are not."""
-    ours = set(namespaces("self"))
-    return {ns for pid in processes_of(name) for ns in namespaces(pid)} - ours
+def life(pid: str) -> str:
+    """A process for good: its number may be another's tomorrow, its start is its own (proc(5), field 22).
 
-
-def namespaces(pid: str) -> list[str]:
+    "" for one that has ended, and may only wait for the machine's init to collect it.
+    """
     try:
-        return [str(link.readlink()) for link in (Path("/proc") / pid / "ns").iterdir()]
+        fields = (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return []
+        return ""
+    return "" if fields[0] in "ZX" else f"{pid} since {fields[19]}"
+
+
+def inhabitants(name: str) -> set[str]:
+    """Every process of the lab now. Without one of them, and without a mount, no namespace of it is left."""
+    return {life(pid) for pid in processes_of(name)} - {""}
 
 
 def processes_of(name: str) -> list[str]:
@@ -51,7 +55,7 @@ def processes_of(name: str) -> list[str]:
 
 
 def remains(name: str, before: set[str] = frozenset()) -> list[str]:
-    """What is still there of a lab; `before` are namespaces it had."""
+    """What is still there of a lab; `before` are processes it had."""
     directory = LABS / name
     found = [str(directory)] if directory.exists() else []
     found += [str(d) for cgroup in place.cgroups(directory) for d in cgroup.directories if d.exists()]
@@ -62,7 +66,7 @@ def remains(name: str, before: set[str] = frozenset()) -> list[str]:
             continue
         if f"/labs/{name}/" in command or f"/labs/{name} " in command:
             found.append(f"{process.name}: {command}")
-        found += [f"{process.name} in {ns}" for ns in namespaces(process.name) if ns in before]
+        found += [one for one in (life(process.name),) if one in before]
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     return found + [mount for mount in mounts if f"/labs/{name}/" in mount]
 

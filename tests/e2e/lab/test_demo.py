@@ -11,7 +11,7 @@ import pytest
 from netplane.lab.down import down
 from netplane.lab.spec import LABS
 from tests.e2e.cluster.driver import Lab
-from tests.e2e.lab.conftest import namespaces_of, remains, start
+from tests.e2e.lab.conftest import inhabitants, remains, start
 
 LIMIT_SECONDS = 60.0
 
@@ -23,7 +23,7 @@ def shown() -> Iterator[tuple[Lab, str]]:
     try:
         yield lab, demo(lab)
     finally:
-        inside = namespaces_of(lab.name)
+        inside = inhabitants(lab.name)
         lab.down()
         assert remains(lab.name, inside) == []
 
@@ -69,7 +69,7 @@ def test_an_interrupted_demo_leaves_what_down_removes(seconds: float) -> None:
     name = f"i{os.getpid() % 100000}"
     process = start("lab", "demo", "--name", name)
     time.sleep(seconds)  # the moment is the test's parameter
-    inside = namespaces_of(name)
+    inside = inhabitants(name)
     process.terminate() if seconds > 5 else process.send_signal(2)
     _, errors = process.communicate(timeout=60)
     assert "netplane/lab/" not in errors

@@ -16,7 +16,7 @@ from netplane.lab.spec import LABS, LabSpec
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.node import supervise_control
 from tests.e2e.cluster.driver import KUBECTL, Lab, eventually
-from tests.e2e.lab.conftest import links, namespaces_of, processes_of, remains, start
+from tests.e2e.lab.conftest import inhabitants, links, processes_of, remains, start
 
 
 def test_a_lab_works_and_leaves_nothing(lab: Lab, name: str) -> None:
@@ -47,7 +47,7 @@ def test_a_lab_works_and_leaves_nothing(lab: Lab, name: str) -> None:
     assert mode == 0o600
     assert "server: https://127.0.0.1:" in Path(lab.kubeconfig).read_text()
 
-    inside = namespaces_of(name)
+    inside = inhabitants(name)
     assert len(inside) >= 8
     lab.down()
     assert remains(name, inside) == []
@@ -63,7 +63,7 @@ def test_two_labs_live_side_by_side(lab: Lab, name: str) -> None:
             _, errors = process.communicate(timeout=120)
             assert process.returncode == 0, errors
         assert Path(lab.kubeconfig).read_text() != Path(other.kubeconfig).read_text()
-        inside = namespaces_of(other.name)
+        inside = inhabitants(other.name)
         other.down()
         assert remains(other.name, inside) == []
         assert '"works"' in lab.exec("n1", "netplane", "status", "-o", "json")
@@ -85,7 +85,7 @@ def test_the_same_lab_twice_is_refused(lab: Lab, name: str) -> None:
 def test_interrupted_at_any_moment_nothing_stays(name: str, seconds: float, number: int) -> None:
     making = start("lab", "up", "--name", name, "--nodes", "1")
     time.sleep(seconds)  # the moment is the test's parameter
-    inside = namespaces_of(name)
+    inside = inhabitants(name)
     making.send_signal(number)
     _, errors = making.communicate(timeout=60)
     assert "netplane/lab/" not in errors  # no traceback; one of Python's own start is not ours to prevent
@@ -99,7 +99,7 @@ def test_interrupted_at_any_moment_nothing_stays(name: str, seconds: float, numb
 def test_when_lab_up_is_killed_the_lab_ends_by_itself(name: str, seconds: float) -> None:
     making = start("lab", "up", "--name", name, "--nodes", "1")
     time.sleep(seconds)  # the moment is the test's parameter
-    inside = namespaces_of(name)
+    inside = inhabitants(name)
     making.kill()
     making.communicate()
     eventually(lambda: processes_of(name) == [], "the lab's processes ended", 20)
@@ -109,7 +109,7 @@ def test_when_lab_up_is_killed_the_lab_ends_by_itself(name: str, seconds: float)
 
 def test_a_lab_whose_first_process_was_killed(lab: Lab, name: str) -> None:
     lab.up("--nodes", "1")
-    inside = namespaces_of(name)
+    inside = inhabitants(name)
     first = supervise_control.peer_pid(place.socket_of(LABS / name))
     subprocess.run(["kill", "-9", str(first)], check=True)
     eventually(lambda: processes_of(name) == [], "its processes ended with it", 20)
@@ -122,7 +122,7 @@ def test_a_lab_whose_first_process_was_killed(lab: Lab, name: str) -> None:
 
 def test_a_damaged_record_does_not_keep_a_lab(lab: Lab, name: str) -> None:
     lab.up("--nodes", "1")
-    inside = namespaces_of(name)
+    inside = inhabitants(name)
     place.record_of(LABS / name).write_text("{")
     place.socket_of(LABS / name).unlink()
     lab.down()
