@@ -24,6 +24,7 @@ PODS = {
     "remote": ("n2", "10.244.2.2"),
 }
 ADDRESSES = {**NODES, **{pod: address for pod, (_, address) in PODS.items()}, "outside": OUTSIDE_ADDRESS}
+UDP = "UDP"
 PORT = 8080  # what every pod serves; 8081 is closed everywhere
 NODE_AGENT_PORT = 10250  # a wildcard listener of node n1, TCP and UDP
 
@@ -62,16 +63,17 @@ class Failed(StrEnum):
 
 @dataclass(frozen=True)
 class Flow:
-    """One row. ``to``: ``service`` (its ClusterIP), ``node:port`` or ``address:port``."""
+    """One row. ``to``: ``service`` (its ClusterIP), ``node:port`` or ``address:port``, as TCP or UDP."""
 
     source: Where
     to: str
     expect: Served | Failed
     because: str
     modes: frozenset[str] = ALL
+    protocol: str = "TCP"
 
     def __str__(self) -> str:
-        return f"{self.source} to {self.to}: {self.because}"
+        return f"{self.source} to {self.to}/{self.protocol.lower()}: {self.because}"
 
 
 def served(*by: str, seen: Seen = Seen.ITS_OWN) -> Served:
@@ -79,9 +81,11 @@ def served(*by: str, seen: Seen = Seen.ITS_OWN) -> Served:
     return Served(frozenset(by), seen)
 
 
-def service(name: str, address: str, port: int = 80, node_port: int = 0, **spec: Any) -> dict[str, Any]:
+def service(
+    name: str, address: str, port: int = 80, node_port: int = 0, protocol: str = "TCP", **spec: Any
+) -> dict[str, Any]:
     """A Service object as the API would give it."""
-    ports: dict[str, Any] = {"port": port, "protocol": "TCP"}
+    ports: dict[str, Any] = {"port": port, "protocol": protocol}
     kind = "ClusterIP"
     if node_port:
         ports["nodePort"], kind = node_port, "NodePort"
@@ -90,7 +94,11 @@ def service(name: str, address: str, port: int = 80, node_port: int = 0, **spec:
 
 
 def endpoint_slice(
-    name: str, *pods: str, port: int = PORT, conditions: dict[str, bool] | None = None
+    name: str,
+    *pods: str,
+    port: int = PORT,
+    conditions: dict[str, bool] | None = None,
+    protocol: str = "TCP",
 ) -> dict[str, Any]:
     """The EndpointSlice of a Service whose endpoints are these pods, nodes, or plain addresses of nobody."""
     endpoints = [
@@ -109,8 +117,14 @@ def endpoint_slice(
         },
         "addressType": "IPv4",
         "endpoints": endpoints,
-        "ports": [{"port": port, "protocol": "TCP"}],
+        "ports": [{"port": port, "protocol": protocol}],
     }
+
+
+def balanced(name: str, address: str, ingress: str, *ranges: str) -> dict[str, Any]:
+    """A LoadBalancer Service with an address that only these client networks may use."""
+    made = service(name, address, type="LoadBalancer", loadBalancerSourceRanges=list(ranges))
+    return {**made, "status": {"loadBalancer": {"ingress": [{"ip": ingress}]}}}
 
 
 TERMINATING = {"ready": False, "serving": True, "terminating": True}
@@ -129,6 +143,15 @@ SERVICES = [
     service("half-dead", "10.96.0.21"),
     service("machines", "10.96.0.22"),
     service("sticky", "10.96.0.23", sessionAffinity="ClientIP"),
+    service("u-web", "10.96.1.10", node_port=30080, protocol=UDP),
+    service("u-all", "10.96.1.11", node_port=30081, protocol=UDP),
+    service("u-none", "10.96.1.12", node_port=30082, protocol=UDP),
+    service("u-self", "10.96.1.13", protocol=UDP),
+    service("u-local", "10.96.1.14", node_port=30084, protocol=UDP, externalTrafficPolicy="Local"),
+    service("u-away", "10.96.1.15", node_port=30085, protocol=UDP, externalTrafficPolicy="Local"),
+    service("u-half-dead", "10.96.1.21", protocol=UDP),
+    balanced("few", "10.96.2.1", "198.51.100.1", "192.168.77.0/28"),
+    balanced("nobody", "10.96.2.2", "198.51.100.2", "172.16.0.0/12"),
 ]
 SLICES = [
     endpoint_slice("web", "web1", "web2"),
@@ -145,6 +168,15 @@ SLICES = [
     endpoint_slice("half-dead", "web1", "10.244.1.99"),
     endpoint_slice("machines", "n1", "n2"),
     endpoint_slice("sticky", "web1", "web2", "remote"),
+    endpoint_slice("u-web", "web1", "web2", protocol=UDP),
+    endpoint_slice("u-all", "web1", "web2", "remote", protocol=UDP),
+    endpoint_slice("u-none", protocol=UDP),
+    endpoint_slice("u-self", "web1", protocol=UDP),
+    endpoint_slice("u-local", "web1", "remote", protocol=UDP),
+    endpoint_slice("u-away", "remote", protocol=UDP),
+    endpoint_slice("u-half-dead", "client", "web1", protocol=UDP),
+    endpoint_slice("few", "web1"),
+    endpoint_slice("nobody", "web1"),
 ]
 
 CLIENT, WEB1, HOST, REMOTE, OUTSIDE = Where
@@ -199,4 +231,32 @@ FLOWS = [
     Flow(CLIENT, f"10.96.99.99:{NODE_AGENT_PORT}", REFUSED, "nor through an address that no Service has"),
     Flow(CLIENT, "10.96.0.10:30080", REFUSED, "a NodePort is no port of a ClusterIP"),
     Flow(CLIENT, f"203.0.113.7:{NODE_AGENT_PORT}", REFUSED, "nor through an externalIP"),
+    Flow(OUTSIDE, "198.51.100.1:80", served("web1", seen=NODE), "a load balancer's address, in its ranges"),
+    Flow(CLIENT, "198.51.100.1:80", DROPPED, "loadBalancerSourceRanges hold for pods as well, in silence"),
+    Flow(OUTSIDE, "198.51.100.2:80", DROPPED, "and for clients outside"),
+    Flow(CLIENT, "nobody", served("web1"), "but not at the ClusterIP"),
+    Flow(CLIENT, "u-web", served("web1", "web2"), "each client socket is a flow of its own", protocol=UDP),
+    Flow(CLIENT, "u-all", served("web1", "web2", "remote"), "also to other nodes", protocol=UDP),
+    Flow(
+        HOST, "u-all", served("web1", "web2", "remote", seen=NODE), "the node has its address", protocol=UDP
+    ),
+    Flow(WEB1, "u-self", served("web1", seen=NODE), "hairpin, as for TCP", protocol=UDP),
+    Flow(CLIENT, "u-none", REFUSED, "no endpoints: port unreachable", protocol=UDP),
+    Flow(OUTSIDE, f"{N1}:30082", REFUSED, "also at the NodePort", protocol=UDP),
+    Flow(OUTSIDE, f"{N1}:30081", served("web1", "web2", "remote", seen=NODE), "NodePort", protocol=UDP),
+    Flow(CLIENT, f"{N1}:30080", served("web1", "web2"), "a pod by NodePort", protocol=UDP),
+    Flow(HOST, f"{N1}:30080", served("web1", "web2", seen=NODE), "the node by NodePort", protocol=UDP),
+    Flow(HOST, "127.0.0.1:30080", served("web1", "web2", seen=NODE), "and by loopback", protocol=UDP),
+    Flow(OUTSIDE, f"{N1}:30084", served("web1"), "policy Local keeps the client's address", protocol=UDP),
+    Flow(OUTSIDE, f"{N1}:30085", DROPPED, "policy Local with none here", protocol=UDP),
+    Flow(
+        CLIENT,
+        "u-half-dead",
+        served("web1"),
+        "an endpoint that refuses: another is asked the same",
+        ONLY_USERSPACE,
+        protocol=UDP,
+    ),
+    Flow(CLIENT, "10.96.1.10:81", REFUSED, "a port that the Service does not have", protocol=UDP),
+    Flow(CLIENT, f"10.96.1.10:{NODE_AGENT_PORT}", REFUSED, "a node's own UDP port", protocol=UDP),
 ]

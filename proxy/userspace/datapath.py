@@ -9,6 +9,8 @@ import os
 import socket
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from time import monotonic
 
 from netplane.errors import KernelError
@@ -26,11 +28,13 @@ from proxy.model import (
     WhenEmpty,
 )
 from proxy.userspace import observe, plumbing
+from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.engine import Engine
 from proxy.userspace.flow import Flow
-from proxy.userspace.listeners import Cannot, Listener, adoptable, kept_name, open_listener
+from proxy.userspace.listeners import Cannot, Listener, adoptable, kept_name, open_listener, retire
 from proxy.userspace.plumbing import Plan
+from proxy.userspace.poller import Poller
 from proxy.userspace.ruleset import Drop
 from proxy.userspace.sources import within
 from proxy.userspace.traffic import Traffic
@@ -72,17 +76,21 @@ class UserspaceDataPath:
         keeper: Keeper | None = None,
         kept: Mapping[str, Sequence[socket.socket]] | None = None,
         deadline: float = CONNECT_DEADLINE,
+        udp_idle: tuple[float, float] = (IDLE_QUERY, IDLE_STREAM),
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._keeper = keeper or _Nobody()
         self._kept = adoptable(kept or {})
         self._deadline = deadline
         self._clock = clock
+        self._udp_idle = udp_idle
         self._engine: Engine | None = None
+        self._datagrams: Datagrams | None = None
         self._dialer: Dialer | None = None
         self._listeners: dict[Frontend, Listener] = {}
         self._have: dict[Frontend, Target] = {}
         self._to_keep: list[tuple[str, int | None]] = []
+        self._retired: set[Frontend] = set()  # sockets of ours were here of which the supervisor has copies
         self._plan: Plan | None = None
         self._mended_at = 0.0
         self._warnings: tuple[str, ...] = ()
@@ -101,7 +109,10 @@ class UserspaceDataPath:
         await self._ensure_plumbing(plan_of(want))
         dialer = self._dialer = self._dialer or Dialer(want.node)
         dialer.set_node(want.node)
-        self._engine = self._engine or Engine(dialer, deadline=self._deadline)
+        if self._engine is None:
+            poller = Poller()
+            self._engine = Engine(poller, dialer, deadline=self._deadline)
+            self._datagrams = Datagrams(poller, dialer, most=self._engine.limit // 4, idle=self._udp_idle)
         changes = diff(self._have, want.targets)
         for frontend in changes.removed:
             self._shut(frontend)
@@ -122,11 +133,14 @@ class UserspaceDataPath:
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """The frontends that the kernel really leads to us, or really refuses, with their targets."""
-        listening = await asyncio.to_thread(observe.listening)
+        sockets = {
+            Protocol.TCP: await asyncio.to_thread(observe.listening),
+            Protocol.UDP: await asyncio.to_thread(observe.receiving),
+        }
         routed = await asyncio.to_thread(plumbing.routed)
         found: dict[Frontend, Target] = {}
         for frontend, target in self._have.items():
-            listener = self._listeners.get(frontend)
+            listener, listening = self._listeners.get(frontend), sockets[frontend.protocol]
             if listener is None:
                 if (frontend.address, frontend.port) not in listening.values():
                     found[frontend] = target
@@ -136,6 +150,9 @@ class UserspaceDataPath:
 
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: listeners stay open where the supervisor has copies, and the plumbing stays."""
+        if self._datagrams is not None:
+            self._datagrams.close()
+            self._datagrams = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -155,14 +172,16 @@ class UserspaceDataPath:
         """Accept nothing more and let flows end; the number of those that are left comes back."""
         return await self._engine.drain(seconds) if self._engine is not None else 0
 
-    def flows(self) -> Iterator[Flow]:
+    def flows(self) -> Iterator[Flow | Exchange]:
         """All flows with an endpoint, at this moment."""
-        return self._engine.flows() if self._engine is not None else iter(())
+        if self._engine is None or self._datagrams is None:
+            return iter(())
+        return chain(self._engine.flows(), self._datagrams.exchanges())
 
     @property
     def active(self) -> int:
         """How many flows there are."""
-        return self._engine.active if self._engine is not None else 0
+        return sum(part.active for part in (self._engine, self._datagrams) if part is not None)
 
     @property
     def targets(self) -> Mapping[Frontend, Target]:
@@ -177,9 +196,7 @@ class UserspaceDataPath:
             self._plan, self._mended_at = plan, self._clock()
 
     def _point(self, frontend: Frontend, target: Target) -> Cannot | None:
-        if frontend.protocol is not Protocol.TCP:
-            return Cannot(f"{frontend.protocol} is not served in userspace mode yet", again=False)
-        if target.empty:
+        if target.empty and frontend.protocol in (Protocol.TCP, Protocol.UDP):
             self._shut(frontend)
             return None
         listener = self._listeners.get(frontend)
@@ -187,33 +204,43 @@ class UserspaceDataPath:
             listener.point_at(target)
             listener.traffic = self._traffic_of(target, frontend)
             listener.affinity = self._affinity.setdefault(target.service, Affinity())
+            if frontend.protocol is Protocol.UDP:
+                assert self._datagrams is not None
+                self._datagrams.repoint(listener)
             return None
-        sock = self._kept.pop(frontend, None) or open_listener(frontend)
+        sock = self._kept.pop(frontend, None) or open_listener(frontend, replaces=frontend in self._retired)
         if isinstance(sock, Cannot):
             return sock
+        self._retired.discard(frontend)
         affinity = self._affinity.setdefault(target.service, Affinity())
         listener = Listener(frontend, sock, target, self._traffic_of(target, frontend), affinity)
         self._listeners[frontend] = listener
         self._to_keep.append((kept_name(frontend), listener.fd))
-        assert self._engine is not None
-        self._engine.add(listener)
+        self._mover_of(frontend).add(listener)
         return None
+
+    def _mover_of(self, frontend: Frontend) -> Engine | Datagrams:
+        mover = self._datagrams if frontend.protocol is Protocol.UDP else self._engine
+        assert mover is not None
+        return mover
 
     def _shut(self, frontend: Frontend) -> None:
         listener = self._listeners.pop(frontend, None)
         if listener is None:
             return
         if self._engine is not None:
-            self._engine.remove(listener)
-        listener.close()
+            self._mover_of(frontend).remove(listener)
+        self._retire(frontend, listener.sock)
+
+    def _retire(self, frontend: Frontend, sock: socket.socket) -> None:
+        retire(sock)
+        self._retired.add(frontend)
         self._to_keep.append((kept_name(frontend), None))
 
     def _drop_unwanted(self) -> None:
         """Listeners of an earlier process that no frontend wants any more."""
         for frontend, sock in self._kept.items():
-            sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
-            self._to_keep.append((kept_name(frontend), None))
+            self._retire(frontend, sock)
         self._kept.clear()
 
     def _forget_unused(self, want: Snapshot) -> None:
@@ -255,9 +282,14 @@ def plan_of(want: Snapshot) -> Plan:
         address = frontend.address
         if not (address.is_unspecified or address.is_loopback or within(address, want.node.service_cidrs)):
             addresses.add(address)
-        if _silent(target.outside) and frontend.protocol is Protocol.TCP:
-            where = None if address.is_unspecified else address
-            drops.add(Drop(address.version, where, frontend.port, everyone=_silent(target.inside)))
+        if frontend.protocol not in (Protocol.TCP, Protocol.UDP):
+            continue
+        where = None if address.is_unspecified else address
+        at = partial(Drop, address.version, where, frontend.port, protocol=frontend.protocol)
+        if _silent(target.outside):
+            drops.add(at(everyone=_silent(target.inside)))
+        if target.allowed:
+            drops.add(at(allowed=target.allowed))
     return Plan(want.node, frozenset(addresses), frozenset(drops))
 
 

@@ -6,15 +6,18 @@ from ipaddress import ip_address
 from typing import Any
 
 from proxy.model import joined
+from proxy.userspace.datagrams import Exchange
 from proxy.userspace.flow import Flow
 
 
-def describe_flows(flows: Iterable[Flow]) -> list[dict[str, Any]]:
+def describe_flows(flows: Iterable[Flow | Exchange]) -> list[dict[str, Any]]:
     """One entry a flow. Addresses are asked of the kernel now: a flow itself remembers none."""
     return [entry for flow in flows if (entry := _describe(flow)) is not None]
 
 
-def _describe(flow: Flow) -> dict[str, Any] | None:
+def _describe(flow: Flow | Exchange) -> dict[str, Any] | None:
+    if isinstance(flow, Exchange):
+        return _describe_exchange(flow)
     if flow.client_side is None or flow.endpoint_side is None:
         return None
     source = _name(flow.endpoint_side.fd, peer=False)
@@ -28,6 +31,23 @@ def _describe(flow: Flow) -> dict[str, Any] | None:
         "keepsClient": source.rpartition(":")[0].strip("[]") == str(flow.client.address),
         "connected": flow.connected,
         "tried": flow.tried,
+    }
+
+
+def _describe_exchange(exchange: Exchange) -> dict[str, Any]:
+    listener, (host, port, arrived) = exchange.box.listener, exchange.key
+    source = _name(exchange.fd, peer=False)
+    address = ip_address(arrived) if arrived else listener.frontend.address
+    return {
+        "client": joined(ip_address(host.partition("%")[0]), port),
+        "arrived": joined(address, listener.frontend.port),
+        "frontend": str(listener.frontend),
+        "service": str(listener.target.service),
+        "endpoint": str(exchange.endpoint),
+        "source": source,
+        "keepsClient": source.rpartition(":")[0].strip("[]") == str(exchange.client.address),
+        "connected": exchange.answered,
+        "tried": exchange.tried,
     }
 
 

@@ -64,6 +64,28 @@ class Dialer:
             self._hide(client, endpoint)
         return _dial_from(self.node.address(version), where, version)
 
+    def dial_datagram(self, client: Client, endpoint: Endpoint, keep_outside: bool) -> socket.socket:
+        """A non-blocking UDP socket connected to the endpoint. Raises OSError where the kernel says no."""
+        version = endpoint.address.version
+        where = (str(endpoint.address), endpoint.port)
+        if keeps_address(client, endpoint, keep_outside, self.node.cluster_cidrs):
+            for _ in range(PORT_TRIES):
+                port = FIRST_PORT + next(self._ports) % (LAST_PORT - FIRST_PORT + 1)
+                sock = _datagram_as((str(client.address), port), where, version)
+                if sock is not None:
+                    return sock
+            self._hide(client, endpoint)
+        sock = _datagram_socket(version)
+        try:
+            source = self.node.address(version)
+            if source is not None and not endpoint.address.is_loopback:
+                sock.bind((str(source), 0))
+            sock.connect(where)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
     def _hide(self, client: Client, endpoint: Endpoint) -> None:
         self.hidden += 1
         if self.hidden & (self.hidden - 1) == 0:  # 1, 2, 4, ...: often enough to be seen
@@ -83,14 +105,38 @@ def _socket(version: int) -> socket.socket:
     return sock
 
 
+def _be_transparent(sock: socket.socket, version: int) -> None:
+    if version == 4:
+        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+
+
+def _datagram_socket(version: int) -> socket.socket:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def _datagram_as(source: tuple[str, int], where: tuple[str, int], version: int) -> socket.socket | None:
+    """As somebody else, from this very port, which is not shared: UDP would not check the whole 4-tuple."""
+    sock = _datagram_socket(version)
+    try:
+        _be_transparent(sock, version)
+        sock.bind(source)
+        sock.connect(where)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+            return None
+        raise
+    return sock
+
+
 def _dial_as(source: tuple[str, int], where: tuple[str, int], version: int) -> int | None:
     """Dial as somebody else, from this very port; None where the port or the 4-tuple is taken."""
     sock = _socket(version)
     try:
-        if version == 4:
-            sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        _be_transparent(sock, version)
         # Two connections to different endpoints may share a port: connect(2) checks the whole 4-tuple.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(source)

@@ -17,7 +17,7 @@ from time import monotonic
 from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
-from proxy.userspace.listeners import Choice, Listener
+from proxy.userspace.listeners import Listener
 from proxy.userspace.poller import Poller
 from proxy.userspace.relaying import Relay
 from proxy.userspace.traffic import TIMED_ONE_IN
@@ -65,9 +65,9 @@ class Door:
 class Engine:
     """All flows of one process, run by the event loop it is made in. ``deadline``: seconds to find an endpoint."""
 
-    def __init__(self, dialer: Dialer, *, deadline: float) -> None:
+    def __init__(self, poller: Poller, dialer: Dialer, *, deadline: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._poller = Poller()
+        self._poller = poller
         self._relay = Relay(self._poller, self._refused, self._now_idle)
         self._dialer = dialer
         self._deadline = deadline
@@ -75,7 +75,7 @@ class Engine:
         self._connecting: dict[Flow, None] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._resume: asyncio.TimerHandle | None = None
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
+        self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop.add_reader(self._poller.fileno(), self._poller.dispatch)
@@ -133,7 +133,7 @@ class Engine:
 
     def accept(self, listener: Listener) -> None:
         """Take waiting clients, a bounded number at a time."""
-        if len(self._poller.entries) + 2 * self._relay.pipes.open > self._limit:
+        if len(self._poller.entries) + 2 * self._relay.pipes.open > self.limit:
             self._pause("the descriptor limit is near")
             return
         for _ in range(ACCEPTS):
@@ -161,7 +161,7 @@ class Engine:
             _reset(fd)
             return
         now = monotonic()
-        first = self._first(listener, choice, str(client.address), now)
+        first = listener.first(choice, address, now)
         flow = Flow(listener, client, choice, first, now + self._deadline)
         self._idle.clear()
         self._relay.open(flow, fd)
@@ -169,14 +169,6 @@ class Engine:
             flow.started = now
         traffic.connections += 1
         self._dial(flow)
-
-    def _first(self, listener: Listener, choice: Choice, address: str, now: float) -> int:
-        """Whose turn it is; with affinity, first of all the endpoint that this client had before."""
-        seconds = listener.target.affinity
-        if seconds is None:
-            return choice.turns.next(choice.endpoints)
-        first = listener.affinity.find(address, choice.endpoints, now)
-        return choice.turns.next(choice.endpoints) if first is None else first
 
     def _pause(self, why: str) -> None:
         """Out of descriptors: clients wait in the kernel's queue until flows have ended."""
@@ -188,7 +180,7 @@ class Engine:
         self._resume = self._loop.call_later(TICK, self._try_resume)
 
     def _try_resume(self) -> None:
-        if len(self._poller.entries) + 2 * self._relay.pipes.open > self._limit:
+        if len(self._poller.entries) + 2 * self._relay.pipes.open > self.limit:
             self._resume = self._loop.call_later(TICK, self._try_resume)
             return
         self._resume = None

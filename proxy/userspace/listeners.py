@@ -57,20 +57,41 @@ class Listener:
         self.inside.endpoints = target.inside.endpoints
         self.outside.endpoints = target.outside.endpoints
 
+    def first(self, choice: Choice, client: str, now: float) -> int:
+        """Whose turn it is; with affinity, first of all the endpoint that this client had before."""
+        if self.target.affinity is None:
+            return choice.turns.next(choice.endpoints)
+        first = self.affinity.find(client, choice.endpoints, now)
+        return choice.turns.next(choice.endpoints) if first is None else first
+
     def admits(self, address: IPAddress) -> bool:
         """Whether the frontend's source ranges let this client in."""
         allowed = self.target.allowed
         return not allowed or any(address in net for net in allowed if net.version == address.version)
 
     def close(self) -> None:
-        """Stop listening for good. shutdown(2) ends it also for copies that a supervisor keeps."""
+        """Stop listening for good, also for copies that a supervisor keeps."""
+        retire(self.sock)
+
+
+def retire(sock: socket.socket) -> None:
+    """Close a frontend's socket so that a copy of it elsewhere serves nobody either.
+
+    shutdown(2) ends a TCP listener. UDP has no such end: connected to itself, the socket is nobody's any
+    more, and with SO_REUSEADDR a successor may take its place before the copy is closed.
+    """
+    with sock:
+        if sock.type == socket.SOCK_DGRAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            address, port = sock.getsockname()[:2]
+            loopback = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
+            sock.connect((loopback if ip_address(address).is_unspecified else address, port))
+            return
         try:
-            self.sock.shutdown(socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             if error.errno != errno.ENOTCONN:  # it was not listening any more
                 raise
-        finally:
-            self.sock.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +102,23 @@ class Cannot:
     again: bool
 
 
-def open_listener(frontend: Frontend) -> socket.socket | Cannot:
-    """A non-blocking listening socket for a TCP frontend."""
+def open_listener(frontend: Frontend, *, replaces: bool = False) -> socket.socket | Cannot:
+    """A non-blocking socket for a TCP or UDP frontend: listening, or bound.
+
+    ``replaces``: one of ours was here before, and may not have left the supervisor's keeping yet.
+    """
+    kind = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}.get(frontend.protocol)
+    if kind is None:
+        return Cannot(f"{frontend.protocol} is not served in userspace mode", again=False)
     family = socket.AF_INET if frontend.address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
-        _configure(sock)
+        _configure(sock, reuse=replaces or kind == socket.SOCK_STREAM)
         sock.bind((str(frontend.address), frontend.port))
-        sock.listen(BACKLOG)
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
+        elif replaces:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -97,15 +127,16 @@ def open_listener(frontend: Frontend) -> socket.socket | Cannot:
     return sock
 
 
-def _configure(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _configure(sock: socket.socket, *, reuse: bool) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, V6_ONLY)
     # An externalIP or a ClusterIP is nobody's interface address; IPv6 demands a word for that.
     sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-    # Accepted sockets inherit both, which saves two calls a connection.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sock.type == socket.SOCK_STREAM:
+        # Accepted sockets inherit both, which saves two calls a connection.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def adoptable(kept: Mapping[str, Sequence[socket.socket]]) -> dict[Frontend, socket.socket]:
@@ -127,14 +158,24 @@ def adoptable(kept: Mapping[str, Sequence[socket.socket]]) -> dict[Frontend, soc
 
 def _bound_to(sock: socket.socket, name: str) -> Frontend | None:
     try:
-        if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
-            return None
-        if not sock.getsockopt(socket.SOL_SOCKET, SO_ACCEPTCONN):
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return None
         address, port = sock.getsockname()[:2]
+        if sock.type == socket.SOCK_STREAM:
+            serves, protocol = sock.getsockopt(socket.SOL_SOCKET, SO_ACCEPTCONN), Protocol.TCP
+        else:
+            serves, protocol = sock.type == socket.SOCK_DGRAM and port and not _has_peer(sock), Protocol.UDP
     except OSError as error:
         raise KernelError(f"cannot use the descriptor kept as {name}: {error.strerror}") from None
-    return Frontend(ip_address(address), port, Protocol.TCP)
+    return Frontend(ip_address(address), port, protocol) if serves else None
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def kept_name(frontend: Frontend) -> str:

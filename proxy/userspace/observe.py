@@ -16,21 +16,30 @@ from netplane.errors import PeerError
 from proxy.model import IPAddress
 
 Listening = dict[int, tuple[IPAddress, int]]
-TCP_LISTEN = "0A"
+TCP_LISTEN, UDP_UNCONNECTED = "0A", "07"
 MAX_ANSWER = 64 * 1024 * 1024
 
 
 def listening(proc: Path = Path("/proc/thread-self/net")) -> Listening:
     """All listening TCP sockets of the calling thread's network namespace: inode → (address, port)."""
+    return _sockets(proc, ("tcp", "tcp6"), TCP_LISTEN)
+
+
+def receiving(proc: Path = Path("/proc/thread-self/net")) -> Listening:
+    """All UDP sockets that take datagrams from anybody, in the same form."""
+    return _sockets(proc, ("udp", "udp6"), UDP_UNCONNECTED)
+
+
+def _sockets(proc: Path, names: tuple[str, str], state: str) -> Listening:
     found: Listening = {}
-    for name in ("tcp", "tcp6"):
+    for name in names:
         try:
             lines = (proc / name).read_text().splitlines()[1:]
         except FileNotFoundError:  # a kernel without IPv6
             continue
         for line in lines:
             fields = line.split()
-            if fields[3] == TCP_LISTEN:
+            if fields[3] == state:
                 found[int(fields[9])] = parse_address(fields[1])
     return found
 

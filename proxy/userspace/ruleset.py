@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
-from proxy.model import IPAddress, IPNetwork, NodeFacts
+from proxy.model import IPAddress, IPNetwork, NodeFacts, Protocol
 
 FAMILY = "inet"
 TABLE = "netplane_proxy"
@@ -20,18 +20,21 @@ MARK = 0x200
 class Drop:
     """Silence at a frontend: for ``everyone``, or else for clients from outside the cluster only.
 
-    ``address`` None stands for every address of the node.
+    ``address`` None stands for every address of the node. ``allowed``: silence is for all but these networks.
     """
 
     version: int
     address: IPAddress | None
     port: int
     everyone: bool = False
+    protocol: Protocol = Protocol.TCP
+    allowed: tuple[IPNetwork, ...] = ()
 
     @property
-    def order(self) -> tuple[int, int, int, bool]:
+    def order(self) -> tuple[int, int, int, str, bool, str]:
         """A sort key."""
-        return (self.version, int(self.address) if self.address else 0, self.port, self.everyone)
+        at = int(self.address) if self.address else 0
+        return (self.version, at, self.port, self.protocol, self.everyone, str(self.allowed))
 
 
 def render(node: NodeFacts, addresses: Iterable[IPAddress], drops: Iterable[Drop]) -> str:
@@ -83,11 +86,13 @@ def _drop_line(drop: Drop, inside: list[IPNetwork]) -> str:
     if drop.address is None:
         where = f"meta nfproto ipv{drop.version} fib daddr type local"
     whom = ""
-    if not drop.everyone:
+    if drop.allowed:
+        whom = f"{word} saddr != {{ {', '.join(str(n) for n in _collapsed([*drop.allowed]))} }} "
+    elif not drop.everyone:
         mine = ", ".join(str(network) for network in inside if network.version == drop.version)
         # lo is spared: a loopback address is the node's own, and not among its addresses.
         whom = 'iifname != "lo" ' + (f"{word} saddr != {{ {mine} }} " if mine else "")
-    return f"{whom}{where} tcp dport {drop.port} drop"
+    return f"{whom}{where} {drop.protocol.lower()} dport {drop.port} drop"
 
 
 def _collapsed(networks: list[IPNetwork]) -> list[IPNetwork]:

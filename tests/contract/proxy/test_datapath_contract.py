@@ -36,9 +36,10 @@ NODE = NodeFacts(
     (ip_network("10.96.0.0/12"),),
 )
 CLUSTER_IPS = [ip_address(f"10.96.0.{n}") for n in range(1, 4)]
+PROTOCOLS = st.sampled_from([Protocol.TCP, Protocol.UDP])
 FRONTENDS = st.one_of(
-    st.builds(Frontend, st.sampled_from(CLUSTER_IPS), st.integers(80, 82), st.just(Protocol.TCP)),
-    st.builds(Frontend, st.just(ip_address("0.0.0.0")), st.integers(30000, 30003), st.just(Protocol.TCP)),
+    st.builds(Frontend, st.sampled_from(CLUSTER_IPS), st.integers(80, 82), PROTOCOLS),
+    st.builds(Frontend, st.just(ip_address("0.0.0.0")), st.integers(30000, 30003), PROTOCOLS),
     st.builds(Frontend, st.just(ip_address("203.0.113.7")), st.integers(80, 81), st.just(Protocol.TCP)),
 )
 ENDPOINTS = st.builds(
@@ -104,6 +105,9 @@ WANT = Snapshot(
         frontend("10.96.0.2"): target(),
         frontend("0.0.0.0", 30080): target("10.244.1.2"),
         frontend("203.0.113.7"): target("10.244.1.2"),
+        frontend("10.96.0.1", protocol=Protocol.UDP): target("10.244.1.2"),
+        frontend("10.96.0.2", protocol=Protocol.UDP): target(),
+        frontend("0.0.0.0", 30080, Protocol.UDP): target("10.244.1.2"),
     },
     revision=7,
 )
@@ -112,7 +116,7 @@ WANT = Snapshot(
 def test_what_was_synced_is_observed(start) -> None:
     path = start()
     report = path.call(path.datapath.sync(WANT))
-    assert (report.revision, report.added, report.changed, report.removed) == (7, 4, 0, 0)
+    assert (report.revision, report.added, report.changed, report.removed) == (7, 7, 0, 0)
     assert report.unserved == ()
     assert path.call(path.datapath.observe()) == WANT.targets
 
@@ -251,11 +255,11 @@ class TestUserspaceOnly:
             assert [r for r in ipr.get_routes(family=socket.AF_INET6) if r["proto"] == 96] == []
 
     def test_other_protocols_are_refused_by_name(self, path) -> None:
-        udp = frontend("10.96.0.1", 53, Protocol.UDP)
-        want = replace(WANT, targets={**WANT.targets, udp: target("10.244.1.2")})
+        sctp = frontend("10.96.0.1", 53, Protocol.SCTP)
+        want = replace(WANT, targets={**WANT.targets, sctp: target("10.244.1.2")})
         (entry,) = path.call(path.datapath.sync(want)).unserved
-        assert (entry.frontend, entry.again) == (udp, False)
-        assert entry.reason == "UDP is not served in userspace mode yet"
+        assert (entry.frontend, entry.again) == (sctp, False)
+        assert entry.reason == "SCTP is not served in userspace mode"
         assert path.call(path.datapath.observe()) == WANT.targets
 
     def test_a_taken_port_is_named_and_taken_later(self, path, netns) -> None:

@@ -128,11 +128,13 @@ def build_world() -> World:
     for node, other in (("n1", "n2"), ("n2", "n1"), ("outside", "n1")):
         with rtnl(world.netns[node]) as ipr:
             ipr.route("add", dst=flows.POD_CIDRS[other], gateway=flows.NODES[other])
+    with rtnl(world.netns["outside"]) as ipr:
+        ipr.route("add", dst="198.51.100.0/24", gateway=flows.NODES["n1"])  # load balancers' addresses
     return world
 
 
 class Echo:
-    """A pod's server: says who it is and whom it sees, then sends back what it gets."""
+    """A pod's server, TCP and UDP: says who it is and whom it sees, then sends back what it gets."""
 
     def __init__(self, world: World, name: str, port: int = flows.PORT) -> None:
         self.name = name
@@ -141,8 +143,13 @@ class Echo:
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind(("0.0.0.0", port))
         self.listener.listen(512)
+        self.datagrams = world.open(name, socket.SOCK_DGRAM)
+        self.datagrams.settimeout(None)
+        self.datagrams.bind(("0.0.0.0", port))
         self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._answerer = threading.Thread(target=self._answer, daemon=True)
         self._thread.start()
+        self._answerer.start()
 
     def _accept(self) -> None:
         while True:
@@ -158,11 +165,23 @@ class Echo:
             while data := sock.recv(65536):
                 sock.sendall(data)
 
+    def _answer(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data, peer = self.datagrams.recvfrom(65536)
+                if self.listener.fileno() < 0:
+                    return
+                self.datagrams.sendto(f"{self.name} {peer[0]} {peer[1]}\n".encode() + data, peer)
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+        with contextlib.suppress(OSError):
+            self.datagrams.shutdown(socket.SHUT_RDWR)  # wakes the reader, though it says ENOTCONN
         self._thread.join()
+        self._answerer.join()
+        self.datagrams.close()
 
 
 class Running(Hosted):

@@ -257,9 +257,6 @@ def test_follows_the_api_and_reports_it(world, api, supervisor) -> None:
     eventually(lambda: visit(world) in ("web1", "web2"))
     api.put("endpointslices", flows.endpoint_slice("web", "web2"))
     eventually(lambda: [visit(world) for _ in range(4)] == ["web2"] * 4)
-    api.delete("services", "web")
-    with pytest.raises(ConnectionRefusedError):
-        eventually(lambda: visit(world) == "never", seconds=1)
     n1 = flows.NODES["n1"]
     metrics = page(world, f"http://{n1}:10249/metrics")
     sample = 'netplane_service_connections_total{namespace="default",port="80",protocol="TCP",service="web"}'
@@ -275,6 +272,9 @@ def test_follows_the_api_and_reports_it(world, api, supervisor) -> None:
     assert json.loads(page(world, f"http://{n1}:10256/healthz"))["nodeEligible"] is True
     assert set(json.loads(page(world, f"http://{n1}:10256/livez"))) == {"lastUpdated", "currentTime"}
     assert supervisor.ask("status")["mode"] == "userspace"
+    api.delete("services", "web")
+    with pytest.raises(ConnectionRefusedError):
+        eventually(lambda: visit(world) == "never", seconds=1)
 
 
 def test_change_to_listener_in_under_100_ms(world, api, supervisor) -> None:
@@ -337,19 +337,20 @@ def test_forwards_while_the_api_is_away_also_after_a_restart(world, api, supervi
 
 
 def test_names_what_it_cannot_serve(world, api, supervisor) -> None:
-    """UDP, and a NodePort that another process holds, are said by name; all else is served."""
+    """SCTP, and a NodePort that another process holds, are said by name; all else is served."""
     eventually(lambda: visit(world))
     with world.open("n1") as taken:
         taken.bind(("0.0.0.0", 30099))
         taken.listen()
-        udp = flows.service("udp", "10.96.0.53", 53)
-        udp["spec"]["ports"][0]["protocol"] = "UDP"
-        api.put("services", udp)
+        sctp = flows.service("sctp", "10.96.0.53", 53)
+        sctp["spec"]["ports"][0]["protocol"] = "SCTP"
+        api.put("services", sctp)
+        api.put("endpointslices", flows.endpoint_slice("sctp", "web1", protocol="SCTP"))
         api.put("endpointslices", flows.endpoint_slice("taken", "web1"))
         api.put("services", flows.service("taken", "10.96.0.77", node_port=30099))
         eventually(lambda: visit(world, "10.96.0.77") == "web1")
         unserved = eventually(lambda: len(found := supervisor.ask("status")["unserved"]) == 2 and found)
-        assert any("default/udp:53 at 10.96.0.53:53/udp: UDP is not served" in text for text in unserved)
+        assert any("default/sctp:53 at 10.96.0.53:53/sctp: SCTP is not served" in text for text in unserved)
         assert any("port 30099 is taken by another process" in text for text in unserved)
     eventually(lambda: visit(world, flows.NODES["n1"], 30099) == "web1")  # and tries again
     assert "default/taken:80 at 0.0.0.0:30099/tcp: port 30099 is taken" in supervisor.log.read_text()

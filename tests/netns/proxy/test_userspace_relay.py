@@ -254,7 +254,7 @@ def test_descriptors_exhausted_pauses_accepts_and_recovers(world, running, peer)
 
 
 async def _limit(running, descriptors: int) -> None:
-    running.datapath._engine._limit = descriptors
+    running.datapath._engine.limit = descriptors
 
 
 def test_a_flow_can_be_looked_at(world, running, peer) -> None:
