@@ -20,7 +20,7 @@ from netplane.kube.client import Client
 from netplane.kube.errors import StatusError, is_conflict
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.objects import Object, condition, is_deleting, name_of, namespace_of
-from netplane.kube.resources import ALL, DEPLOYMENTS, ENDPOINTSLICES, PODS, SERVICES, Resource
+from netplane.kube.resources import ALL, DEPLOYMENTS, ENDPOINTSLICES, EVENTS, PODS, SERVICES, Resource
 from netplane.lab import demo_text, place, spawn, up
 from netplane.lab.demo_text import Answers
 from netplane.lab.spec import OUTSIDE, LabSpec
@@ -127,10 +127,20 @@ async def _ready_pods(client: Client, say: Say) -> list[Object]:
         if time.monotonic() > deadline:
             raise PeerError(
                 f"cannot show the demo: after {READY_SECONDS:.0f} s still {missing}",
-                "kubectl describe pods tells why",
+                await _what_happened(client),
             )
         say(missing)
         await asyncio.sleep(0.1)
+
+
+async def _what_happened(client: Client) -> str:
+    """The last warnings, which say why; none mean that nobody has acted on the Deployment."""
+    events = (await client.list(EVENTS, NAMESPACE)).items
+    warnings = [event for event in events if event.get("type") == "Warning"]
+    said = [f"{event['involvedObject'].get('name')}: {event.get('message')}" for event in warnings[-2:]]
+    return (
+        " | ".join(said) or f"Of {len(events)} events none is a warning; the control plane's log may say more"
+    )
 
 
 def _is_ready(pod: Object) -> bool:
