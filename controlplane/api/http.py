@@ -4,6 +4,7 @@ Every answer that is not a success is a Status object, also those of the router;
 (and joining, whose token is its credential) is answered without a credential.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,6 +26,8 @@ from controlplane.api.route import Catalog, Route, find
 from controlplane.api.schema.openapi import ROOT as OPENAPI
 from controlplane.api.schema.openapi import OpenApi
 from controlplane.api.selection import flag, parse
+from controlplane.api.streams.proxy import SUBRESOURCES as STREAMS
+from controlplane.api.strict import repeated
 from controlplane.api.subresources import bind, finalize, scale_of, write_scale
 from controlplane.api.watches import Watcher
 from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
@@ -47,7 +50,7 @@ from netplane.kube.objects import Object
 log = logging.getLogger(__name__)
 
 Join = Callable[[Object], Awaitable[Object]]
-Logs = Callable[[web.Request, Object, Mapping[str, str]], Awaitable[web.StreamResponse]]
+Streams = Callable[[web.Request, Object, str], Awaitable[web.StreamResponse]]
 _HEALTH = ("/healthz", "/readyz", "/livez")
 
 
@@ -56,7 +59,7 @@ class Doors:
     """What lies behind the paths outside the API's resources."""
 
     join: Join
-    logs: Logs
+    streams: Streams  # (request, pod, subresource): what the pod's node agent answers
 
 
 class ApiServer:
@@ -171,24 +174,30 @@ class ApiServer:
     ) -> web.StreamResponse:
         if route.verb == "watch":
             return await self._watch(request, route)
+        if route.subresource in STREAMS:
+            record = reads.get(self._hub, route.kind, route.namespace, route.name)
+            return await self._doors.streams(request, record.obj, route.subresource)
         if route.verb == "get":
             return await self._get(request, route)
         if route.verb == "list":
             return await self._list(request, route)
-        order = Order(route, user, _dry_run(request.query), _validation(request.query), warnings)
         content_type, body = request.headers.get("Content-Type", ""), await request.read()
+        order = Order(route, user, _dry_run(request.query), _validation(request.query), warnings)
         if route.verb in ("delete", "deletecollection"):
             return await self._delete(request, order, decode(content_type, body))
         if route.subresource not in ("", "status"):
             return json_response(await self._subresource(order, content_type, body), _created(route))
         form = negotiate(request.headers.get("Accept", ""), request.query)
+        media = media_type(content_type)
+        sent = decode(content_type, body, PATCHES) if route.verb == "patch" else an_object(content_type, body)
+        if order.validation != "Ignore":
+            order = dataclasses.replace(order, repeated=repeated(media, body))
         if route.verb == "create":
-            obj = await create(self._machinery, order, an_object(content_type, body))
+            obj = await create(self._machinery, order, sent)
         elif route.verb == "update":
-            obj = await replace(self._machinery, order, an_object(content_type, body))
+            obj = await replace(self._machinery, order, sent)
         else:
-            patch = decode(content_type, body, tuple(PATCHES))
-            obj = await apply_patch(self._machinery, order, media_type(content_type), patch)
+            obj = await apply_patch(self._machinery, order, media, sent)
         return self._one(form, obj, route, _created(route))
 
     def _one(self, form: Representation, obj: Object, route: Route, code: int = 200) -> web.Response:
@@ -197,8 +206,6 @@ class ApiServer:
 
     async def _get(self, request: web.Request, route: Route) -> web.StreamResponse:
         record = reads.get(self._hub, route.kind, route.namespace, route.name)
-        if route.subresource == "log":
-            return await self._doors.logs(request, record.obj, request.query)
         if route.subresource == "scale":
             return json_response(scale_of(route.kind, record.obj))
         form = negotiate(request.headers.get("Accept", ""), request.query)
@@ -233,7 +240,7 @@ class ApiServer:
         match order.route.subresource:
             case "scale":
                 media = media_type(content_type)
-                supported = tuple(PATCHES) if order.route.verb == "patch" else OBJECT_TYPES
+                supported = PATCHES if order.route.verb == "patch" else OBJECT_TYPES
                 wanted = decode(content_type, body, supported)
                 sent = media if order.route.verb == "patch" else JSON
                 return await write_scale(self._machinery, order, sent, wanted)

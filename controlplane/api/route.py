@@ -20,6 +20,7 @@ _SUBRESOURCE_VERBS = {
     "eviction": {"POST": "create"},
     "finalize": {"PUT": "update"},
     "log": {"GET": "get"},
+    **{name: {"GET": "get", "POST": "create"} for name in ("exec", "attach", "portforward")},
 }
 
 

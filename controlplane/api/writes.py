@@ -4,7 +4,7 @@ The order of the steps is the Kinds' contract (`kinds.kind`); a write that chang
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from controlplane.api import lifecycle, patch
 from controlplane.api.admission import Admission
 from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
+from controlplane.api.kinds.shapes import prune, unknown
 from controlplane.api.records import Record
 from controlplane.api.route import Route
 from controlplane.api.schema.types import shape_of
@@ -37,13 +38,17 @@ class Machinery:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One request to write: where, by whom, how strictly; ``warnings`` are for the answer's headers."""
+    """One request to write: where, by whom, how strictly; ``warnings`` are for the answer's headers.
+
+    ``repeated`` is what to say of the fields that the body has twice (`strict.repeated`).
+    """
 
     route: Route
     user: User
     dry_run: bool = False
     validation: str = "Warn"
     warnings: list[str] = field(default_factory=list)
+    repeated: Sequence[str] = ()
 
     @property
     def kind(self) -> Kind:
@@ -60,7 +65,7 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
     """POST an object into its collection. Raises StatusError."""
     kind, namespace = order.kind, order.route.namespace
     lifecycle.check_identity(order.resource, obj, namespace, "")
-    check_fields(order, obj, None)
+    check_fields(order, obj)
     generated = not obj["metadata"].get("name")
     for attempt in range(GENERATE_ATTEMPTS):
         draft: Object = {**obj, "metadata": dict(obj["metadata"])}
@@ -92,7 +97,7 @@ async def replace(machinery: Machinery, order: Order, obj: Object) -> Object:
     lifecycle.check_identity(order.resource, obj, order.route.namespace, order.route.name)
 
     def change(record: Record) -> Object:
-        check_fields(order, obj, record.obj)
+        check_fields(order, obj)
         return {**obj, "metadata": dict(obj["metadata"])}
 
     return await update(machinery, order, change)
@@ -104,7 +109,7 @@ async def apply_patch(machinery: Machinery, order: Order, content_type: str, bod
     def change(record: Record) -> Object:
         patched = patch.apply(content_type, record.copy(), body, shape_of(order.resource))
         lifecycle.check_identity(order.resource, patched, order.route.namespace, order.route.name)
-        check_fields(order, patched, record.obj)
+        check_fields(order, patched)
         return patched
 
     return await update(machinery, order, change)
@@ -156,18 +161,22 @@ def check_user(order: Order, obj: Object) -> None:
         raise refused(resource, name_of(obj), reason)
 
 
-def check_fields(order: Order, obj: Object, old: Object | None) -> None:
-    """``fieldValidation``: Strict refuses fields the kind does not have, Warn names them, Ignore is silent.
+def check_fields(order: Order, obj: Object) -> None:
+    """``fieldValidation``: Strict refuses fields the kind does not have, Warn names them; they are never stored.
 
-    What a writer has once sent is kept (kube-apiserver drops it), so it is held against its first writer only.
+    Fields that the body repeats count as well. Raises StatusError 400.
     """
+    shape = shape_of(order.resource)
+    paths = unknown(shape, obj)
+    if paths:
+        prune(shape, obj)
     if order.validation == "Ignore":
         return
-    kept = set(order.kind.unknown_fields(old)) if old is not None else set()
-    unknown = [f'unknown field "{path}"' for path in order.kind.unknown_fields(obj) if path not in kept]
-    if unknown and order.validation == "Strict":
-        raise bad_request(f"strict decoding error: {', '.join(unknown)}")
-    order.warnings[:] = unknown
+    wrong = [f'unknown field "{path}"' for path in paths]
+    wrong = [*order.repeated, *wrong] if order.route.verb == "patch" else [*wrong, *order.repeated]
+    if wrong and order.validation == "Strict":
+        raise bad_request(f"strict decoding error: {', '.join(wrong)}")
+    order.warnings[:] = wrong
 
 
 def _suffix() -> str:

@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import BOOLEAN, ListOf, Struct, strings, unknown
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import SERVICEACCOUNTS
 
-_REFERENCE = Struct(strings("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"))
-SERVICEACCOUNT = object_shape(
-    secrets=ListOf(_REFERENCE),
-    imagePullSecrets=ListOf(Struct(strings("name"))),
-    automountServiceAccountToken=BOOLEAN,
-)
+SERVICEACCOUNT = shape_of(SERVICEACCOUNTS)
 
 
 def _default(_account: Object) -> None:
@@ -42,5 +37,4 @@ KIND = Kind(
     validate=validating(SERVICEACCOUNTS, SERVICEACCOUNT, _causes),
     columns=(NAME, Column("Secrets", "string", lambda account: len(account.get("secrets") or [])), AGE),
     fields=_fields,
-    unknown_fields=lambda account: unknown(SERVICEACCOUNT, account),
 )

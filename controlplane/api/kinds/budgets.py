@@ -9,52 +9,21 @@ from collections.abc import Callable, Mapping
 
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.label_selector import LABEL_SELECTOR, selector_causes
+from controlplane.api.kinds.label_selector import selector_causes
 from controlplane.api.kinds.metadata import (
     defaulting,
-    object_shape,
     validating,
     validating_status,
     with_generation,
 )
-from controlplane.api.kinds.pod_shape import CONDITION
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import (
-    INTEGER,
-    INTEGER_OR_STRING,
-    LONG,
-    STRING,
-    TIME,
-    ListOf,
-    MapOf,
-    Struct,
-    unknown,
-)
 from controlplane.api.kinds.strategy import share_causes, share_of
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import PODDISRUPTIONBUDGETS
 
-BUDGET = object_shape(
-    spec=Struct(
-        {
-            "minAvailable": INTEGER_OR_STRING,
-            "maxUnavailable": INTEGER_OR_STRING,
-            "selector": LABEL_SELECTOR,
-            "unhealthyPodEvictionPolicy": STRING,
-        }
-    ),
-    status=Struct(
-        {
-            **dict.fromkeys(
-                ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"), INTEGER
-            ),
-            "observedGeneration": LONG,
-            "disruptedPods": MapOf(TIME),
-            "conditions": ListOf(CONDITION),
-        }
-    ),
-)
+BUDGET = shape_of(PODDISRUPTIONBUDGETS)
 LIMITS = ("minAvailable", "maxUnavailable")
 UNHEALTHY_POLICIES = ("AlwaysAllow", "IfHealthyBudget")
 
@@ -117,5 +86,4 @@ KIND = Kind(
     prepare_create=_create,
     prepare_update=_update,
     validate_status=validating_status(BUDGET),
-    unknown_fields=lambda budget: unknown(BUDGET, budget),
 )

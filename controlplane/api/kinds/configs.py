@@ -12,15 +12,15 @@ import orjson
 
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import BOOLEAN, BYTES, LABELS, STRING, MapOf, unknown
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, annotations_of, name_of, namespace_of
 from netplane.kube.resources import CONFIGMAPS, SECRETS
 
-CONFIGMAP = object_shape(data=LABELS, binaryData=MapOf(BYTES), immutable=BOOLEAN)
-SECRET = object_shape(data=MapOf(BYTES), stringData=LABELS, type=STRING, immutable=BOOLEAN)
+CONFIGMAP = shape_of(CONFIGMAPS)
+SECRET = shape_of(SECRETS)
 
 SIZE_MOST = 1024 * 1024
 OPAQUE = "Opaque"
@@ -139,7 +139,6 @@ CONFIGMAP_KIND = Kind(
     validate=validating(CONFIGMAPS, CONFIGMAP, _configmap_causes),
     columns=(NAME, Column("Data", "string", _count), AGE),
     fields=_fields,
-    unknown_fields=lambda obj: unknown(CONFIGMAP, obj),
 )
 
 SECRET_KIND = Kind(
@@ -153,5 +152,4 @@ SECRET_KIND = Kind(
         AGE,
     ),
     fields=_secret_fields,
-    unknown_fields=lambda obj: unknown(SECRET, obj),
 )

@@ -1,6 +1,6 @@
 """What is wrong with a container: names, ports, environment, resources, probes, mounts.
 
-Source: Kubernetes `pkg/apis/core/validation/validation.go`. Every function expects the types of `pod_shape` and
+Source: Kubernetes `pkg/apis/core/validation/validation.go`. Every function expects the published types and
 defaults filled, and returns causes whose fields start with `path`.
 """
 

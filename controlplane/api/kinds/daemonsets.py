@@ -10,27 +10,15 @@ from collections.abc import Callable, Mapping
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.container_rules import NEGATIVE
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.label_selector import LABEL_SELECTOR, selector_causes, selector_matches
+from controlplane.api.kinds.label_selector import selector_causes, selector_matches
 from controlplane.api.kinds.metadata import (
     defaulting,
-    object_shape,
     validating,
     validating_status,
     with_generation,
 )
 from controlplane.api.kinds.pod_defaults import default_template
-from controlplane.api.kinds.pod_shape import CONDITION, TEMPLATE
 from controlplane.api.kinds.printing import AGE, NAME, NONE, labels_text
-from controlplane.api.kinds.shapes import (
-    ANY,
-    INTEGER,
-    INTEGER_OR_STRING,
-    LONG,
-    STRING,
-    ListOf,
-    Struct,
-    unknown,
-)
 from controlplane.api.kinds.strategy import ROLLING, share_causes, share_of
 from controlplane.api.kinds.templates import (
     TEMPLATE_COLUMNS,
@@ -40,42 +28,15 @@ from controlplane.api.kinds.templates import (
     lasting_causes,
     template_causes,
 )
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of, owner_of
 from netplane.kube.resources import CONTROLLERREVISIONS, DAEMONSETS
 
 ON_DELETE = "OnDelete"
 REVISIONS = 10
-_COUNTS = (
-    *("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"),
-    *("updatedNumberScheduled", "numberAvailable", "numberUnavailable", "collisionCount"),
-)
-DAEMONSET = object_shape(
-    spec=Struct(
-        {
-            "selector": LABEL_SELECTOR,
-            "template": TEMPLATE,
-            "updateStrategy": Struct(
-                {
-                    "type": STRING,
-                    "rollingUpdate": Struct(
-                        {"maxUnavailable": INTEGER_OR_STRING, "maxSurge": INTEGER_OR_STRING}
-                    ),
-                }
-            ),
-            "minReadySeconds": INTEGER,
-            "revisionHistoryLimit": INTEGER,
-        }
-    ),
-    status=Struct(
-        {
-            **dict.fromkeys(_COUNTS, INTEGER),
-            "observedGeneration": LONG,
-            "conditions": ListOf(CONDITION),
-        }
-    ),
-)
-CONTROLLERREVISION = object_shape(data=ANY, revision=LONG)
+DAEMONSET = shape_of(DAEMONSETS)
+CONTROLLERREVISION = shape_of(CONTROLLERREVISIONS)
 
 
 def _default(daemonset: Object) -> None:
@@ -206,7 +167,6 @@ DAEMONSET_KIND = Kind(
     prepare_create=_create,
     prepare_update=_update,
     validate_status=validating_status(DAEMONSET),
-    unknown_fields=lambda obj: unknown(DAEMONSET, obj),
 )
 
 CONTROLLERREVISION_KIND = Kind(
@@ -220,5 +180,4 @@ CONTROLLERREVISION_KIND = Kind(
         AGE,
     ),
     fields=_fields,
-    unknown_fields=lambda obj: unknown(CONTROLLERREVISION, obj),
 )

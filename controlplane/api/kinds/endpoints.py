@@ -11,20 +11,9 @@ from typing import Any
 
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import AGE, MOST, NAME, NONE, UNSET, some_of
-from controlplane.api.kinds.shapes import (
-    BOOLEAN,
-    INTEGER,
-    LABELS,
-    STRING,
-    STRINGS,
-    ListOf,
-    Shape,
-    Struct,
-    strings,
-    unknown,
-)
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import ENDPOINTS, ENDPOINTSLICES
@@ -37,30 +26,8 @@ ENDPOINTS_MOST = 1000
 ADDRESSES_MOST = 100
 PORTS_MOST = 20000
 
-_PORT = Struct({**strings("name", "protocol", "appProtocol"), "port": INTEGER})
-_REFERENCE = Struct(strings("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"))
-_ADDRESS = Struct({**strings("ip", "hostname", "nodeName"), "targetRef": _REFERENCE})
-_ZONES = ListOf(Struct(strings("name")))
-_ENDPOINT = Struct(
-    {
-        **strings("hostname", "nodeName", "zone"),
-        "addresses": STRINGS,
-        "conditions": Struct(dict.fromkeys(("ready", "serving", "terminating"), BOOLEAN)),
-        "targetRef": _REFERENCE,
-        "deprecatedTopology": LABELS,
-        "hints": Struct({"forZones": _ZONES, "forNodes": _ZONES}),
-    }
-)
-_SLICE_FIELDS: dict[str, Shape] = {
-    "addressType": STRING,
-    "endpoints": ListOf(_ENDPOINT),
-    "ports": ListOf(_PORT),
-}
-ENDPOINTSLICE = object_shape(**_SLICE_FIELDS)
-_SUBSET = Struct(
-    {"addresses": ListOf(_ADDRESS), "notReadyAddresses": ListOf(_ADDRESS), "ports": ListOf(_PORT)}
-)
-ENDPOINTS_SHAPE = object_shape(subsets=ListOf(_SUBSET))
+ENDPOINTSLICE = shape_of(ENDPOINTSLICES)
+ENDPOINTS_SHAPE = shape_of(ENDPOINTS)
 
 
 def _default_slice(endpointslice: Object) -> None:
@@ -239,7 +206,6 @@ ENDPOINTSLICE_KIND = Kind(
         AGE,
     ),
     fields=_fields,
-    unknown_fields=lambda obj: unknown(ENDPOINTSLICE, obj),
 )
 
 ENDPOINTS_KIND = Kind(
@@ -248,5 +214,4 @@ ENDPOINTS_KIND = Kind(
     validate=validating(ENDPOINTS, ENDPOINTS_SHAPE, _endpoints_causes),
     columns=(NAME, Column("Endpoints", "string", _addresses), AGE),
     fields=_fields,
-    unknown_fields=lambda obj: unknown(ENDPOINTS_SHAPE, obj),
 )

@@ -10,25 +10,14 @@ from typing import Any
 
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import created
-from controlplane.api.kinds.shapes import INTEGER, TIME, Struct, strings, unknown
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import EVENTS
 
-_REFERENCE = Struct(strings("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"))
-EVENT = object_shape(
-    **strings("reason", "message", "type", "action", "reportingComponent", "reportingInstance"),
-    involvedObject=_REFERENCE,
-    related=_REFERENCE,
-    source=Struct(strings("component", "host")),
-    firstTimestamp=TIME,
-    lastTimestamp=TIME,
-    eventTime=TIME,
-    count=INTEGER,
-    series=Struct({"count": INTEGER, "lastObservedTime": TIME}),
-)
+EVENT = shape_of(EVENTS)
 CLUSTER_SCOPED_NAMESPACE = "default"
 
 
@@ -109,5 +98,4 @@ KIND = Kind(
         Column("Name", "string", name_of, 1, format="name"),
     ),
     fields=_fields,
-    unknown_fields=lambda event: unknown(EVENT, event),
 )

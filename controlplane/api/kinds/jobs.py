@@ -12,30 +12,17 @@ from controlplane.api.kinds import causes
 from controlplane.api.kinds.container_rules import NEGATIVE
 from controlplane.api.kinds.job_printing import COLUMNS
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.kinds.label_selector import LABEL_SELECTOR, selector_causes, selector_matches
+from controlplane.api.kinds.label_selector import selector_causes, selector_matches
 from controlplane.api.kinds.metadata import (
     defaulting,
-    object_shape,
     preparing,
     validating,
     validating_status,
     with_generation,
 )
 from controlplane.api.kinds.pod_defaults import default_template
-from controlplane.api.kinds.pod_shape import CONDITION, TEMPLATE
-from controlplane.api.kinds.shapes import (
-    BOOLEAN,
-    INTEGER,
-    LONG,
-    OBJECT,
-    STRING,
-    STRINGS,
-    TIME,
-    ListOf,
-    Struct,
-    unknown,
-)
 from controlplane.api.kinds.templates import TEMPLATE_PATH, Fields, labels_of_template, template_causes
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of, uid_of
 from netplane.kube.resources import JOBS
@@ -51,31 +38,7 @@ PARALLELISM_MOST = 100_000
 _NUMBERS = ("parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished")
 _REFUSED = ("podFailurePolicy", "backoffLimitPerIndex", "maxFailedIndexes", "successPolicy", "managedBy")
 
-JOB = object_shape(
-    spec=Struct(
-        {
-            **dict.fromkeys(
-                ("parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished"), INTEGER
-            ),
-            **dict.fromkeys(("backoffLimitPerIndex", "maxFailedIndexes"), INTEGER),
-            **dict.fromkeys(("manualSelector", "suspend"), BOOLEAN),
-            **dict.fromkeys(("completionMode", "podReplacementPolicy", "managedBy"), STRING),
-            **dict.fromkeys(("podFailurePolicy", "successPolicy"), OBJECT),
-            "activeDeadlineSeconds": LONG,
-            "selector": LABEL_SELECTOR,
-            "template": TEMPLATE,
-        }
-    ),
-    status=Struct(
-        {
-            **dict.fromkeys(("active", "succeeded", "failed", "ready", "terminating"), INTEGER),
-            **dict.fromkeys(("completedIndexes", "failedIndexes"), STRING),
-            **dict.fromkeys(("startTime", "completionTime"), TIME),
-            "uncountedTerminatedPods": Struct({"succeeded": STRINGS, "failed": STRINGS}),
-            "conditions": ListOf(CONDITION),
-        }
-    ),
-)
+JOB = shape_of(JOBS)
 
 
 def _default(job: Object) -> None:
@@ -232,5 +195,4 @@ KIND = Kind(
     prepare_create=_prepare_create,
     prepare_update=_prepare_update,
     validate_status=validating_status(JOB),
-    unknown_fields=lambda job: unknown(JOB, job),
 )

@@ -3,10 +3,10 @@
 The machinery asks a `Kind` what to do with an object at each step of a write and how to print it; it
 never looks inside an object itself. Everything here is pure: no clock but where a caller passes one, no I/O.
 
-The order of a create is: `unknown_fields` → `default` → `prepare_create` → `validate(new, None)`;
-of an update: `unknown_fields` → `default` → `prepare_update(new, old)` → `validate(new, old)`;
+The order of a create is: `default` → `prepare_create` → `validate(new, None)`;
+of an update: `default` → `prepare_update(new, old)` → `validate(new, old)`;
 of an update of the status subresource the same with `prepare_status` and `validate_status`.
-`unknown_fields`, `default` and the two `prepare_*` may be given any JSON object: parts of the wrong type
+`default` and the two `prepare_*` may be given any JSON object: parts of the wrong type
 are left alone, and `validate` names them. None of the functions raises on any JSON object.
 """
 
@@ -43,11 +43,6 @@ class Column:
     priority: int = 0
     format: str = ""
     description: str = ""
-
-
-def nothing_unknown(_obj: Object) -> list[str]:
-    """The `unknown_fields` of a kind that accepts anything."""
-    return []
 
 
 def nothing_to_warn_of(_obj: Object) -> list[str]:
@@ -98,7 +93,6 @@ class Kind:
     prepare_create   in place: drops what a creator may not set (status), sets generation 1
     prepare_update   (new, old) in place: keeps the old status, bumps the generation if the spec changed
     prepare_status   (new, old) in place: keeps everything but the status
-    unknown_fields   paths ("spec.foo") of fields the kind does not have, for fieldValidation
     warnings         what who writes a valid object should know, for the answer's Warning headers
     stored           False: the collection is always empty, and creating in it is refused by name
     """
@@ -113,6 +107,5 @@ class Kind:
     prepare_update: Callable[[Object, Object], None] = keep_updated
     prepare_status: Callable[[Object, Object], None] = keep_all_but_status
     validate_status: Callable[[Object, Object], list[Cause]] = valid_status
-    unknown_fields: Callable[[Object], list[str]] = nothing_unknown
     warnings: Callable[[Object], list[str]] = nothing_to_warn_of
     stored: bool = True

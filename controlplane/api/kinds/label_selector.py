@@ -11,12 +11,8 @@ from typing import Any
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.metadata import label_causes
 from controlplane.api.kinds.printing import NONE
-from controlplane.api.kinds.shapes import LABELS, STRINGS, ListOf, Struct, strings
 from netplane.kube.errors import Cause
 from netplane.kube.selectors import Selector
-
-_EXPRESSION = Struct({**strings("key", "operator"), "values": STRINGS})
-LABEL_SELECTOR = Struct({"matchLabels": LABELS, "matchExpressions": ListOf(_EXPRESSION)})
 
 
 def selector_causes(selector: Mapping[str, Any], path: str) -> list[Cause]:

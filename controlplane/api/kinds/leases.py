@@ -7,24 +7,14 @@ from collections.abc import Mapping
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.container_rules import NEGATIVE
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import INTEGER, TIME, Struct, strings, unknown
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import LEASES
 
-LEASE = object_shape(
-    spec=Struct(
-        {
-            **strings("holderIdentity", "strategy", "preferredHolder"),
-            "leaseDurationSeconds": INTEGER,
-            "acquireTime": TIME,
-            "renewTime": TIME,
-            "leaseTransitions": INTEGER,
-        }
-    )
-)
+LEASE = shape_of(LEASES)
 
 
 def _default(lease: Object) -> None:
@@ -56,5 +46,4 @@ KIND = Kind(
     validate=validating(LEASES, LEASE, _causes),
     columns=(NAME, Column("Holder", "string", _holder), AGE),
     fields=_fields,
-    unknown_fields=lambda lease: unknown(LEASE, lease),
 )

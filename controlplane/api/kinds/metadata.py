@@ -10,54 +10,18 @@ from typing import Any
 
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.shapes import (
-    ANY,
-    BOOLEAN,
-    LABELS,
-    LONG,
-    STRING,
-    STRINGS,
-    TIME,
-    ListOf,
     Shape,
-    Struct,
     drop_nulls,
-    strings,
     type_errors,
 )
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 from netplane.kube.resources import Resource
 
-OWNER_REFERENCE = Struct(
-    {
-        **strings("apiVersion", "kind", "name", "uid"),
-        "controller": BOOLEAN,
-        "blockOwnerDeletion": BOOLEAN,
-    }
-)
-METADATA = Struct(
-    {
-        **strings("name", "generateName", "namespace", "selfLink", "uid", "resourceVersion"),
-        "generation": LONG,
-        "creationTimestamp": TIME,
-        "deletionTimestamp": TIME,
-        "deletionGracePeriodSeconds": LONG,
-        "labels": LABELS,
-        "annotations": LABELS,
-        "ownerReferences": ListOf(OWNER_REFERENCE),
-        "finalizers": STRINGS,
-        "managedFields": ListOf(ANY),
-    }
-)
 ANNOTATIONS_MOST = 256 * 1024
 IMMUTABLE_METADATA = ("name", "namespace", "uid", "creationTimestamp")
 
 Rules = Callable[[Object, Object | None], list[Cause]]
-
-
-def object_shape(**fields: Shape) -> Struct:
-    """The shape of a kind: the fields every object has, and its own."""
-    return Struct({"apiVersion": STRING, "kind": STRING, "metadata": METADATA, **fields})
 
 
 def defaulting(shape: Shape, default: Callable[[Object], None]) -> Callable[[Object], None]:

@@ -9,23 +9,19 @@ from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.metadata import (
     defaulting,
     keep_status,
-    object_shape,
     preparing,
     validating,
     validating_status,
 )
-from controlplane.api.kinds.pod_shape import CONDITION
 from controlplane.api.kinds.printing import AGE, NAME, text
-from controlplane.api.kinds.shapes import STRING, STRINGS, ListOf, Struct, unknown
+from controlplane.api.schema.types import shape_of
 from netplane.kube.objects import Object, name_of
 from netplane.kube.resources import NAMESPACES
 
 NAME_LABEL = "kubernetes.io/metadata.name"
 FINALIZER = "kubernetes"
 
-NAMESPACE = object_shape(
-    spec=Struct({"finalizers": STRINGS}), status=Struct({"phase": STRING, "conditions": ListOf(CONDITION)})
-)
+NAMESPACE = shape_of(NAMESPACES)
 
 
 def _default(namespace: Object) -> None:
@@ -72,5 +68,4 @@ KIND = Kind(
     prepare_create=_prepare_create,
     prepare_update=_prepare_update,
     validate_status=validating_status(NAMESPACE),
-    unknown_fields=lambda namespace: unknown(NAMESPACE, namespace),
 )

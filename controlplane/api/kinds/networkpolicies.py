@@ -12,42 +12,15 @@ from typing import Any
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.container_rules import PROTOCOLS
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.label_selector import LABEL_SELECTOR, selector_causes, selector_text
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating, with_generation
+from controlplane.api.kinds.label_selector import selector_causes, selector_text
+from controlplane.api.kinds.metadata import defaulting, validating, with_generation
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import (
-    INTEGER,
-    INTEGER_OR_STRING,
-    STRING,
-    STRINGS,
-    ListOf,
-    Struct,
-    unknown,
-)
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import NETWORKPOLICIES
 
-_PORTS = ListOf(Struct({"protocol": STRING, "port": INTEGER_OR_STRING, "endPort": INTEGER}))
-_PEERS = ListOf(
-    Struct(
-        {
-            "podSelector": LABEL_SELECTOR,
-            "namespaceSelector": LABEL_SELECTOR,
-            "ipBlock": Struct({"cidr": STRING, "except": STRINGS}),
-        }
-    )
-)
-NETWORKPOLICY = object_shape(
-    spec=Struct(
-        {
-            "podSelector": LABEL_SELECTOR,
-            "ingress": ListOf(Struct({"ports": _PORTS, "from": _PEERS})),
-            "egress": ListOf(Struct({"ports": _PORTS, "to": _PEERS})),
-            "policyTypes": STRINGS,
-        }
-    )
-)
+NETWORKPOLICY = shape_of(NETWORKPOLICIES)
 INGRESS, EGRESS = "Ingress", "Egress"
 UNENFORCED = "netplane stores NetworkPolicies, but nothing enforces them: this policy restricts no traffic"
 
@@ -176,6 +149,5 @@ KIND = Kind(
     fields=_fields,
     prepare_create=_create,
     prepare_update=_update,
-    unknown_fields=lambda policy: unknown(NETWORKPOLICY, policy),
     warnings=_warnings,
 )

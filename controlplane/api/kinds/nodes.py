@@ -12,27 +12,14 @@ from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.metadata import (
     defaulting,
     keep_status,
-    object_shape,
     preparing,
     validating,
 )
-from controlplane.api.kinds.pod_shape import CONDITION
 from controlplane.api.kinds.printing import AGE, NAME, NONE, UNKNOWN, text
 from controlplane.api.kinds.shapes import (
-    ANY,
-    BOOLEAN,
-    INTEGER,
-    LONG,
-    OBJECT,
-    QUANTITIES,
-    STRINGS,
-    TIME,
-    ListOf,
-    Struct,
-    strings,
     type_errors,
-    unknown,
 )
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, condition, labels_of, name_of
 from netplane.kube.quantity import parse_quantity
@@ -42,40 +29,7 @@ ROLE_PREFIX = "node-role.kubernetes.io/"
 ROLE_LABEL = "kubernetes.io/role"
 EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 
-_SPEC = Struct(
-    {
-        **strings("podCIDR", "providerID", "externalID"),
-        "podCIDRs": STRINGS,
-        "unschedulable": BOOLEAN,
-        "taints": ListOf(Struct({**strings("key", "value", "effect"), "timeAdded": TIME})),
-        "configSource": OBJECT,
-    }
-)
-_INFO = Struct(
-    {
-        **strings("machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion"),
-        **strings("kubeletVersion", "kubeProxyVersion", "operatingSystem", "architecture"),
-        "swap": OBJECT,
-    }
-)
-_STATUS = Struct(
-    {
-        "capacity": QUANTITIES,
-        "allocatable": QUANTITIES,
-        "phase": ANY,
-        "conditions": ListOf(CONDITION),
-        "addresses": ListOf(Struct(strings("type", "address"))),
-        "daemonEndpoints": Struct({"kubeletEndpoint": Struct({"Port": INTEGER})}),
-        "nodeInfo": _INFO,
-        "images": ListOf(Struct({"names": STRINGS, "sizeBytes": LONG})),
-        "volumesInUse": STRINGS,
-        "volumesAttached": ListOf(Struct(strings("name", "devicePath"))),
-        "config": OBJECT,
-        "runtimeHandlers": ListOf(OBJECT),
-        "features": OBJECT,
-    }
-)
-NODE = object_shape(spec=_SPEC, status=_STATUS)
+NODE = shape_of(NODES)
 
 
 def _default(node: Object) -> None:
@@ -241,5 +195,4 @@ KIND = Kind(
     prepare_update=_prepare_update,
     prepare_status=_prepare_status,
     validate_status=_status_causes,
-    unknown_fields=lambda node: unknown(NODE, node),
 )

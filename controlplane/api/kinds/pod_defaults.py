@@ -1,6 +1,6 @@
 """What kube-apiserver fills into a pod: every kubelet, ours too, takes these fields for granted.
 
-Source: Kubernetes `pkg/apis/core/v1/defaults.go`. Each function expects the types of `pod_shape`, changes its
+Source: Kubernetes `pkg/apis/core/v1/defaults.go`. Each function expects the published types, changes its
 argument in place, and changes nothing the second time.
 """
 

@@ -16,11 +16,12 @@ from controlplane.api.kinds.container_rules import (
     host_port_causes,
 )
 from controlplane.api.kinds.metadata import label_causes
-from controlplane.api.kinds.pod_shape import VOLUME_SOURCES
+from controlplane.api.schema.types import struct
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 
 RESTART_POLICIES = ("Always", "Never", "OnFailure")
+VOLUME_SOURCES = tuple(field for field in struct("core.v1.Volume").fields if field != "name")
 DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 _MUTABLE = (

@@ -14,10 +14,13 @@ from controlplane.api.kinds.metadata import (
 )
 from controlplane.api.kinds.pod_defaults import default_pod, qos_class
 from controlplane.api.kinds.pod_rules import pod_causes
-from controlplane.api.kinds.pod_shape import POD, POD_SPEC
-from controlplane.api.kinds.shapes import type_errors, unknown
+from controlplane.api.kinds.shapes import type_errors
+from controlplane.api.schema.types import shape_of, struct
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import PODS
+
+POD = shape_of(PODS)
+POD_SPEC = struct("core.v1.PodSpec")
 
 
 def _create(pod: Object) -> None:
@@ -50,9 +53,8 @@ KIND = Kind(
     validate=validating(PODS, POD, pod_causes),
     columns=pod_printing.COLUMNS,
     fields=_fields,
-    subresources=frozenset({"status", "binding", "eviction", "log"}),
+    subresources=frozenset({"status", "binding", "eviction", "log", "exec", "attach", "portforward"}),
     prepare_create=_create,
     prepare_update=keep_status,
     validate_status=validating_status(POD),
-    unknown_fields=lambda pod: unknown(POD, pod),
 )

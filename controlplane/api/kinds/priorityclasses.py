@@ -9,16 +9,14 @@ from collections.abc import Mapping
 
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, object_shape, validating
+from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import BOOLEAN, INTEGER, STRING, unknown
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of
 from netplane.kube.resources import PRIORITYCLASSES
 
-PRIORITYCLASS = object_shape(
-    value=INTEGER, globalDefault=BOOLEAN, description=STRING, preemptionPolicy=STRING
-)
+PRIORITYCLASS = shape_of(PRIORITYCLASSES)
 
 PREEMPTS = "PreemptLowerPriority"
 POLICIES = ("Never", PREEMPTS)
@@ -93,5 +91,4 @@ KIND = Kind(
         Column("PreemptionPolicy", "string", lambda obj: obj.get("preemptionPolicy") or ""),
     ),
     fields=_fields,
-    unknown_fields=lambda obj: unknown(PRIORITYCLASS, obj),
 )

@@ -10,61 +10,19 @@ from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.metadata import (
     defaulting,
     keep_status,
-    object_shape,
     preparing,
     validating,
     validating_status,
 )
-from controlplane.api.kinds.pod_shape import CONDITION
 from controlplane.api.kinds.printing import AGE, NAME, NONE, labels_text, text
 from controlplane.api.kinds.service_rules import WITH_NODE_PORTS, service_causes
-from controlplane.api.kinds.shapes import (
-    BOOLEAN,
-    INTEGER,
-    INTEGER_OR_STRING,
-    LABELS,
-    STRINGS,
-    ListOf,
-    Struct,
-    strings,
-    unknown,
-)
+from controlplane.api.schema.types import shape_of
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import SERVICES
 
 AFFINITY_SECONDS = 10800
 
-_PORT = Struct(
-    {
-        **strings("name", "protocol", "appProtocol"),
-        "port": INTEGER,
-        "nodePort": INTEGER,
-        "targetPort": INTEGER_OR_STRING,
-    }
-)
-_SPEC = Struct(
-    {
-        **strings(
-            "type", "clusterIP", "sessionAffinity", "externalName", "loadBalancerIP", "loadBalancerClass"
-        ),
-        **strings("ipFamilyPolicy", "internalTrafficPolicy", "externalTrafficPolicy", "trafficDistribution"),
-        **dict.fromkeys(("clusterIPs", "ipFamilies", "externalIPs", "loadBalancerSourceRanges"), STRINGS),
-        "ports": ListOf(_PORT),
-        "selector": LABELS,
-        "sessionAffinityConfig": Struct({"clientIP": Struct({"timeoutSeconds": INTEGER})}),
-        "publishNotReadyAddresses": BOOLEAN,
-        "allocateLoadBalancerNodePorts": BOOLEAN,
-        "healthCheckNodePort": INTEGER,
-    }
-)
-_INGRESS = Struct(
-    {
-        **strings("ip", "hostname", "ipMode"),
-        "ports": ListOf(Struct({**strings("protocol", "error"), "port": INTEGER})),
-    }
-)
-_STATUS = Struct({"loadBalancer": Struct({"ingress": ListOf(_INGRESS)}), "conditions": ListOf(CONDITION)})
-SERVICE = object_shape(spec=_SPEC, status=_STATUS)
+SERVICE = shape_of(SERVICES)
 
 
 def _default(service: Object) -> None:
@@ -235,5 +193,4 @@ KIND = Kind(
     prepare_create=_prepare_create,
     prepare_update=_prepare_update,
     validate_status=validating_status(SERVICE),
-    unknown_fields=lambda service: unknown(SERVICE, service),
 )

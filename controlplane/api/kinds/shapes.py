@@ -1,8 +1,9 @@
-"""Shapes: which fields an object has and of what type, written by hand where a kind needs it.
+"""Shapes: which fields an object has, of what type, and how lists and maps of them merge.
 
-A shape answers three questions about any JSON value, and never raises: which known fields have the wrong
-type (`type_errors`), which fields are unknown (`unknown`), and how it looks without nulls (`drop_nulls`: the API
-reads null as absent). Nothing here makes a field required: the API's zero value of an absent field is fine.
+`schema.types` makes them of Kubernetes' published schemas. A shape answers, of any JSON value, and never raises:
+which known fields have the wrong type (`type_errors`), which fields are unknown (`unknown`; `prune` removes them),
+and how it looks without nulls (`drop_nulls`: the API reads null as absent). Nothing here makes a field required:
+the API's zero value of an absent field is fine.
 After `type_errors` is empty, a kind's code may trust the types of what its shape names.
 """
 
@@ -130,15 +131,6 @@ QUANTITY = Leaf(_quantity)
 TIME = Leaf(_time)
 BYTES = Leaf(_encoded)
 INTEGER_OR_STRING = Leaf(_integer_or_string)
-OBJECT = Leaf(lambda value: "" if isinstance(value, dict) else "an object")
-STRINGS = ListOf(STRING)
-LABELS = MapOf(STRING)
-QUANTITIES = MapOf(QUANTITY)
-
-
-def strings(*names: str) -> dict[str, Shape]:
-    """Fields that are all strings."""
-    return dict.fromkeys(names, STRING)
 
 
 def type_errors(shape: Shape, value: object, path: str = "") -> list[Cause]:
@@ -187,14 +179,8 @@ def _element_errors(shape: Shape, value: object, path: str) -> list[Cause]:
     return [mistyped(path, None, "a value")] if value is None else type_errors(shape, value, path)
 
 
-def _below(path: str, name: str, shape: Shape) -> str:
-    if not isinstance(shape, Struct):
-        return f"{path}[{name}]"
-    return f"{path}.{name}" if path else name
-
-
 def unknown(shape: Shape, value: object, path: str = "") -> list[str]:
-    """The paths of fields that the shape does not have."""
+    """The paths of fields that the shape does not have, as kube-apiserver writes them."""
     match shape:
         case ListOf(item) if isinstance(value, list):
             return [
@@ -206,19 +192,32 @@ def unknown(shape: Shape, value: object, path: str = "") -> list[str]:
             return [
                 found
                 for name, inner in value.items()
-                for found in unknown(of, inner, _below(path, name, shape))
+                for found in unknown(of, inner, f"{path}.{name}" if path else name)
             ]
         case Struct(fields) if isinstance(value, dict):
             return [
                 found
                 for name, inner in value.items()
-                for found in (
-                    unknown(fields[name], inner, _below(path, name, shape))
-                    if name in fields
-                    else [_below(path, name, shape)]
-                )
+                for at in [f"{path}.{name}" if path else name]
+                for found in (unknown(fields[name], inner, at) if name in fields else [at])
             ]
     return []
+
+
+def prune(shape: Shape, value: Any) -> None:
+    """In place: without the fields that the shape does not have, as the API stores it."""
+    match shape:
+        case ListOf(item) if isinstance(value, list):
+            for element in value:
+                prune(item, element)
+        case MapOf(of) if isinstance(value, dict):
+            for inner in value.values():
+                prune(of, inner)
+        case Struct(fields) if isinstance(value, dict):
+            for name in [name for name in value if name not in fields]:
+                del value[name]
+            for name, inner in value.items():
+                prune(fields[name], inner)
 
 
 def drop_nulls(shape: Shape, value: Any) -> None:

@@ -12,33 +12,20 @@ from controlplane.api.kinds import causes
 from controlplane.api.kinds.container_rules import NEGATIVE
 from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.label_selector import (
-    LABEL_SELECTOR,
     selector_causes,
     selector_matches,
 )
 from controlplane.api.kinds.metadata import (
     defaulting,
-    object_shape,
     validating,
     validating_status,
     with_generation,
 )
 from controlplane.api.kinds.pod_defaults import default_template
-from controlplane.api.kinds.pod_shape import CONDITION, TEMPLATE
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.kinds.shapes import (
-    BOOLEAN,
-    INTEGER,
-    INTEGER_OR_STRING,
-    LONG,
-    STRING,
-    ListOf,
-    Shape,
-    Struct,
-    unknown,
-)
 from controlplane.api.kinds.strategy import QUARTER, ROLLING, strategy_causes
 from controlplane.api.kinds.templates import TEMPLATE_COLUMNS, lasting_causes, template_causes
+from controlplane.api.schema.types import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import DEPLOYMENTS, REPLICASETS
@@ -48,48 +35,8 @@ Fields = Mapping[str, Any]
 REVISIONS = 10
 DEADLINE_SECONDS = 600
 
-_COMMON: dict[str, Shape] = {
-    "replicas": INTEGER,
-    "minReadySeconds": INTEGER,
-    "selector": LABEL_SELECTOR,
-    "template": TEMPLATE,
-}
-_COUNTS = ("replicas", "readyReplicas", "availableReplicas", "terminatingReplicas")
-REPLICASET = object_shape(
-    spec=Struct(_COMMON),
-    status=Struct(
-        {
-            **dict.fromkeys((*_COUNTS, "fullyLabeledReplicas"), INTEGER),
-            "observedGeneration": LONG,
-            "conditions": ListOf(CONDITION),
-        }
-    ),
-)
-DEPLOYMENT = object_shape(
-    spec=Struct(
-        {
-            **_COMMON,
-            "strategy": Struct(
-                {
-                    "type": STRING,
-                    "rollingUpdate": Struct(
-                        {"maxUnavailable": INTEGER_OR_STRING, "maxSurge": INTEGER_OR_STRING}
-                    ),
-                }
-            ),
-            "revisionHistoryLimit": INTEGER,
-            "progressDeadlineSeconds": INTEGER,
-            "paused": BOOLEAN,
-        }
-    ),
-    status=Struct(
-        {
-            **dict.fromkeys((*_COUNTS, "updatedReplicas", "unavailableReplicas", "collisionCount"), INTEGER),
-            "observedGeneration": LONG,
-            "conditions": ListOf(CONDITION),
-        }
-    ),
-)
+REPLICASET = shape_of(REPLICASETS)
+DEPLOYMENT = shape_of(DEPLOYMENTS)
 
 
 def _default_replicaset(workload: Object) -> None:
@@ -202,7 +149,6 @@ REPLICASET_KIND = Kind(
     prepare_create=_create,
     prepare_update=_update,
     validate_status=validating_status(REPLICASET),
-    unknown_fields=lambda obj: unknown(REPLICASET, obj),
 )
 
 DEPLOYMENT_KIND = Kind(
@@ -222,5 +168,4 @@ DEPLOYMENT_KIND = Kind(
     prepare_create=_create,
     prepare_update=_update,
     validate_status=validating_status(DEPLOYMENT),
-    unknown_fields=lambda obj: unknown(DEPLOYMENT, obj),
 )

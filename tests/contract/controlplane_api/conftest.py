@@ -17,9 +17,10 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import serving, tls_context
-from controlplane.api.logs import LogProxy
 from controlplane.api.publish import Published, publish
 from controlplane.api.route import catalog
+from controlplane.api.streams.agents import Agents
+from controlplane.api.streams.proxy import AgentProxy
 from controlplane.auth.files import write_cluster
 from controlplane.auth.pki import Authority
 from controlplane.store.sqlite import SQLiteStore
@@ -131,8 +132,8 @@ async def server(tmp_path, etc) -> AsyncIterator[Server]:
     pki = etc / "pki"
     tls = tls_context(str(pki / "apiserver.crt"), str(pki / "apiserver.key"), str(pki / "ca.crt"))
     async with (
-        LogProxy(pki, api.hub) as logs,
-        serving(api.application(Doors(nothing, logs.stream)), [listener], tls),
+        Agents(pki, api.hub) as agents,
+        serving(api.application(Doors(nothing, AgentProxy(agents).answer)), [listener], tls),
     ):
         running = Server(api, store, Authority.load(pki), tmp_path, port)
         yield running

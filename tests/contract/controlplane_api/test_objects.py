@@ -2,6 +2,7 @@
 
 import asyncio
 
+import orjson
 import pytest
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -224,11 +225,26 @@ async def test_unknown_fields_are_refused_named_or_ignored(server) -> None:
     assert warned.headers["Warning"] == '299 - "unknown field \\"spec.prot\\""'
     ignored = await server.call("POST", PODS, draft, fieldValidation="Ignore")
     assert "Warning" not in ignored.headers
+    assert "prot" not in ignored.body["spec"]
     labelled = {"metadata": {"labels": {"a": "b"}}}
     await server.ok("PATCH", f"{PODS}/x", labelled, kind=MERGE, fieldValidation="Strict")
     worse = {"spec": {"colour": "red"}}
     error = await server.refused("PATCH", f"{PODS}/x", worse, kind=MERGE, fieldValidation="Strict")
     assert str(error) == 'strict decoding error: unknown field "spec.colour"'
+
+
+async def test_fields_said_twice_are_refused_or_named(server) -> None:
+    body = orjson.dumps(pod()).replace(b'"spec":{', b'"spec":{"nodeName":"a","nodeName":"b",')
+    error = await server.refused("POST", PODS, body, fieldValidation="Strict")
+    assert str(error) == 'strict decoding error: duplicate field "spec.nodeName"'
+    warned = await server.call("POST", PODS, body, dryRun="All")
+    assert warned.headers["Warning"] == '299 - "duplicate field \\"spec.nodeName\\""'
+    assert warned.body["spec"]["nodeName"] == "b"
+    text = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  a: x\n  a: y\n"
+    error = await server.refused(
+        "POST", PODS.replace("pods", "configmaps"), text, kind="application/yaml", fieldValidation="Strict"
+    )
+    assert 'line 6: key "a" already set in map' in str(error)
 
 
 async def test_node_ports_and_cluster_addresses_are_given_once(server) -> None:
@@ -283,7 +299,7 @@ BAD = [
     ("POST", PODS, b"{", {}, 400, "cannot read the body as application/json"),
     ("POST", PODS, b"[]", {}, 400, "must be an object"),
     ("POST", PODS, b"", {}, 400, "must be an object"),
-    ("POST", PODS, b"x", {"kind": "application/vnd.kubernetes.protobuf"}, 415, "protobuf"),
+    ("POST", PODS, b"x", {"kind": "application/vnd.kubernetes.protobuf"}, 400, "protobuf message"),
     ("PATCH", f"{PODS}/x", b"{}", {"kind": "application/apply-patch+yaml"}, 415, "apply-patch"),
     ("POST", PODS, {"kind": "Service"}, {}, 400, "kind in the data (Service)"),
     ("POST", PODS, {"metadata": {"namespace": "other", "name": "x"}}, {}, 400, "metadata.namespace"),

@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.api.kinds.registry import KINDS
+from controlplane.api.kinds.shapes import unknown
 from controlplane.api.kinds.workloads import DEPLOYMENT_KIND
+from controlplane.api.schema.types import shape_of
 from netplane.kube.resources import ALL
 from tests.unit.controlplane_kinds import kind_samples
 
@@ -64,7 +66,7 @@ def exercise(kind, new, old):
         (lambda obj: kind.prepare_status(obj, old), kind.validate_status, old),
     ):
         obj = copy.deepcopy(new)
-        kind.unknown_fields(obj)
+        unknown(shape_of(kind.resource), obj)
         kind.default(obj)
         prepare(obj)
         causes = judge(obj, before)
@@ -114,4 +116,4 @@ def test_an_empty_object_has_a_row_and_fields(resource):
 def test_the_unknown_field_is_named_whatever_it_holds(value):
     obj = good(DEPLOYMENT_KIND)
     obj["spec"]["template"]["spec"]["containers"][0]["sidecar"] = value
-    assert DEPLOYMENT_KIND.unknown_fields(obj) == ["spec.template.spec.containers[0].sidecar"]
+    assert unknown(shape_of(DEPLOYMENT_KIND.resource), obj) == ["spec.template.spec.containers[0].sidecar"]
