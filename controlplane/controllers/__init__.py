@@ -6,10 +6,14 @@
 from collections.abc import Callable, Sequence
 from typing import Never
 
+from controlplane.controllers.accounts import ServiceAccountController
+from controlplane.controllers.daemonset import DaemonSetController
 from controlplane.controllers.deployment import DeploymentController
+from controlplane.controllers.disruption import DisruptionController
 from controlplane.controllers.endpointslice import EndpointsController, EndpointSliceController
 from controlplane.controllers.frame import Controller, Kit, run_controllers
 from controlplane.controllers.garbage import COLLECTED, garbage_controllers
+from controlplane.controllers.job import JobController
 from controlplane.controllers.namespaces import NamespaceController
 from controlplane.controllers.nodelifecycle import NodeLifecycleController
 from controlplane.controllers.options import Options
@@ -31,6 +35,10 @@ async def run(client: Client, options: Options, *more: Callable[[Kit], Controlle
         EndpointsController,
         ReplicaSetController,
         DeploymentController,
+        DaemonSetController,
+        JobController,
+        DisruptionController,
+        ServiceAccountController,
         PodCIDRController,
         NodeLifecycleController,
         PodGarbageController,
