@@ -32,6 +32,7 @@ Say = Callable[[str], None]
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
+HOPELESS_RESTARTS = 6  # with the supervisor's back-off that is some ten seconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Action = Callable[[int, FrameType | None], None] | signal.Handlers
 NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
@@ -149,7 +150,7 @@ def _start(spec: LabSpec, listener: socket.socket) -> Started:
 
 
 async def _whole(spec: LabSpec, started: Started, say: Say) -> None:
-    """Wait until all daemons run and all nodes are Ready. Raises PeerError naming what is not."""
+    """Wait until all daemons run and all nodes are Ready. Raises PeerError naming what is not or never will be."""
     deadline = time.monotonic() + READY_SECONDS
     kubeconfig = Kubeconfig.load(place.outside_kubeconfig(spec.directory))
     async with Client(kubeconfig, user_agent="netplane-lab") as client:
@@ -178,6 +179,11 @@ def _first_not_running(spec: LabSpec) -> str | None:
         except PeerError:
             return f"waiting for {machine.name} to boot"
         for daemon in answer["daemons"]:
+            if daemon["state"] != "running" and daemon["restarts"] >= HOPELESS_RESTARTS:
+                raise PeerError(
+                    f"cannot make lab {spec.name}: {daemon['name']} on {machine.name} does not start,"
+                    f" {daemon['restarts']} times tried again"
+                )
             if daemon["state"] != "running":
                 again = f", started {daemon['restarts']} times again" if daemon["restarts"] else ""
                 return f"waiting for {daemon['name']} on {machine.name} ({daemon['state']}{again})"
