@@ -21,9 +21,10 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import listen, load_pair, serving, tls_context
-from controlplane.api.logs import LogProxy
 from controlplane.api.publish import Published, keep_published, publish
 from controlplane.api.route import catalog
+from controlplane.api.streams.agents import Agents
+from controlplane.api.streams.proxy import AgentProxy
 from controlplane.api.writes import Machinery
 from controlplane.auth import join
 from controlplane.auth.pki import Authority
@@ -100,8 +101,9 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
         api = await build(store, KINDS.values(), allocate_service=allocator(settings), address=address)
         published = _published(settings)
         await publish(api.machinery, catalog(api.kinds), published)
-        logs = await stack.enter_async_context(LogProxy(settings.paths.pki, api.hub))
-        application = api.application(Doors(_joining(settings, api.machinery), logs.stream))
+        agents = await stack.enter_async_context(Agents(settings.paths.pki, api.hub))
+        streams = AgentProxy(agents)
+        application = api.application(Doors(_joining(settings, api.machinery), streams.answer))
         await stack.enter_async_context(serving(application, sockets, tls))
         daemon.ready(f"serving on {address}")
         await _until_stopped(

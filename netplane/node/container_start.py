@@ -60,6 +60,9 @@ def spec_of(
         limits_of(container, context.settings.pids),
         uid=security.get("runAsUser"),
         gid=security.get("runAsGroup"),
+        stdin=bool(container.get("stdin")),
+        stdin_once=bool(container.get("stdinOnce")),
+        tty=bool(container.get("tty")),
     )
 
 

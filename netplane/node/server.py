@@ -1,4 +1,4 @@
-"""The agent's own door, 10250: logs and pods, for the API server alone.
+"""The agent's own door, 10250: logs, conversations with containers, and pods; for the API server alone.
 
 Everyone else is turned away: no client certificate 401, one of our CA with another name 403, any other fails in TLS.
 """
@@ -18,6 +18,7 @@ from netplane.errors import ConfigError, KernelError
 from netplane.kube.objects import Object
 from netplane.node import logs
 from netplane.node.pods import Pods
+from netplane.node.streams.doors import Streams
 
 API_SERVER_NAME = "kube-apiserver-kubelet-client"
 
@@ -79,6 +80,7 @@ class AgentServer:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/pods", self._list)
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
+        Streams(self._pods).add_to(app)
         return app
 
     async def _health(self, request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ asked again after the agent was killed: a runtime keeps no state of its own that
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +39,9 @@ class ContainerSpec:
     limits: Limits = field(default_factory=Limits)
     uid: int | None = None
     gid: int | None = None
+    stdin: bool = False
+    stdin_once: bool = False  # stdin is for the first one who attaches, and ends with that one
+    tty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,31 @@ class ExecResult:
 
     exit_code: int
     output: bytes
+
+
+class Process(Protocol):
+    """A command under way, or a container attached to. Descriptors are ours, non-blocking; None where there is none."""
+
+    @property
+    def stdin(self) -> int | None:
+        """To write to."""
+
+    @property
+    def stdout(self) -> int:
+        """To read from; of a terminal, both streams."""
+
+    @property
+    def stderr(self) -> int | None:
+        """To read from."""
+
+    def close_stdin(self) -> None:
+        """All has been said."""
+
+    def resize(self, columns: int, rows: int) -> None:
+        """The size of its terminal, if it has one."""
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended. Raises PeerError when its sandbox goes first."""
 
 
 class Sandbox(Protocol):
@@ -100,6 +129,14 @@ class Sandbox(Protocol):
 
     async def execute(self, container: str, argv: Sequence[str], *, timeout: float) -> ExecResult:
         """Run a command inside. Raises TimeoutError after killing it."""
+
+    def executing(
+        self, container: str, argv: Sequence[str], *, stdin: bool, tty: bool
+    ) -> AbstractAsyncContextManager[Process]:
+        """Run a command inside, and kill it if it still runs at the end. Raises PeerError when it cannot be run."""
+
+    def attached(self, container: str, *, stdin: bool) -> AbstractAsyncContextManager[Process]:
+        """The container's own streams from now on. Raises PeerError when it does not run."""
 
     async def remove(self) -> None:
         """End all that is in it and leave nothing of it. Repeating is fine."""

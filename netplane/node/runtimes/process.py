@@ -10,8 +10,8 @@ import select
 import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,10 +20,11 @@ import orjson
 from netplane.errors import KernelError, PeerError
 from netplane.kube.objects import Object, uid_of
 from netplane.linux.cgroups import Cgroup, Layout
-from netplane.node import images, sandbox_client
+from netplane.node import images, sandbox_client, sandbox_process
 from netplane.node.runtimes import ContainerSpec, ContainerState, ExecResult, SandboxSpec
 from netplane.node.runtimes.refusals import refusals
 from netplane.node.sandbox_client import RequestRefused, SandboxGone
+from netplane.node.sandbox_process import SandboxProcess
 
 SANDBOX_PROGRAM = Path(__file__).parent.parent / "sandbox"
 PACKAGE_ROOT = Path(__file__).parents[3]
@@ -215,6 +216,7 @@ class ProcessSandbox:
         request = {
             "op": "start", "name": spec.name, "attempt": spec.attempt, "argv": list(spec.argv),
             "env": dict(spec.env), "cwd": spec.cwd, "log": str(spec.log), "uid": spec.uid, "gid": spec.gid,
+            "stdin": spec.stdin, "stdinOnce": spec.stdin_once, "tty": spec.tty,
         }  # fmt: skip
         try:
             with _opened(cgroup.procs) as descriptors:
@@ -248,6 +250,28 @@ class ProcessSandbox:
             with _opened(self._container(container, attempts[container]).procs) as descriptors:
                 code, output = await sandbox_client.execute(self._socket, container, argv, descriptors)
         return ExecResult(code, output)
+
+    @asynccontextmanager
+    async def executing(
+        self, container: str, argv: Sequence[str], *, stdin: bool, tty: bool
+    ) -> AsyncIterator[SandboxProcess]:
+        """Like `execute`, with its streams at hand."""
+        status = await sandbox_client.ask(self._socket, {"op": "status"})
+        attempts = {raw["name"]: raw["attempt"] for raw in status["containers"]}
+        if container not in attempts:
+            raise PeerError(f"cannot execute in container {container}: it has not been started")
+        with _opened(self._container(container, attempts[container]).procs) as descriptors:
+            process = await sandbox_process.execute(
+                self._socket, container, argv, descriptors, stdin=stdin, tty=tty
+            )
+        with process:
+            yield process
+
+    @asynccontextmanager
+    async def attached(self, container: str, *, stdin: bool) -> AsyncIterator[SandboxProcess]:
+        """What the sandbox reads from the container is copied to us."""
+        with await sandbox_process.attach(self._socket, container, stdin=stdin) as process:
+            yield process
 
     async def remove(self) -> None:
         """Kill PID 1: the kernel ends all else in its PID namespace. Then its cgroups and its directory."""

@@ -7,7 +7,7 @@ from netplane.kube.objects import Object
 
 # Pod fields that would change what runs, and that this runtime has no way to honour.
 POD_FIELDS = ("ephemeralContainers", "shareProcessNamespace", "hostPID", "hostIPC", "runtimeClassName")
-CONTAINER_FIELDS = ("envFrom", "volumeMounts", "volumeDevices", "stdin", "tty", "lifecycle")
+CONTAINER_FIELDS = ("envFrom", "volumeMounts", "volumeDevices", "lifecycle")
 SECURITY_FIELDS = (
     "readOnlyRootFilesystem",
     "capabilities",

@@ -5,6 +5,8 @@ CRI log format; its end goes into a file too, so that it is known even when nobo
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -12,9 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from netplane.node.sandbox.attaching import Sink
+
 LOG_LIMIT = 10 * 1024 * 1024  # bytes in one log file before it is rotated; kubelet's containerLogMaxSize
 LINE_LIMIT = 16 * 1024  # bytes of one log entry; a longer line becomes several, tagged P but the last
 READ_SIZE = 64 * 1024
+TIOCSCTTY = 0x540E
 
 
 class Command(NamedTuple):  # not a dataclass: importing those costs each pod 15 ms and 3 MB
@@ -27,17 +32,18 @@ class Command(NamedTuple):  # not a dataclass: importing those costs each pod 15
     gid: int | None = None
 
 
-def spawn(command: Command, stdio: tuple[int, int, int], cgroups: Sequence[int]) -> int:
+def spawn(command: Command, stdio: tuple[int, int, int], cgroups: Sequence[int], *, tty: bool = False) -> int:
     """Fork and execute; the process leads its own session and is in the cgroups from its first instruction.
 
-    ``cgroups`` are open descriptors of `cgroup.procs` files. Returns the pid. Raises OSError with the child's errno
-    when it could not get as far as the program.
+    ``cgroups`` are open descriptors of `cgroup.procs` files. With ``tty``, stdio is a terminal's slave side, which
+    becomes the session's terminal. Returns the pid. Raises OSError with the child's errno when it could not get as
+    far as the program.
     """
     report, failed = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _become(command, stdio, cgroups)
+            _become(command, stdio, cgroups, tty=tty)
         except OSError as error:
             os.write(failed, f"{error.errno or 0} {error.strerror or error}".encode())
         except BaseException as error:  # noqa: BLE001 - the child must never return into the parent's loop
@@ -53,8 +59,25 @@ def spawn(command: Command, stdio: tuple[int, int, int], cgroups: Sequence[int])
     return pid
 
 
-def _become(command: Command, stdio: tuple[int, int, int], cgroups: Sequence[int]) -> None:
+def spawn_on_terminal(command: Command, cgroups: Sequence[int]) -> tuple[int, int]:
+    """`spawn` with a terminal of its own: the pid, and the terminal's master side. Raises OSError."""
+    master, slave = os.openpty()
+    try:
+        environment = {"TERM": "xterm", **command.env}
+        return spawn(command._replace(env=environment), (slave, slave, slave), cgroups, tty=True), master
+    except OSError:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
+
+
+def _become(command: Command, stdio: tuple[int, int, int], cgroups: Sequence[int], *, tty: bool) -> None:
     os.setsid()
+    if tty:
+        fcntl.ioctl(stdio[0], TIOCSCTTY, 0)
+        if command.uid is not None:
+            os.fchown(stdio[0], command.uid, -1)
     for descriptor in cgroups:
         os.write(descriptor, b"0")
     for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -116,26 +139,49 @@ class LogFile:
 
 
 class Output:
-    """One stream of a container on its way from a pipe into the log."""
+    """One stream of a container on its way from a pipe or a terminal into the log, and to who watches it."""
 
     def __init__(self, fd: int, name: str, log: LogFile) -> None:
         self.fd, self.name, self._log = fd, name, log
+        self.sinks: list[Sink] = []
         self._rest = b""
         os.set_blocking(fd, False)
 
-    def pump(self) -> bool:
-        """Move what has come. False once the pipe has ended, and is closed."""
-        while True:
+    @property
+    def waiting(self) -> bool:
+        """Whether a watcher has yet to take what was read."""
+        return any(sink.pending for sink in self.sinks)
+
+    def pump(self, reads: int = 4, *, wait: bool = True) -> bool:
+        """Move what has come. False once the stream has ended; the caller closes it. ``wait`` for watchers that lag.
+
+        ``reads`` keeps a container that writes without end from being all that PID 1 attends to.
+        """
+        for _ in range(reads):
+            if wait and self.waiting:
+                break
             try:
                 data = os.read(self.fd, READ_SIZE)
             except BlockingIOError:
                 return True
+            except OSError as error:
+                if error.errno != errno.EIO:  # which is how a terminal says that nobody is on its other side
+                    raise
+                data = b""
             entries, self._rest = split(self._rest + data, ended=not data)
             if entries:
                 self._log.write(self.name, entries)
             if not data:
-                os.close(self.fd)
                 return False
+            for sink in list(self.sinks):
+                if not sink.offer(data):
+                    self.drop(sink)
+        return True
+
+    def drop(self, sink: Sink) -> None:
+        """This watcher gets no more."""
+        self.sinks.remove(sink)
+        os.close(sink.fd)
 
 
 def split(data: bytes, *, ended: bool) -> tuple[list[tuple[bytes, bool]], bytes]:
@@ -156,17 +202,30 @@ def split(data: bytes, *, ended: bool) -> tuple[list[tuple[bytes, bool]], bytes]
     return entries, rest
 
 
+class Stdio(NamedTuple):
+    """What a container wants besides a log: a stdin that is kept open (``once``: for one who attaches), a terminal."""
+
+    stdin: bool = False
+    once: bool = False
+    tty: bool = False
+
+
 class Container:
     """One attempt at running a container."""
 
     __slots__ = (
-        "attempt", "command", "exit_code", "finished", "log", "name", "outputs", "pid", "signal", "started",
+        "attempt", "command", "exit_code", "finished", "input", "log", "name", "outputs", "pid", "signal", "started",
+        "stdio",
     )  # fmt: skip
 
     def __init__(self, name: str, attempt: int, command: Command, pid: int, log: LogFile) -> None:
         self.name, self.attempt, self.command, self.pid, self.log = name, attempt, command, pid, log
         self.started = time.time_ns()
         self.outputs: list[Output] = []
+        self.input = (
+            -1
+        )  # the side of its stdin that is written to; -1 when it has none, or it has been handed over
+        self.stdio = Stdio()
         self.finished = 0
         self.exit_code: int | None = None
         self.signal = 0
@@ -189,28 +248,53 @@ class Container:
         self.signal = -code if code < 0 else 0
         self.exit_code = 128 - code if code < 0 else code
         self.finished = time.time_ns()
+        self.close_input()
         path = f"{directory}/{self.name}.{self.attempt}.exit"
         with contextlib.suppress(OSError), open(path + ".new", "w") as file:  # noqa: PTH123
             json.dump(self.state(), file)
             os.rename(path + ".new", path)  # noqa: PTH104
 
+    def close_input(self) -> None:
+        """What its stdin has been given is all there will be, unless somebody else holds the other side, too."""
+        if self.input >= 0:
+            os.close(self.input)
+            self.input = -1
 
-def start(name: str, attempt: int, command: Command, log_path: str, cgroups: Sequence[int]) -> Container:
+
+def start(
+    name: str, attempt: int, command: Command, log_path: str, cgroups: Sequence[int], stdio: Stdio
+) -> Container:
     """Run a container with its output going to the log. Raises OSError when its program cannot be executed."""
     log = LogFile(log_path)
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if stdio.tty:
+            pid, master = spawn_on_terminal(command, cgroups)
+            streams, opened = [(master, "stdout")], os.dup(master)
+        else:
+            pid, streams, opened = _spawn_on_pipes(command, cgroups, stdin=stdio.stdin)
+    except OSError as error:
+        log.write("stderr", [(str(error.strerror).encode(), True)])
+        raise
+    container = Container(name, attempt, command, pid, log)
+    container.stdio, container.input = stdio, opened
+    container.outputs = [Output(fd, stream, log) for fd, stream in streams]
+    return container
+
+
+def _spawn_on_pipes(
+    command: Command, cgroups: Sequence[int], *, stdin: bool
+) -> tuple[int, list[tuple[int, str]], int]:
+    """The pid, its outputs, and the writing side of its stdin (-1 without). Raises OSError."""
+    in_read, in_write = os.pipe() if stdin else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1)
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     try:
-        pid = spawn(command, (null, out_write, err_write), cgroups)
-    except OSError as error:
-        log.write("stderr", [(str(error.strerror).encode(), True)])
-        os.close(out_read)
-        os.close(err_read)
+        pid = spawn(command, (in_read, out_write, err_write), cgroups)
+    except OSError:
+        for descriptor in (out_read, err_read, *([in_write] if stdin else [])):
+            os.close(descriptor)
         raise
     finally:
-        for descriptor in (null, out_write, err_write):
+        for descriptor in (in_read, out_write, err_write):
             os.close(descriptor)
-    container = Container(name, attempt, command, pid, log)
-    container.outputs = [Output(out_read, "stdout", log), Output(err_read, "stderr", log)]
-    return container
+    return pid, [(out_read, "stdout"), (err_read, "stderr")], in_write

@@ -5,12 +5,16 @@ that is false, "error". Descriptors ride along by SCM_RIGHTS and are named in or
 
     status                                        -> {"ok": true, "containers": [...], "previous": [...]}
     watch                                         -> a status line now and after every change, until closed
-    start  name attempt argv env cwd log uid gid  -> {"ok": true}; fds: cgroup*
+    start  name attempt argv env cwd log uid gid stdin stdinOnce tty  -> {"ok": true}; fds: cgroup*
     signal name signal all                        -> {"ok": true}; the main process, or its whole process group
     exec   name argv                              -> {"ok": true, "exitCode": n}; fds: stdin stdout stderr cgroup*
+    exec   name argv tty=true  -> {"ok": true, "tty": true} with the terminal's master side, then as above; fds: cgroup*
+    attach name stdin          -> {"ok": true, "tty": bool} with its terminal's master side, or the writing side of its
+                                  stdin if that is wanted and kept; fds: stdout stderr, which get its output from now
+                                  on; {"ok": true, "exitCode": n} at its end
     stop                                          -> the sandbox and all that is in it are gone
 
-Closing the connection of an exec kills what it started.
+Closing the connection of an exec kills what it started; that of an attach detaches.
 """
 
 import contextlib
@@ -19,27 +23,40 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from netplane.node.sandbox.containers import Command, Container, Output, spawn, start
+from netplane.node.sandbox.attaching import Sink
+from netplane.node.sandbox.containers import (
+    Command,
+    Container,
+    Output,
+    Stdio,
+    spawn,
+    spawn_on_terminal,
+    start,
+)
 
 MAX_REQUEST = 4 * 1024 * 1024
 MAX_DESCRIPTORS = 32
+LAST_READS = 16  # of 64 KiB: as much as a pipe may hold when its container ends
 
 Request = dict[str, Any]
 
 
 class Connection:
-    """One connected agent. ``watching`` gets status lines; ``exec_pid`` is what it has running here."""
+    """One connected agent. ``watching`` gets status lines; ``exec_pid`` is what it has running here; ``attached``
+    is the container that it is attached to.
+    """
 
-    __slots__ = ("data", "descriptors", "exec_pid", "socket", "watching")
+    __slots__ = ("attached", "data", "descriptors", "exec_pid", "socket", "watching")
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         self.data = b""
         self.descriptors: list[int] = []
         self.exec_pid = 0
+        self.attached: Container | None = None
         self.watching = False
 
     def take(self) -> list[int]:
@@ -57,6 +74,7 @@ class Sandbox:
         self._containers: dict[str, Container] = {}
         self._previous: dict[str, Container] = {}
         self._outputs: dict[int, Output] = {}
+        self._lagging: dict[int, tuple[Output, Sink]] = {}  # sinks that wait for room, by descriptor
         self._connections: dict[int, Connection] = {}
         self._epoll = select.epoll()
         self._operations: dict[str, Callable[[Connection, Request], Request | None]] = {
@@ -65,6 +83,7 @@ class Sandbox:
             "start": self._start,
             "signal": self._signal,
             "exec": self._exec,
+            "attach": self._attach,
             "stop": lambda connection, request: os._exit(0),
         }
 
@@ -78,16 +97,21 @@ class Sandbox:
         self._epoll.register(wake_read, select.EPOLLIN)
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         while True:
-            for descriptor, _ in self._epoll.poll():
+            for descriptor, _ in self._epoll.poll(1.0 if self._lagging else None):
                 if descriptor == wake_read:
                     os.read(wake_read, 4096)
                 elif descriptor == self._listener.fileno():
                     self._accept()
                 elif descriptor in self._outputs:
-                    self._pump(descriptor)
+                    self._pump(self._outputs[descriptor])
+                elif descriptor in self._lagging:
+                    self._push(*self._lagging[descriptor])
                 elif descriptor in self._connections:
                     self._receive(self._connections[descriptor])
             self._reap()
+            for output, sink in list(self._lagging.values()):
+                if sink.stalled:
+                    self._drop(output, sink)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -96,9 +120,56 @@ class Sandbox:
             self._connections[connected.fileno()] = Connection(connected)
             self._epoll.register(connected.fileno(), select.EPOLLIN)
 
-    def _pump(self, descriptor: int) -> None:
-        if not self._outputs[descriptor].pump():  # the closed descriptor left the epoll set by itself
-            del self._outputs[descriptor]
+    def _pump(self, output: Output, reads: int = 4, *, wait: bool = True) -> None:
+        watched = list(output.sinks)
+        if not output.pump(reads, wait=wait):
+            self._finish(output)
+            # Explicitly: who attached to a terminal holds it too, and then closing does not end the registration.
+            with contextlib.suppress(FileNotFoundError):
+                self._epoll.unregister(output.fd)
+            del self._outputs[output.fd]
+            os.close(output.fd)
+            return
+        for sink in watched:
+            self._settle(output, sink)
+
+    def _push(self, output: Output, sink: Sink) -> None:
+        """A watcher may have room again."""
+        if sink.flush():
+            self._settle(output, sink)
+        else:
+            self._drop(output, sink)
+
+    def _drop(self, output: Output, sink: Sink) -> None:
+        if self._lagging.pop(sink.fd, None) is not None:
+            self._epoll.unregister(sink.fd)
+        output.drop(sink)
+        self._settle(output, sink)
+
+    def _settle(self, output: Output, sink: Sink) -> None:
+        """Wait for the watcher to read, or for the container to write, never for both."""
+        lagging = sink in output.sinks and bool(sink.pending)
+        if lagging and sink.fd not in self._lagging:
+            self._lagging[sink.fd] = (output, sink)
+            self._epoll.register(sink.fd, select.EPOLLOUT)
+        elif not lagging and self._lagging.get(sink.fd, (output, None))[1] is sink:
+            del self._lagging[sink.fd]
+            with contextlib.suppress(OSError):  # one that was dropped is closed
+                self._epoll.unregister(sink.fd)
+        if self._outputs.get(output.fd) is not output:
+            return
+        if output.waiting:
+            with contextlib.suppress(FileNotFoundError):
+                self._epoll.unregister(output.fd)
+        else:
+            with contextlib.suppress(FileExistsError):
+                self._epoll.register(output.fd, select.EPOLLIN)
+
+    def _finish(self, output: Output) -> None:
+        """Nothing more comes for those who watch: what they have not taken yet is still theirs."""
+        for sink in list(output.sinks):
+            sink.finishing = True
+            self._push(output, sink)
 
     def _receive(self, connection: Connection) -> None:
         try:
@@ -131,10 +202,10 @@ class Sandbox:
         if reply is not None:
             self._send(connection, reply)
 
-    def _send(self, connection: Connection, reply: Request) -> None:
+    def _send(self, connection: Connection, reply: Request, descriptors: Sequence[int] = ()) -> None:
         data = json.dumps(reply).encode() + b"\n"
         try:
-            sent = connection.socket.send(data)
+            sent = socket.send_fds(connection.socket, [data], descriptors)
         except OSError:
             sent = 0
         if sent != len(data):  # an agent that does not read comes back and asks again
@@ -145,6 +216,10 @@ class Sandbox:
             return
         for descriptor in connection.take():
             os.close(descriptor)
+        if connection.attached is not None:
+            for output in connection.attached.outputs:
+                for sink in [sink for sink in output.sinks if sink.connection is connection]:
+                    self._drop(output, sink)
         connection.socket.close()
         if connection.exec_pid:
             with contextlib.suppress(ProcessLookupError):
@@ -174,7 +249,8 @@ class Sandbox:
         command = Command(
             request["argv"], request["env"], request["cwd"], request.get("uid"), request.get("gid")
         )
-        new = start(name, request["attempt"], command, request["log"], connection.descriptors)
+        stdio = Stdio(*(bool(request.get(key)) for key in ("stdin", "stdinOnce", "tty")))
+        new = start(name, request["attempt"], command, request["log"], connection.descriptors, stdio)
         if old is not None:
             self._previous[name] = old
         self._containers[name] = new
@@ -192,15 +268,41 @@ class Sandbox:
                 send(container.pid, request["signal"])
         return {"ok": True}
 
-    def _exec(self, connection: Connection, request: Request) -> None:
-        container = self._containers[request["name"]]
+    def _running(self, name: str) -> Container:
+        container = self._containers[name]
         if container.exit_code is not None:
             raise ValueError(f"container {container.name} is not running")
+        return container
+
+    def _exec(self, connection: Connection, request: Request) -> None:
+        container = self._running(request["name"])
         if connection.exec_pid:
             raise ValueError("this connection has an exec already")
-        stdin, stdout, stderr, *cgroups = connection.descriptors
         command = container.command._replace(argv=request["argv"])
-        connection.exec_pid = spawn(command, (stdin, stdout, stderr), cgroups)
+        if request.get("tty"):
+            connection.exec_pid, master = spawn_on_terminal(command, connection.descriptors)
+            self._send(connection, {"ok": True, "tty": True}, [master])
+            os.close(master)
+        else:
+            stdin, stdout, stderr, *cgroups = connection.descriptors
+            connection.exec_pid = spawn(command, (stdin, stdout, stderr), cgroups)
+
+    def _attach(self, connection: Connection, request: Request) -> None:
+        container = self._running(request["name"])
+        if connection.attached is not None or len(connection.descriptors) != len(("stdout", "stderr")):
+            raise ValueError("attach takes two descriptors, once")
+        connection.attached = container
+        outputs: list[Output | None] = [*container.outputs, None]
+        for descriptor, output in zip(connection.take(), outputs, strict=False):
+            if output is None or self._outputs.get(output.fd) is not output:
+                os.close(descriptor)  # a terminal has no stderr, and a stream may have ended
+            else:
+                output.sinks.append(Sink(descriptor, connection))
+        tty = container.stdio.tty
+        wanted = container.input >= 0 and (tty or request["stdin"])
+        self._send(connection, {"ok": True, "tty": tty}, [container.input] if wanted else [])
+        if wanted and container.stdio.once and not tty:
+            container.close_input()  # it is the first one's now, and ends when that one goes
 
     def _reap(self) -> None:
         changed = False
@@ -220,9 +322,12 @@ class Sandbox:
         for container in self._containers.values():
             if container.pid == pid and container.exit_code is None:
                 for output in container.outputs:
-                    if output.fd in self._outputs:
-                        self._pump(output.fd)  # its last words are in the log before its end is told
+                    if self._outputs.get(output.fd) is output:
+                        # Its last words are in the log before its end is told.
+                        self._pump(output, LAST_READS, wait=False)
+                        self._finish(output)
                 container.end(status, self._directory)
+                self._tell_attached(container)
                 return True
         for connection in list(self._connections.values()):
             if connection.exec_pid == pid:
@@ -230,3 +335,8 @@ class Sandbox:
                 code = os.waitstatus_to_exitcode(status)
                 self._send(connection, {"ok": True, "exitCode": 128 - code if code < 0 else code})
         return False
+
+    def _tell_attached(self, container: Container) -> None:
+        for connection in list(self._connections.values()):
+            if connection.attached is container:
+                self._send(connection, {"ok": True, "exitCode": container.exit_code})

@@ -46,6 +46,11 @@ def furnish(plan: Plan) -> None:
                 file.write(value)
     if os.path.isdir("/dev/shm"):  # noqa: PTH112
         kernel.mount("shm", "/dev/shm", "tmpfs", PRIVATE, "mode=1777,size=65536k")
+    if os.path.isdir("/dev/pts"):  # noqa: PTH112
+        # Terminals of its own: the host's are not in sight, and the pod's get names that are.
+        options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+        kernel.mount("devpts", "/dev/pts", "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, options)
+        _cover("/dev/ptmx", "/dev/pts/ptmx")
     for name in ("hosts", "resolv.conf"):
         _cover(f"/etc/{name}", f"{plan.directory}/{name}")
 
