@@ -16,7 +16,7 @@ from controlplane.api.kinds.kind import Kind
 from controlplane.api.kinds.shapes import prune, unknown
 from controlplane.api.records import Record
 from controlplane.api.route import Route
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from controlplane.api.transactions import Act, Decision, transact
 from controlplane.auth.authn import User
 from controlplane.auth.authz import restriction

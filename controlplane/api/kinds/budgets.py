@@ -18,7 +18,7 @@ from controlplane.api.kinds.metadata import (
 )
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.kinds.strategy import share_causes, share_of
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import PODDISRUPTIONBUDGETS

@@ -14,7 +14,7 @@ from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.metadata import defaulting, validating
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, annotations_of, name_of, namespace_of
 from netplane.kube.resources import CONFIGMAPS, SECRETS

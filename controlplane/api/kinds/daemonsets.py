@@ -28,7 +28,7 @@ from controlplane.api.kinds.templates import (
     lasting_causes,
     template_causes,
 )
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of, owner_of
 from netplane.kube.resources import CONTROLLERREVISIONS, DAEMONSETS

@@ -22,7 +22,7 @@ from controlplane.api.kinds.metadata import (
 )
 from controlplane.api.kinds.pod_defaults import default_template
 from controlplane.api.kinds.templates import TEMPLATE_PATH, Fields, labels_of_template, template_causes
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of, uid_of
 from netplane.kube.resources import JOBS

@@ -14,7 +14,7 @@ from controlplane.api.kinds.metadata import (
     validating_status,
 )
 from controlplane.api.kinds.printing import AGE, NAME, text
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.objects import Object, name_of
 from netplane.kube.resources import NAMESPACES
 

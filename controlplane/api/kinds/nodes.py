@@ -19,7 +19,7 @@ from controlplane.api.kinds.printing import AGE, NAME, NONE, UNKNOWN, text
 from controlplane.api.kinds.shapes import (
     type_errors,
 )
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, condition, labels_of, name_of
 from netplane.kube.quantity import parse_quantity

@@ -16,7 +16,7 @@ from controlplane.api.kinds.container_rules import (
     host_port_causes,
 )
 from controlplane.api.kinds.metadata import label_causes
-from controlplane.api.schema.types import struct
+from controlplane.api.schema.published import struct
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 

@@ -15,7 +15,7 @@ from controlplane.api.kinds.metadata import (
 from controlplane.api.kinds.pod_defaults import default_pod, qos_class
 from controlplane.api.kinds.pod_rules import pod_causes
 from controlplane.api.kinds.shapes import type_errors
-from controlplane.api.schema.types import shape_of, struct
+from controlplane.api.schema.published import shape_of, struct
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import PODS
 

@@ -16,7 +16,7 @@ from controlplane.api.kinds.metadata import (
 )
 from controlplane.api.kinds.printing import AGE, NAME, NONE, labels_text, text
 from controlplane.api.kinds.service_rules import WITH_NODE_PORTS, service_causes
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import SERVICES
 

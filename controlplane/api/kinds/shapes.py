@@ -1,6 +1,6 @@
 """Shapes: which fields an object has, of what type, and how lists and maps of them merge.
 
-`schema.types` makes them of Kubernetes' published schemas. A shape answers, of any JSON value, and never raises:
+`schema.published` makes them of Kubernetes' published schemas. A shape answers, of any JSON value, and never raises:
 which known fields have the wrong type (`type_errors`), which fields are unknown (`unknown`; `prune` removes them),
 and how it looks without nulls (`drop_nulls`: the API reads null as absent). Nothing here makes a field required:
 the API's zero value of an absent field is fine.

@@ -25,7 +25,7 @@ from controlplane.api.kinds.pod_defaults import default_template
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.kinds.strategy import QUARTER, ROLLING, strategy_causes
 from controlplane.api.kinds.templates import TEMPLATE_COLUMNS, lasting_causes, template_causes
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import DEPLOYMENTS, REPLICASETS

@@ -5,7 +5,7 @@ validation (null in every optional type, `enum` for apiVersion and kind) are und
 numbers, and which Go fields are pointers, come from the Debian packages golang-k8s-api-dev and -apimachinery-dev;
 without them protobuf bodies are refused. Standard library only, so that it runs before anything is installed:
 
-    python build.py --schemas WHEEL --go DIRECTORY --out DIRECTORY
+    python -m controlplane.api.schema.build --schemas WHEEL --go DIRECTORY --out DIRECTORY
 """
 
 import argparse

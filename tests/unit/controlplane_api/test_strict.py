@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.api.kinds.shapes import prune, unknown
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from controlplane.api.strict import repeated
 from netplane.kube.resources import DEPLOYMENTS
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.kinds.shapes import unknown
 from controlplane.api.kinds.workloads import DEPLOYMENT_KIND
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.resources import ALL
 from tests.unit.controlplane_kinds import kind_samples
 

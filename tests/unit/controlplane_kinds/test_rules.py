@@ -6,7 +6,7 @@ import pytest
 
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.kinds.shapes import unknown
-from controlplane.api.schema.types import shape_of
+from controlplane.api.schema.published import shape_of
 from netplane.kube.resources import (
     DEPLOYMENTS,
     ENDPOINTS,
