@@ -7,14 +7,16 @@ rules are the same few however many pods there are:
 - ``hairpin4``: (pod, pod): a pod that reaches itself through a Service would get the answer from its own
   address, and drop it; so a connection that was translated back to its sender leaves with the node's address.
 
-Scripts come in pairs. The short one changes elements only: nothing in the kernel is replaced, and so nothing
-waits for readers to let go (10 ms). Where the table or the chain is not there, it fails as a whole, and the long
-one, which needs nothing to be there, takes its place. An element is deleted by adding it first: kernels before
-6.3 have no delete that tolerates its absence.
+A pod's elements come in two forms. ``Element`` values change elements only: nothing in the kernel is replaced, and
+so nothing waits for readers to let go (10 ms). Where the table or the chain is not there, that fails as a whole, and
+the script, which needs nothing to be there, takes its place. In scripts an element is deleted by adding it first:
+kernels before 6.3 have no delete that tolerates its absence.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from cni.lease import Lease
 from netplane.config import IPAddress, IPNetwork
@@ -41,15 +43,29 @@ def rebuild(leases: Iterable[Lease]) -> str:
     return "\n".join([_frame(), *flushes, *(_whole(lease) for lease in leases)])
 
 
-def attach(lease: Lease) -> tuple[str, str]:
-    """A pod's elements: (where the table is as we made it, whatever is there)."""
-    return "\n".join(_elements("add", lease)), "\n".join([_frame(), _whole(lease)])
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a set (``chain`` empty) or of a map that jumps to ``chain``. ``key``: joined addresses."""
+
+    name: str
+    key: tuple[IPAddress, ...]
+    chain: str = ""
+
+    @property
+    def packed(self) -> bytes:
+        """The key as the kernel has it."""
+        return b"".join(address.packed for address in self.key)
 
 
-def detach(lease: Lease) -> tuple[str, str]:
-    """The same elements gone."""
-    gone = _elements("delete", lease)
-    return "\n".join(gone), "\n".join([DECLARATIONS, _whole(lease), *gone])
+def attach(lease: Lease) -> tuple[tuple[Element, ...], str]:
+    """A pod's elements, and the script that adds them whatever is there."""
+    return tuple(_elements(lease)), "\n".join([_frame(), _whole(lease)])
+
+
+def detach(lease: Lease) -> tuple[tuple[Element, ...], str]:
+    """The same elements, and the script after which they are gone."""
+    gone = [_line("delete", element) for element in _elements(lease)]
+    return tuple(_elements(lease)), "\n".join([DECLARATIONS, _whole(lease), *gone])
 
 
 def _frame() -> str:
@@ -68,17 +84,13 @@ def _frame() -> str:
 def _whole(lease: Lease) -> str:
     """A pod's elements with the chain of exclusions they need."""
     exclude = lease.terms.exclude
-    return "\n".join([*([] if exclude is None else [_exclusions(exclude)]), *_elements("add", lease)])
+    lines = [_line("add", element) for element in _elements(lease)]
+    return "\n".join([*([] if exclude is None else [_exclusions(exclude)]), *lines])
 
 
 def elements(lease: Lease) -> frozenset[tuple[str, str]]:
     """(map or set, key) of every element a pod must have: what CHECK looks for."""
-    found = set()
-    for address in lease.addresses:
-        found.add((f"hairpin{address.version}", str(address)))
-        if lease.terms.exclude is not None:
-            found.add((f"outside{address.version}", str(address)))
-    return frozenset(found)
+    return frozenset((element.name, str(element.key[0])) for element in _elements(lease))
 
 
 def observed(listing: Sequence[dict[str, object]]) -> frozenset[tuple[str, str]]:
@@ -109,17 +121,18 @@ def _key(element: object) -> str:
     return str(element)
 
 
-def _elements(verb: str, lease: Lease) -> list[str]:
-    return [line for address in lease.addresses for line in _of_address(verb, address, lease.terms.exclude)]
+def _elements(lease: Lease) -> Iterator[Element]:
+    exclude = lease.terms.exclude
+    for address in lease.addresses:
+        yield Element(f"hairpin{address.version}", (address, address))
+        if exclude is not None:
+            yield Element(f"outside{address.version}", (address,), _chain(exclude))
 
 
-def _of_address(verb: str, address: IPAddress, exclude: tuple[IPNetwork, ...] | None) -> list[str]:
-    version = address.version
-    lines = [f"{verb} element {_AT} hairpin{version} {{ {address} . {address} }}"]
-    if exclude is not None:
-        verdict = f" : jump {_chain(exclude)}" if verb == "add" else ""
-        lines.append(f"{verb} element {_AT} outside{version} {{ {address}{verdict} }}")
-    return lines
+def _line(verb: str, element: Element) -> str:
+    key = " . ".join(str(address) for address in element.key)
+    verdict = f" : jump {element.chain}" if element.chain and verb == "add" else ""
+    return f"{verb} element {_AT} {element.name} {{ {key}{verdict} }}"
 
 
 def _exclusions(exclude: tuple[IPNetwork, ...]) -> str:
@@ -133,6 +146,7 @@ def _exclusions(exclude: tuple[IPNetwork, ...]) -> str:
     return "\n".join(lines)
 
 
+@lru_cache(maxsize=64)
 def _chain(exclude: tuple[IPNetwork, ...]) -> str:
     digest = hashlib.sha256(",".join(str(n) for n in exclude).encode()).hexdigest()[:10]
     return f"outside-{digest}"

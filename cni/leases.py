@@ -4,24 +4,30 @@ A row is written and on the disk (`reserving`) before the kernel is touched, bec
 done, and `deleting` before anything is taken away; it goes last. So whatever is in the kernel is in a row, and
 what a crash left is undone from the row at the next start. Two attachments cannot hold one address: the
 schema says so, not only the code.
+
+This process is the only writer, so what is read is a copy in memory. Writes of many threads that come together are
+one transaction, and one wait for the disk.
 """
 
 import sqlite3
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from cni import ipam
+from cni.bursts import Bursts
 from cni.errors import CniError, Code
 from cni.ipam import Pool
 from cni.lease import Lease, State, Terms
 from cni.protocol import Attachment
 from netplane.config import IPAddress
 
+Operation = Callable[[sqlite3.Connection], Any]
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE attachment (
@@ -58,7 +64,7 @@ class Leases:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.RLock()
+        self._write = Bursts(self._commit)
         with self._refusals("open"):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -66,7 +72,11 @@ class Leases:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate()
+            rows = [_lease(row) for row in self._db.execute(_SELECT + " ORDER BY id")]
+            self._rows = {lease.attachment: lease for lease in rows}
             self._in_use = {ip_address(row[0]) for row in self._db.execute("SELECT address FROM address")}
+            last = self._db.execute("SELECT pool, address FROM last_given")
+            self._last: dict[str, IPAddress | None] = {pool: ip_address(text) for pool, text in last}
 
     def reserve(self, attachment: Attachment, pools: tuple[Pool, ...], terms: Terms) -> Lease:
         """Choose one address of each pool and write it down, in state `reserving`, before anything is made.
@@ -74,25 +84,29 @@ class Leases:
         Raises CniError EXHAUSTED naming the range, or ALREADY_ATTACHED.
         """
         given: list[IPAddress] = []
-        with self._lock:
-            try:
-                with self._write("reserve an address") as db:
-                    if self._get(attachment) is not None:
-                        raise CniError(
-                            Code.ALREADY_ATTACHED, f"cannot attach {attachment}: it is attached already"
-                        )
-                    for pool in pools:
-                        address = ipam.choose(pool, self._in_use, self._last(pool))
-                        self._in_use.add(address)
-                        given.append(address)
-                        db.execute(
-                            "INSERT OR REPLACE INTO last_given VALUES (?, ?)", (pool.key, str(address))
-                        )
-                    lease = Lease(attachment, tuple(given), terms)
-                    self._insert(lease)
-            except BaseException:
-                self._in_use.difference_update(given)
-                raise
+        before = {pool.key: self._last.get(pool.key) for pool in pools}
+
+        def insert(db: sqlite3.Connection) -> Lease:
+            if attachment in self._rows:
+                raise CniError(Code.ALREADY_ATTACHED, f"cannot attach {attachment}: it is attached already")
+            for pool in pools:
+                address = ipam.choose(pool, self._in_use, self._last.get(pool.key))
+                self._in_use.add(address)
+                given.append(address)
+                self._last[pool.key] = address
+                db.execute("INSERT OR REPLACE INTO last_given VALUES (?, ?)", (pool.key, str(address)))
+            lease = Lease(attachment, tuple(given), terms)
+            return replace(lease, created=_insert(db, lease))
+
+        try:
+            lease: Lease = self._write(insert)
+        except BaseException:
+            self._in_use.difference_update(given)
+            for pool, address in zip(pools, given, strict=False):
+                if self._last.get(pool.key) == address:  # nobody came after us
+                    self._last[pool.key] = before[pool.key]
+            raise
+        self._rows[attachment] = lease
         return lease
 
     def confirm(self, attachment: Attachment) -> None:
@@ -101,61 +115,41 @@ class Leases:
 
     def begin_release(self, attachment: Attachment) -> Lease | None:
         """Mark `deleting` before anything is taken away; None where there is no such attachment."""
-        self._set_state(attachment, State.DELETING)
-        return self.get(attachment)
+        return self._set_state(attachment, State.DELETING)
 
     def release(self, attachment: Attachment) -> None:
         """Nothing of it is left in the kernel: forget it and free its addresses. Idempotent."""
-        with self._lock:
-            with self._write("release an address") as db:
-                lease = self._get(attachment)
-                db.execute("DELETE FROM attachment" + _IDENTITY, _identity(attachment))
-            if lease is not None:
-                self._in_use.difference_update(lease.addresses)
+        lease = self._rows.get(attachment)
+        if lease is None:
+            return
+        self._write(lambda db: db.execute("DELETE FROM attachment" + _IDENTITY, _identity(attachment)))
+        del self._rows[attachment]
+        self._in_use.difference_update(lease.addresses)
 
     def get(self, attachment: Attachment) -> Lease | None:
         """The row of an attachment."""
-        with self._lock, self._refusals("read"):
-            return self._get(attachment)
+        return self._rows.get(attachment)
 
     def all(self) -> list[Lease]:
         """Every row, in the order they were made."""
-        with self._lock, self._refusals("read"):
-            return [_lease(row) for row in self._db.execute(_SELECT + " ORDER BY id")]
+        return list(self._rows.values())
 
     def free(self, pool: Pool) -> bool:
         """Whether ``pool`` has an address to give."""
-        with self._lock:
-            return any(address not in self._in_use for address in ipam.candidates(pool, None))
+        return any(address not in self._in_use for address in ipam.candidates(pool, None))
 
     def close(self) -> None:
         """Close the store; what is written stays."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
-    def _get(self, attachment: Attachment) -> Lease | None:
-        row = self._db.execute(_SELECT + _IDENTITY, _identity(attachment)).fetchone()
-        return _lease(row) if row is not None else None
-
-    def _last(self, pool: Pool) -> IPAddress | None:
-        row = self._db.execute("SELECT address FROM last_given WHERE pool = ?", (pool.key,)).fetchone()
-        return ip_address(row[0]) if row is not None else None
-
-    def _insert(self, lease: Lease) -> None:
-        terms = lease.terms
-        exclude = None if terms.exclude is None else orjson.dumps([str(n) for n in terms.exclude]).decode()
-        values = (*_identity(lease.attachment), terms.link, terms.netns, terms.netns_inode, terms.boot_id)
-        cursor = self._db.execute(
-            "INSERT INTO attachment (network, container_id, ifname, link, netns, netns_inode, boot_id,"
-            " mtu, exclude, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, terms.mtu, exclude, lease.state),
-        )
-        rows = [(str(address), cursor.lastrowid) for address in lease.addresses]
-        self._db.executemany("INSERT INTO address VALUES (?, ?)", rows)
-
-    def _set_state(self, attachment: Attachment, state: State) -> None:
-        with self._write(f"mark an attachment {state}") as db:
-            db.execute("UPDATE attachment SET state = ?" + _IDENTITY, (state, *_identity(attachment)))
+    def _set_state(self, attachment: Attachment, state: State) -> Lease | None:
+        lease = self._rows.get(attachment)
+        if lease is None:
+            return None
+        values = (state, *_identity(attachment))
+        self._write(lambda db: db.execute("UPDATE attachment SET state = ?" + _IDENTITY, values))
+        self._rows[attachment] = replace(lease, state=state)
+        return lease
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -168,25 +162,51 @@ class Leases:
                 "Run the netplane that wrote it, or drain the node and remove the file",
             )
 
-    @contextmanager
-    def _write(self, action: str) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed and on the disk after the block, or as if it had not begun."""
-        with self._lock, self._refusals(action):
+    def _commit(self, operations: Sequence[Operation]) -> list[Any]:
+        """One transaction: committed and on the disk when it returns, but for the operations that failed."""
+        with self._refusals("write"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
+                outcomes = [self._attempt(operation) for operation in operations]
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+        return outcomes
+
+    def _attempt(self, operation: Operation) -> Any:
+        """Its result, or the failure that left nothing of it. Raises where the whole transaction is lost."""
+        self._db.execute("SAVEPOINT operation")
+        outcome: Any
+        try:
+            outcome = operation(self._db)
+        except CniError as error:
+            self._db.execute("ROLLBACK TO operation")
+            outcome = error
+        self._db.execute("RELEASE operation")
+        return outcome
 
     @contextmanager
     def _refusals(self, action: str) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise CniError(Code.STORE, f"cannot {action} in {self._path}: {error}") from error
+            raise CniError(Code.STORE, f"cannot {action} {self._path}: {error}") from error
+
+
+def _insert(db: sqlite3.Connection, lease: Lease) -> str:
+    """Write a new row down; when it was made comes back."""
+    terms = lease.terms
+    exclude = None if terms.exclude is None else orjson.dumps([str(n) for n in terms.exclude]).decode()
+    values = (*_identity(lease.attachment), terms.link, terms.netns, terms.netns_inode, terms.boot_id)
+    made: tuple[int, str] = db.execute(
+        "INSERT INTO attachment (network, container_id, ifname, link, netns, netns_inode, boot_id,"
+        " mtu, exclude, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id, created",
+        (*values, terms.mtu, exclude, lease.state),
+    ).fetchone()
+    db.executemany("INSERT INTO address VALUES (?, ?)", [(str(a), made[0]) for a in lease.addresses])
+    return made[1]
 
 
 def read(path: Path) -> list[Lease]:

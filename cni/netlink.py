@@ -1,18 +1,21 @@
 """The only doer: applies planned steps to the kernel, and takes back what it did when one of them fails.
 
-Synchronous, for worker threads. A netlink socket keeps the namespace it was opened in, so a step in the pod
-enters nothing: only the opening of its socket does.
+Synchronous, for worker threads. Steps that follow one another in one namespace are one send. A netlink socket
+keeps the namespace it was opened in, so a step in the pod enters nothing: only the opening of its socket does.
 """
 
 import errno
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from cni import firewall, templates
 from cni.errors import CniError, Code
+from cni.firewall import Element
+from cni.kernel import NETFILTER, NetlinkSocket
 from cni.plan import (
     LINK_GROUP,
     ROUTE_PROTOCOL,
@@ -30,12 +33,12 @@ from cni.plan import (
 )
 from netplane.errors import KernelError, NetplaneError
 from netplane.linux import nft, sysctl
-from netplane.linux.namespaces import entered_netns
 
-_IFF_UP = 1
-_IFA_F_NODAD = 0x02
 _LOOPBACK = 1
-_SCOPE_LINK = 253
+_DOOMED = 0x4E500000  # the group of links that are deleted together, and a number below 2 ** 20
+_NFPROTO_INET = 1
+_FIRST_INDEX, _INDICES = 1 << 20, 1 << 20  # links of ours, above what the kernel gives by itself
+_INDEX_TRIES = 64
 
 
 def apply(
@@ -49,12 +52,51 @@ def apply(
     done: list[Step] = []
     with _Worker.open(netns) as worker:
         try:
-            for step in steps:
-                done.append(step)  # first: one that failed may have been done all the same
-                worker.do(step)
+            for batch in batches(steps):
+                done += batch  # first: one that failed may have been done all the same
+                worker.do(batch)
         except BaseException as failure:
             _take_back(worker, (undo(step) for step in reversed(done)), failure)
             raise
+
+
+def detach(burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
+    """The steps of many DELs, together; one by one where that fails, so that each has its own failure."""
+    try:
+        # Stable: links first, then all of the firewall, each in the order they came.
+        apply(sorted(itertools.chain.from_iterable(burst), key=lambda step: isinstance(step, Firewall)))
+    except NetplaneError:
+        return [_alone(steps) for steps in burst]
+    return [None] * len(burst)
+
+
+def _alone(steps: tuple[Step, ...]) -> NetplaneError | None:
+    try:
+        apply(steps)
+    except NetplaneError as error:
+        return error
+    return None
+
+
+def batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
+    """Steps that can be done in one go, in order."""
+    for _, together in itertools.groupby(steps, _place):
+        yield list(together)
+
+
+def _place(step: Step) -> object:
+    """Where a step works; what makes or unmakes something that others need stands alone."""
+    match step:
+        case Label():
+            return Where.HOST
+        case LinkUp() | PodAddress():
+            return Where.POD
+        case Neighbour() | AddRoute():
+            return step.where
+        case DeleteLink() | Firewall():
+            return (type(step), getattr(step, "adding", False))
+        case _:
+            return type(step)
 
 
 class UndoFailedError(KernelError):
@@ -67,7 +109,7 @@ def _take_back(worker: "_Worker", steps: Iterable[Step | None], failure: BaseExc
         if step is None:
             continue
         try:
-            worker.do(step)
+            worker.do([step])
         except NetplaneError as error:
             failed.append(error)
     if failed:
@@ -75,146 +117,164 @@ def _take_back(worker: "_Worker", steps: Iterable[Step | None], failure: BaseExc
 
 
 class _Worker:
-    """Two netlink sockets, and one step at a time."""
+    """Two netlink sockets, and one batch of steps at a time."""
 
-    def __init__(self, host: IPRoute, pod: IPRoute | None) -> None:
-        self._host = host
-        self._pod_socket = pod
-        self._netns = -1
-        self._indices: dict[tuple[Where, str], int] = {(Where.POD, "lo"): _LOOPBACK}
+    def __init__(self, host: NetlinkSocket, pod: NetlinkSocket | None, netns: int) -> None:
+        self._host, self._pod, self._netns = host, pod, netns
+        self._made = 0
 
     @classmethod
     @contextmanager
     def open(cls, netns: int | None) -> Iterator["_Worker"]:
         with ExitStack() as stack:
-            host = IPRoute()
-            stack.callback(host.close)
-            pod = None
-            if netns is not None:
-                with entered_netns(netns):
-                    pod = IPRoute()
-                stack.callback(pod.close)
-            worker = cls(host, pod)
-            worker._netns = -1 if netns is None else netns
-            yield worker
+            host = stack.enter_context(NetlinkSocket())
+            pod = None if netns is None else stack.enter_context(NetlinkSocket(netns=netns))
+            yield cls(host, pod, -1 if netns is None else netns)
 
-    def do(self, step: Step) -> None:
-        """One step. Raises KernelError naming it."""
+    def do(self, steps: Sequence[Step]) -> None:
+        """A batch. Raises KernelError naming the step that failed."""
         try:
-            self._do(step)
-        except NetlinkError as error:
-            raise KernelError(f"cannot {describe(step)}: {os.strerror(abs(error.code))}") from error
+            self._do(steps)
         except OSError as error:
-            raise KernelError(f"cannot {describe(step)}: {error.strerror or error}") from error
+            raise KernelError(f"cannot {describe(steps[0])}: {error.strerror or error}") from error
 
-    def _do(self, step: Step) -> None:
-        match step:
+    def _do(self, steps: Sequence[Step]) -> None:
+        match steps[0]:
             case CreateVeth():
-                self._create(step)
-            case Label():
-                index = self._index(Where.HOST, step.link)
-                self._host.link("set", index=index, ifalias=step.text)
-            case LinkUp():
-                self._pod.link("set", index=self._index(Where.POD, step.link), state="up")
-            case PodAddress():
-                self._address(step)
-            case Neighbour():
-                self._neighbour(step)
-            case AddRoute():
-                self._route(step)
+                for step in steps:
+                    self._create(step)  # type: ignore[arg-type]  # a batch has one place, and this place one type
             case Setting():
-                _set(step)
+                for step in steps:
+                    _set(step)  # type: ignore[arg-type]  # as above
             case Firewall():
-                _change_firewall(step)
+                _change_firewall(steps)  # type: ignore[arg-type]  # as above
             case DeleteLink():
-                self._delete(step.link)
+                self._delete([step.link for step in steps if isinstance(step, DeleteLink)])
+            case _:
+                self._send(steps)
 
-    @property
-    def _pod(self) -> IPRoute:
-        if self._pod_socket is None:
+    def _send(self, steps: Sequence[Step]) -> None:
+        where = _place(steps[0])
+        link = self._host if where is Where.HOST else self._pod
+        if link is None:
             raise KernelError("cannot enter the pod's network namespace: none was given")
-        return self._pod_socket
+        for step, status in zip(steps, link.ask([self._message(step) for step in steps]), strict=True):
+            if status:
+                raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
+
+    def _message(self, step: Step) -> bytearray:
+        match step:
+            case Label():
+                alias = step.text.encode()[:255].decode(errors="ignore")
+                template = templates.label(len(alias.encode()))
+                return template.fill(index=self._host_index(step.link), alias=alias)
+            case LinkUp():
+                index = _LOOPBACK if step.link == "lo" else self._made
+                return templates.link_up().fill(index=index)
+            case PodAddress():
+                return templates.address(step.address.version).fill(index=self._made, address=step.address)
+            case Neighbour():
+                template = templates.neighbour(step.address.version)
+                return template.fill(index=self._index(step), address=step.address, mac=step.mac)
+            case AddRoute():
+                return self._route(step)
+        raise TypeError(f"{step} is no message")
+
+    def _route(self, step: AddRoute) -> bytearray:
+        index, version = self._index(step), step.dst.version
+        if step.gateway is None:
+            template = templates.host_route(version, ROUTE_PROTOCOL)
+            return template.fill(index=index, address=step.dst.network_address)
+        # In the pod, beside another interface's: a container may have several of ours.
+        return templates.default_route(version, ROUTE_PROTOCOL).fill(index=index, gateway=step.gateway)
+
+    def _index(self, step: Neighbour | AddRoute) -> int:
+        return self._host_index(step.link) if step.where is Where.HOST else self._made
+
+    def _host_index(self, link: str) -> int:
+        if self._made:
+            return self._made
+        try:
+            return socket.if_nametoindex(link)
+        except OSError:
+            raise KernelError(f"cannot find the link {link} in the host's network namespace") from None
 
     def _create(self, step: CreateVeth) -> None:
-        peer = {"ifname": step.pod, "address": step.pod_mac, "mtu": step.mtu, "net_ns_fd": self._netns}
-        options = {"address": step.host_mac, "mtu": step.mtu, "group": LINK_GROUP, "peer": peer}
-        try:
-            # Up in the same message; the pod's end cannot be (ENOTCONN: its peer is not there yet).
-            self._host.link("add", ifname=step.host, kind="veth", flags=_IFF_UP, change=_IFF_UP, **options)
-        except NetlinkError as error:
-            if error.code != errno.EEXIST:
-                raise
-            if self._host.link_lookup(ifname=step.host):
-                hint = "`netplane cni gc` removes links that belong to no lease"
-                raise KernelError(f"cannot {describe(step)}: {step.host} exists", hint) from error
-            raise CniError(
-                Code.ALREADY_ATTACHED, f"cannot {describe(step)}: the container has a link {step.pod} already"
-            ) from error
+        """Both ends get one index that we choose, so that nothing has to be looked up afterwards."""
+        template = templates.veth(len(step.host), len(step.pod.encode()))
+        values = {name: getattr(step, name) for name in ("host", "host_mac", "pod", "pod_mac", "mtu")}
+        start = int(step.host[2:], 16)
+        for offset in range(_INDEX_TRIES):
+            index = _FIRST_INDEX + (start + offset) % _INDICES
+            (status,) = self._host.ask(
+                [template.fill(index=index, group=LINK_GROUP, netns=self._netns, **values)]
+            )
+            if status == 0:
+                self._made = index
+                return
+            if status == errno.EBUSY or (status == errno.EEXIST and _is_index_taken(index, step.host)):
+                continue
+            if status == errno.EEXIST:
+                raise _exists(step)
+            raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
+        raise KernelError(f"cannot {describe(step)}: no free interface index from {start}")
 
-    def _address(self, step: PodAddress) -> None:
-        family = {"flags": _IFA_F_NODAD} if step.address.version == 6 else {}
-        index = self._index(Where.POD, step.link)
-        self._pod.addr(
-            "add", index=index, address=str(step.address), prefixlen=step.address.max_prefixlen, **family
-        )
-
-    def _neighbour(self, step: Neighbour) -> None:
-        self._socket(step.where).neigh(
-            "replace",
-            dst=str(step.address),
-            lladdr=step.mac,
-            ifindex=self._index(step.where, step.link),
-            state="permanent",
-        )
-
-    def _route(self, step: AddRoute) -> None:
-        index = self._index(step.where, step.link)
-        options = {"dst": str(step.dst), "oif": index, "proto": ROUTE_PROTOCOL, "family": _family(step)}
-        if step.gateway is not None:
-            options.update(gateway=str(step.gateway), flags="onlink")
-        elif step.dst.version == 4:
-            options["scope"] = _SCOPE_LINK
-        # In the pod, never in the place of another interface's: a container may have several of ours.
-        verb = "replace" if step.where is Where.HOST else "append"
-        self._socket(step.where).route(verb, **options)
-
-    def _delete(self, link: str) -> None:
-        found = self._host.link_lookup(ifname=link)
-        try:
-            if found:
-                self._host.link("del", index=found[0])
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:  # its namespace ended in between
-                raise
-
-    def _socket(self, where: Where) -> IPRoute:
-        return self._host if where is Where.HOST else self._pod
-
-    def _index(self, where: Where, link: str) -> int:
-        key = (where, link)
-        if key not in self._indices:
-            found = self._socket(where).link_lookup(ifname=link)
-            if not found:
-                raise KernelError(f"cannot find the link {link} in the {where}'s network namespace")
-            self._indices[key] = found[0]
-        return self._indices[key]
+    def _delete(self, links: Sequence[str]) -> None:
+        """Grouped: the kernel waits for its readers (17 to 30 ms) once for all of them."""
+        group = _DOOMED + int(links[0][2:] or "0", 16) % (1 << 20)
+        moves = [templates.regroup(len(link)).fill(name=link, group=group) for link in links]
+        statuses = self._host.ask(moves)
+        for link, status in zip(links, statuses, strict=True):
+            if status not in (0, errno.ENODEV):
+                raise KernelError(f"cannot {describe(DeleteLink(link))}: {os.strerror(status)}")
+        if 0 not in statuses:
+            return
+        (status,) = self._host.ask([templates.delete_group().fill(group=group)])
+        if status not in (0, errno.ENODEV, errno.ESRCH):  # its namespace ended in between
+            raise KernelError(f"cannot {describe(DeleteLink(links[0]))}: {os.strerror(status)}")
 
 
-def _change_firewall(step: Firewall) -> None:
+def _is_index_taken(index: int, own: str) -> bool:
     try:
-        nft.apply(step.script)
-    except KernelError:
-        nft.apply(step.otherwise)
+        return socket.if_indextoname(index) != own
+    except OSError:
+        return False
 
 
-def _family(step: AddRoute) -> int:
-    return 2 if step.dst.version == 4 else 10
+def _exists(step: CreateVeth) -> NetplaneError:
+    if any(name == step.host for _, name in socket.if_nameindex()):
+        hint = "`netplane cni gc` removes links that belong to no lease"
+        return KernelError(f"cannot {describe(step)}: {step.host} exists", hint)
+    return CniError(
+        Code.ALREADY_ATTACHED, f"cannot {describe(step)}: the container has a link {step.pod} already"
+    )
+
+
+def _change_firewall(steps: Sequence[Firewall]) -> None:
+    """All in one transaction; where that fails, each by its script."""
+    messages = [_element(step.adding, element) for step in steps for element in step.elements]
+    with NetlinkSocket(NETFILTER) as link:
+        status = link.transaction(messages)
+    if status:
+        for step in steps:
+            nft.apply(step.otherwise)
+
+
+def _element(adding: bool, element: Element) -> bytearray:
+    kind = templates.NFT_NEWSETELEM if adding else templates.NFT_DELSETELEM
+    chain = element.chain if adding and element.chain else None
+    key = element.packed
+    template = templates.element(kind, _NFPROTO_INET, firewall.TABLE, element.name, len(key), chain)
+    return template.fill(key=key)
 
 
 def _set(step: Setting) -> None:
     if step.name.startswith("net.ipv6.") and not _has_ipv6():
         return
-    sysctl.write(step.name, step.value)
+    if step.name.startswith("net.ipv6.conf.all."):
+        sysctl.write(step.name, step.value)  # reads first: a change here concerns every link
+        return
+    Path("/proc/sys", *step.name.split(".")).write_text(step.value)
 
 
 def _has_ipv6() -> bool:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 from cni import firewall
+from cni.firewall import Element
 from cni.lease import Lease
 from cni.netconf import NetworkConfig
 from cni.protocol import Attachment
@@ -45,7 +46,9 @@ class CreateVeth:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """IFLA_ALIAS of the host's end: whoever runs `ip link` reads which container it is."""
+    """IFLA_ALIAS of the host's end: whoever runs `ip link` reads which container it is. In the same message the
+    link's IPv4 settings: forward, filter by reverse path, accept no redirects.
+    """
 
     link: str
     text: str
@@ -96,9 +99,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """One nftables transaction: ``script``, or where the table is not as we made it, ``otherwise``."""
+    """One nftables transaction: ``elements`` added or taken away; where the table is not as we made it, the script
+    ``otherwise``.
+    """
 
-    script: str
+    adding: bool
+    elements: tuple[Element, ...]
     otherwise: str
 
 
@@ -132,14 +138,14 @@ def attach(lease: Lease) -> tuple[Step, ...]:
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
         Label(link, f"netplane {lease.attachment}"[:255]),
+        *host_side(lease),
         *_settings(link, versions),
         LinkUp("lo"),
         LinkUp(pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
-        *host_side(lease),
-        Firewall(*firewall.attach(lease)),
+        Firewall(True, *firewall.attach(lease)),
     )
 
 
@@ -154,7 +160,7 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
 
 def detach(lease: Lease) -> tuple[Step, ...]:
     """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
-    return (DeleteLink(lease.terms.link), Firewall(*firewall.detach(lease)))
+    return (DeleteLink(lease.terms.link), Firewall(False, *firewall.detach(lease)))
 
 
 def undo(step: Step, lease: Lease) -> Step | None:
@@ -163,7 +169,7 @@ def undo(step: Step, lease: Lease) -> Step | None:
         case CreateVeth():
             return DeleteLink(step.host)
         case Firewall():
-            return Firewall(*firewall.detach(lease))
+            return Firewall(False, *firewall.detach(lease))
         case _:
             return None
 
@@ -187,12 +193,9 @@ def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
 
 
 def _settings(link: str, versions: Sequence[int]) -> tuple[Setting, ...]:
-    """A pod can neither send from another's address, nor redirect the host, nor be its IPv6 router."""
-    ipv4, ipv6 = f"net.ipv4.conf.{link}", f"net.ipv6.conf.{link}"
+    """A pod can neither redirect the host nor be its IPv6 router (what IPv4 needs goes with ``Label``)."""
+    ipv6 = f"net.ipv6.conf.{link}"
     return (
-        Setting(f"{ipv4}.forwarding", "1"),
-        Setting(f"{ipv4}.rp_filter", "1"),
-        Setting(f"{ipv4}.accept_redirects", "0"),
         Setting(f"{ipv6}.accept_ra", "0"),
         Setting(f"{ipv6}.accept_redirects", "0"),
         *((Setting("net.ipv6.conf.all.forwarding", "1"),) if 6 in versions else ()),

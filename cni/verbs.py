@@ -54,9 +54,9 @@ def delete(attachment: Attachment, node: Node) -> None:
     """Whatever an ADD of this attachment left is gone; nothing there is success, as the specification says."""
     lease = node.leases.begin_release(attachment)
     if lease is None:
-        netlink.apply([plan.DeleteLink(plan.link_name(attachment))])
+        node.detach((plan.DeleteLink(plan.link_name(attachment)),))
     else:
-        netlink.apply(plan.detach(lease))
+        node.detach(plan.detach(lease))
         node.leases.release(attachment)
     node.journal.forget(attachment)
 

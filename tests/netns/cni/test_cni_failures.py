@@ -19,7 +19,7 @@ from tests.netns.cni_node import CniNode, cni_node, netns_path, network, pods, r
 
 pytestmark = pytest.mark.netns
 
-STEPS = 15  # of an IPv4 attachment
+STEPS = 12  # of an IPv4 attachment
 
 
 def links_of(netns: int) -> list[str]:
@@ -32,20 +32,26 @@ class FailingWorker(netlink._Worker):
     countdown = 0
     after = False
 
-    def do(self, step):
-        adding = not isinstance(step, plan.DeleteLink) and "delete element" not in getattr(step, "script", "")
+    def do(self, steps):
+        (step,) = steps
+        adding = not isinstance(step, plan.DeleteLink) and getattr(step, "adding", True)
         type(self).countdown -= adding
         failing = adding and type(self).countdown == -1
         if failing and not self.after:
             raise KernelError(f"cannot {netlink.describe(step)}: injected")
-        super().do(step)
+        super().do(steps)
         if failing:
             raise KeyError("a bug after the step")
+
+
+def one_by_one(steps):
+    return ([step] for step in steps)
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_an_add_that_fails_at_any_step_leaves_nothing(tmp_path, monkeypatch, after):
     monkeypatch.setattr(netlink, "_Worker", FailingWorker)
+    monkeypatch.setattr(netlink, "batches", one_by_one)
     monkeypatch.setattr(FailingWorker, "after", after)
     with cni_node(tmp_path, start=False) as node, pods(1) as (pod,):
         leases = Leases(tmp_path / "var/lib/netplane/cni/leases.sqlite")
@@ -74,12 +80,13 @@ import os, signal
 from cni import netlink, leases
 countdown = {number}
 do = netlink._Worker.do
-def killed(self, step):
+netlink.batches = lambda steps: ([step] for step in steps)
+def killed(self, steps):
     global countdown
     if countdown == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     countdown -= 1
-    do(self, step)
+    do(self, steps)
 netlink._Worker.do = killed
 """
 KILL_BEFORE_CONFIRM = """
@@ -235,10 +242,10 @@ def test_an_undo_that_fails_keeps_the_lease_until_it_can_be_done(tmp_path, monke
         request = parse({**environment, "CNI_NETNS": netns_path(pod)}, json.dumps(network()).encode())
         do = netlink._Worker.do
 
-        def refuse(self, step):
-            if isinstance(step, plan.LinkUp | plan.DeleteLink):
-                raise KernelError(f"cannot {netlink.describe(step)}: injected")
-            do(self, step)
+        def refuse(self, steps):
+            if isinstance(steps[0], plan.LinkUp | plan.DeleteLink):
+                raise KernelError(f"cannot {netlink.describe(steps[0])}: injected")
+            do(self, steps)
 
         monkeypatch.setattr(netlink._Worker, "do", refuse)
         with entered_netns(node.netns):
