@@ -5,6 +5,9 @@ done, and `deleting` before anything is taken away; it goes last. So whatever is
 what a crash left is undone from the row at the next start. Two attachments cannot hold one address: the
 schema says so, not only the code.
 
+Giving an address waits for the disk. The later states do not: a killed process loses nothing that it wrote, and
+after a power cut every row is of another boot, and freed.
+
 This process is the only writer, so what is read is a copy in memory. Writes of many threads that come together are
 one transaction, and one wait for the disk.
 """
@@ -64,7 +67,8 @@ class Leases:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._write = Bursts(self._commit)
+        self._bursts = Bursts(self._commit)
+        self._waits = True
         with self._refusals("open"):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -99,7 +103,7 @@ class Leases:
             return replace(lease, created=_insert(db, lease))
 
         try:
-            lease: Lease = self._write(insert)
+            lease: Lease = self._bursts((insert, True))
         except BaseException:
             self._in_use.difference_update(given)
             for pool, address in zip(pools, given, strict=False):
@@ -122,7 +126,7 @@ class Leases:
         lease = self._rows.get(attachment)
         if lease is None:
             return
-        self._write(lambda db: db.execute("DELETE FROM attachment" + _IDENTITY, _identity(attachment)))
+        self._write("DELETE FROM attachment" + _IDENTITY, _identity(attachment))
         del self._rows[attachment]
         self._in_use.difference_update(lease.addresses)
 
@@ -146,8 +150,7 @@ class Leases:
         lease = self._rows.get(attachment)
         if lease is None:
             return None
-        values = (state, *_identity(attachment))
-        self._write(lambda db: db.execute("UPDATE attachment SET state = ?" + _IDENTITY, values))
+        self._write("UPDATE attachment SET state = ?" + _IDENTITY, (state, *_identity(attachment)))
         self._rows[attachment] = replace(lease, state=state)
         return lease
 
@@ -162,9 +165,15 @@ class Leases:
                 "Run the netplane that wrote it, or drain the node and remove the file",
             )
 
-    def _commit(self, operations: Sequence[Operation]) -> list[Any]:
-        """One transaction: committed and on the disk when it returns, but for the operations that failed."""
+    def _write(self, sql: str, values: tuple[str, ...]) -> None:
+        """A statement that does not wait for the disk."""
+        self._bursts((lambda db: db.execute(sql, values), False))
+
+    def _commit(self, burst: Sequence[tuple[Operation, bool]]) -> list[Any]:
+        """One transaction, but for the operations that failed; on the disk where one is to wait for that."""
+        operations = [operation for operation, _ in burst]
         with self._refusals("write"):
+            self._wait_for_the_disk(any(waits for _, waits in burst))
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 outcomes = [self._attempt(operation) for operation in operations]
@@ -174,6 +183,12 @@ class Leases:
                     self._db.execute("ROLLBACK")
                 raise
         return outcomes
+
+    def _wait_for_the_disk(self, waits: bool) -> None:
+        """SQLite: with FULL every commit waits, with NORMAL the log's next check point does."""
+        if waits is not self._waits:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if waits else 'NORMAL'}")
+            self._waits = waits
 
     def _attempt(self, operation: Operation) -> Any:
         """Its result, or the failure that left nothing of it. Raises where the whole transaction is lost."""
