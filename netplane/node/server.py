@@ -97,14 +97,15 @@ class AgentServer:
             return web.Response(status=404, text=f"pod {namespace}/{name} is not on this node\n")
         attempt = worker.attempt_of(container)
         if attempt is None:
-            return web.Response(
-                status=400, text=f"container {container} in pod {name} has not been started\n"
-            )
+            # kubelet's words, here and below: people know them.
+            reason = _waiting(worker.pod, container)
+            text = f'container "{container}" in pod "{name}" is waiting to start: {reason}\n'
+            return web.Response(status=400, text=text)
         previous = request.query.get("previous") in ("true", "1")
         wanted = attempt - 1 if previous else attempt
         path = self._log_file(worker.pod, container, wanted)
         if wanted < 0 or (previous and not path.exists()):
-            text = f"previous terminated container {container} in pod {name} not found\n"
+            text = f'previous terminated container "{container}" in pod "{name}" not found\n'
             return web.Response(status=400, text=text)
         try:
             options = logs.LogOptions.parse(request.query, datetime.now(UTC))
@@ -119,6 +120,13 @@ class AgentServer:
                 await response.write(line)
         await response.write_eof()
         return response
+
+
+def _waiting(pod: Object, container: str) -> str:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    states = [status.get("state") or {} for status in statuses if status.get("name") == container]
+    reasons = [(state.get("waiting") or {}).get("reason") for state in states]
+    return next((str(reason) for reason in reasons if reason), "ContainerCreating")
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A TCP connection to a port inside a pod, as seen from inside: 127.0.0.1, then ::1."""
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
 
@@ -55,10 +56,15 @@ async def connect(netns: str, port: int) -> PodConnection:
         except (OSError, TimeoutError, KernelError) as error:
             if sock is not None:
                 sock.close()
-            cause = (error.strerror if isinstance(error, OSError) else str(error)) or "timed out"
-            problems.append(f"{address}: {cause}")
+            problems.append(f"{address}: {_cause(error)}")
         except BaseException:
             if sock is not None:
                 sock.close()
             raise
     raise PeerError(f"cannot connect to port {port} inside the pod: {'; '.join(problems)}")
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:  # asyncio words these its own way
+        return os.strerror(error.errno)
+    return str(error) or "timed out"

@@ -103,14 +103,19 @@ async def test_logs(pki, door):
     ("path", "query", "status", "text"),
     [
         ("/containerLogs/d/none/c", {}, 404, "pod d/none is not on this node"),
-        ("/containerLogs/d/p/none", {}, 400, "container none in pod p has not been started"),
+        (
+            "/containerLogs/d/p/none",
+            {},
+            400,
+            'container "none" in pod "p" is waiting to start: ContainerCreating',
+        ),
         ("/containerLogs/d/p/c", {"tailLines": "x"}, 400, "tailLines must be a whole number"),
         ("/containerLogs/d/p/c", {"sinceTime": "x"}, 400, "sinceTime 'x' is not a time"),
         (
             "/containerLogs/d/p/c",
             {"previous": "true"},
             400,
-            "previous terminated container c in pod p not found",
+            'previous terminated container "c" in pod "p" not found',
         ),
     ],
 )
