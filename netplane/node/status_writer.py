@@ -8,7 +8,7 @@ from typing import Any
 from netplane.errors import NetplaneError
 from netplane.kube import errors
 from netplane.kube.client import Backoff, Client
-from netplane.kube.objects import Object, name_of, namespace_of, uid_of
+from netplane.kube.objects import Object, name_of, namespace_of, resource_version_of, uid_of
 from netplane.kube.resources import PODS
 
 
@@ -21,6 +21,7 @@ class StatusWriter:
         self._wanted: dict[str, Any] | None = None
         self._written: dict[str, Any] | None = None
         self._pod: Object = {}
+        self._version = ""  # of the object as our last write left it
         self._since = 0.0
         self._changed = asyncio.Event()
 
@@ -35,9 +36,16 @@ class StatusWriter:
         return self._written
 
     def offer(self, pod: Object, status: dict[str, Any]) -> None:
-        """This is the status now; ``pod`` is the object as the API last showed it."""
+        """This is the status now; ``pod`` is the object as the API last showed it.
+
+        Shown a version that is not our own write and says otherwise, we write again: the node lifecycle
+        controller calls the pods of a silent node not ready, and nobody else would take that back.
+        """
+        news = resource_version_of(pod) not in (resource_version_of(self._pod), self._version)
         self._pod = pod
-        if status == self._wanted:
+        if news:
+            self._written = None
+        if status == self._wanted and not news:
             return
         known = self._written if self._written is not None else pod.get("status") or {}
         self._wanted = status
@@ -67,6 +75,8 @@ class StatusWriter:
         # The uid is a precondition: this status is not of a namesake that came after.
         body = {"metadata": {"uid": uid_of(self._pod)}, "status": wanted}
         namespace = namespace_of(self._pod)
-        await self._client.patch(PODS, name_of(self._pod), body, namespace=namespace, subresource="status")
+        name = name_of(self._pod)
+        made = await self._client.patch(PODS, name, body, namespace=namespace, subresource="status")
+        self._version = resource_version_of(made)
         self._written = wanted
         self._observe(time.monotonic() - self._since)
