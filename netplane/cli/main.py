@@ -35,6 +35,7 @@ COMMANDS = {
     "endpoints": "look",
     "flows": "look",
     "status": "look",
+    "bench": "bench",
 }
 
 

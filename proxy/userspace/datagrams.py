@@ -217,12 +217,12 @@ class Datagrams:
         while exchange.tried < len(endpoints):
             if exchange.tried:
                 listener.traffic.retries += 1
-            endpoint = endpoints[(exchange.first + exchange.tried) % len(endpoints)]
+            turn = (exchange.first + exchange.tried) % len(endpoints)
+            endpoint, where = endpoints[turn], exchange.choice.where[turn]
             exchange.tried += 1
+            keep = listener.target.keep_outside_address
             try:
-                sock = self._dialer.dial_datagram(
-                    exchange.client, endpoint, listener.target.keep_outside_address
-                )
+                sock = self._dialer.dial_datagram(exchange.client, endpoint, where, keep)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     listener.traffic.reject("descriptors")

@@ -10,6 +10,7 @@ import errno
 import logging
 import random
 import socket
+from ipaddress import ip_address
 from itertools import count
 
 from proxy.model import Endpoint, NodeFacts
@@ -21,8 +22,14 @@ IP_TRANSPARENT = 19  # ip(7)
 IPV6_TRANSPARENT = 75  # linux/in6.h
 IP_BIND_ADDRESS_NO_PORT = 24  # ip(7), Linux 4.2
 FIRST_PORT, LAST_PORT = 10300, 29999  # pods draw from 30000-60999; below are netplane's own ports
+PORTS = LAST_PORT - FIRST_PORT + 1
 PORT_TRIES = 32
 REMEMBERED_CLIENTS = 65536
+
+
+Where = tuple[str, int]
+# The kernel's own type: the class around it in the socket module costs a microsecond more a socket.
+Socket = socket.SocketType
 
 
 class Dialer:
@@ -30,8 +37,10 @@ class Dialer:
 
     def __init__(self, node: NodeFacts) -> None:
         # Anywhere: the ports at the front are those that the process before us used last.
-        self._ports = count(random.randrange(LAST_PORT - FIRST_PORT))
+        self._ports = count(random.randrange(PORTS))
         self._clients: dict[str, Client] = {}
+        self._packed: dict[bytes, Client] = {}
+        self._keeps: dict[tuple[str, Where, bool, bool], bool] = {}
         self.node = node
         self.hidden = 0
 
@@ -40,6 +49,8 @@ class Dialer:
         if node != self.node:
             self.node = node
             self._clients.clear()
+            self._packed.clear()
+            self._keeps.clear()
 
     def client(self, text: str) -> Client:
         """Classify a client's address; remembered, since clients come again."""
@@ -50,28 +61,39 @@ class Dialer:
             known = self._clients[text] = classify(text, self.node)
         return known
 
-    def dial(self, client: Client, endpoint: Endpoint, keep_outside: bool) -> int:
-        """A non-blocking socket that is connecting, or connected. Raises OSError where the kernel says no."""
-        where = (str(endpoint.address), endpoint.port)
-        version = endpoint.address.version
-        if keeps_address(client, endpoint, keep_outside, self.node.cluster_cidrs):
-            source = str(client.address)
+    def client_at(self, packed: bytes) -> Client:
+        """The same, by the address as the kernel has it."""
+        known = self._packed.get(packed)
+        if known is None:
+            if len(self._packed) >= REMEMBERED_CLIENTS:
+                self._packed.clear()
+            known = self._packed[packed] = self.client(str(ip_address(packed)))
+        return known
+
+    def dial(self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool) -> int:
+        """A non-blocking socket that is connecting, or connected. Raises OSError where the kernel says no.
+
+        ``where`` is the endpoint's address in text. The socket is bare: ``settle`` it once it lives on.
+        """
+        version = 6 if ":" in where[0] else 4
+        if self._keeps_address(client, endpoint, where, keep_outside):
+            source = client.text
             for _ in range(PORT_TRIES):
-                port = FIRST_PORT + next(self._ports) % (LAST_PORT - FIRST_PORT + 1)
+                port = FIRST_PORT + next(self._ports) % PORTS
                 fd = _dial_as((source, port), where, version)
                 if fd is not None:
                     return fd
             self._hide(client, endpoint)
         return _dial_from(self.node.address(version), where, version)
 
-    def dial_datagram(self, client: Client, endpoint: Endpoint, keep_outside: bool) -> socket.socket:
+    def dial_datagram(
+        self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool
+    ) -> socket.socket:
         """A non-blocking UDP socket connected to the endpoint. Raises OSError where the kernel says no."""
         version = endpoint.address.version
-        where = (str(endpoint.address), endpoint.port)
-        if keeps_address(client, endpoint, keep_outside, self.node.cluster_cidrs):
+        if self._keeps_address(client, endpoint, where, keep_outside):
             for _ in range(PORT_TRIES):
-                port = FIRST_PORT + next(self._ports) % (LAST_PORT - FIRST_PORT + 1)
-                sock = _datagram_as((str(client.address), port), where, version)
+                sock = _datagram_as((client.text, FIRST_PORT + next(self._ports) % PORTS), where, version)
                 if sock is not None:
                     return sock
             self._hide(client, endpoint)
@@ -86,6 +108,17 @@ class Dialer:
             raise
         return sock
 
+    def _keeps_address(self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool) -> bool:
+        """``keeps_address``, remembered: the answer costs more than the question's four values."""
+        key = (client.text, where, endpoint.local, keep_outside)
+        known = self._keeps.get(key)
+        if known is None:
+            if len(self._keeps) >= REMEMBERED_CLIENTS:
+                self._keeps.clear()
+            known = keeps_address(client, endpoint, keep_outside, self.node.cluster_cidrs)
+            self._keeps[key] = known
+        return known
+
     def _hide(self, client: Client, endpoint: Endpoint) -> None:
         self.hidden += 1
         if self.hidden & (self.hidden - 1) == 0:  # 1, 2, 4, ...: often enough to be seen
@@ -97,15 +130,27 @@ class Dialer:
             )
 
 
-def _socket(version: int) -> socket.socket:
+def settle(fd: int) -> None:
+    """What a connection needs that lives on: small messages go at once, and a peer's death is noticed.
+
+    Not done at the start: the first message waits for nothing, and many connections have only that one.
+    """
+    sock = Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:
+        pass  # the connection is over already; reading it tells how
+    finally:
+        sock.detach()
+
+
+def _socket(version: int) -> Socket:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return sock
+    return Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
-def _be_transparent(sock: socket.socket, version: int) -> None:
+def _be_transparent(sock: Socket, version: int) -> None:
     if version == 4:
         sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
     else:
@@ -163,7 +208,7 @@ def _dial_from(source: object | None, where: tuple[str, int], version: int) -> i
         sock.close()
 
 
-def _connect(sock: socket.socket, where: tuple[str, int]) -> None:
+def _connect(sock: Socket, where: tuple[str, int]) -> None:
     failure = sock.connect_ex(where)
     if failure not in (0, errno.EINPROGRESS):
         raise OSError(failure, "connect")

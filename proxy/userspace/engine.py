@@ -7,7 +7,6 @@ whose address, how long to wait), and a connection that fails here is what users
 import asyncio
 import errno
 import logging
-import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Listener
 from proxy.userspace.poller import Poller
 from proxy.userspace.relaying import Relay
+from proxy.userspace.sources import Client
+from proxy.userspace.syscalls import Acceptor
 from proxy.userspace.traffic import TIMED_ONE_IN
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Engine:
     def __init__(self, poller: Poller, dialer: Dialer, *, deadline: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._poller = poller
+        self._acceptor = Acceptor()
         self._relay = Relay(self._poller, self._refused, self._now_idle)
         self._dialer = dialer
         self._deadline = deadline
@@ -138,7 +140,7 @@ class Engine:
             return
         for _ in range(ACCEPTS):
             try:
-                fd, peer = listener.sock._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - accept() builds an object
+                fd, address = self._acceptor.accept(listener.fd)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -146,22 +148,20 @@ class Engine:
                     self._pause(error.strerror or "no resources")
                     return
                 continue  # accept(2): a client that has gone already is its own affair
-            os.set_blocking(fd, False)
-            self._serve(listener, fd, peer[0])
+            self._serve(listener, fd, self._dialer.client_at(address))
 
-    def _serve(self, listener: Listener, fd: int, address: str) -> None:
+    def _serve(self, listener: Listener, fd: int, client: Client) -> None:
         traffic = listener.traffic
-        client = self._dialer.client(address)
         choice = listener.inside if client.inside else listener.outside
         reason = "" if choice.endpoints else "no_endpoints"
-        if not listener.admits(client.address):
+        if listener.target.allowed and not listener.admits(client.address):
             reason = "source_range"
         if reason:
             traffic.reject(reason)
             _reset(fd)
             return
         now = monotonic()
-        first = listener.first(choice, address, now)
+        first = listener.first(choice, client.text, now)
         flow = Flow(listener, client, choice, first, now + self._deadline)
         self._idle.clear()
         self._relay.open(flow, fd)
@@ -199,11 +199,13 @@ class Engine:
                 return
             if flow.tried:
                 flow.traffic.retries += 1
-            endpoint = endpoints[(flow.first + flow.tried) % len(endpoints)]
+            turn = (flow.first + flow.tried) % len(endpoints)
+            endpoint, where = endpoints[turn], flow.choice.where[turn]
             flow.tried += 1
             flow.endpoint = endpoint
+            keep = flow.listener.target.keep_outside_address
             try:
-                fd = self._dialer.dial(flow.client, endpoint, flow.listener.target.keep_outside_address)
+                fd = self._dialer.dial(flow.client, endpoint, where, keep)
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
@@ -220,7 +222,7 @@ class Engine:
     def _remember(self, flow: Flow, endpoint: Endpoint) -> None:
         seconds = flow.listener.target.affinity
         if seconds is not None:
-            flow.listener.affinity.remember(str(flow.client.address), endpoint, monotonic() + seconds)
+            flow.listener.affinity.remember(flow.client.text, endpoint, monotonic() + seconds)
 
     def _refused(self, flow: Flow, failure: int) -> bool:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""
@@ -240,6 +242,7 @@ class Engine:
         for flow in list(self._connecting):
             if flow.connected or not flow.open:
                 del self._connecting[flow]
+                self._relay.settle(flow)
             elif now >= flow.check_at:
                 self._overdue(flow, now)
         self._poller.flush()
@@ -250,6 +253,7 @@ class Engine:
         side = flow.endpoint_side
         if side is not None and _is_connected(side.fd):
             self._relay.connected(flow)
+            self._relay.settle(flow)
             del self._connecting[flow]
             return
         self._relay.detach(flow)
@@ -267,7 +271,7 @@ class Engine:
 
 
 def _is_connected(fd: int) -> bool:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     try:
         sock.getpeername()
     except OSError:

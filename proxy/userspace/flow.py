@@ -4,6 +4,7 @@ Why so little: no byte stays in user space past a turn of the loop, so this, and
 descriptors, is all there is of a flow. ``relaying`` moves its bytes.
 """
 
+from select import EPOLLIN
 from typing import Protocol
 
 from proxy.model import Endpoint
@@ -12,12 +13,18 @@ from proxy.userspace.pipes import Pipe
 from proxy.userspace.relay import Half
 from proxy.userspace.sources import Client
 
+FLOWING = Half.FLOWING
+
 
 class Owner(Protocol):
     """Whoever moves the bytes of a side."""
 
     def ready(self, side: "Side", events: int) -> None:
         """Handle epoll events of this side's socket."""
+        ...
+
+    def read(self, side: "Side") -> None:
+        """Move what there is to read."""
         ...
 
     def reset(self, flow: "Flow") -> None:
@@ -35,14 +42,17 @@ class Side:
         self.flow = flow
         self.relay = relay
         self.peer: Side | None = None
-        self.half = Half.FLOWING
+        self.half = FLOWING
         self.pipe: Pipe | None = None
         self.credit = 0
         self.mask = -1
 
     def ready(self, events: int) -> None:
-        """Events of this socket."""
-        self.relay.ready(self, events)
+        """Events of this socket; nearly always it is one thing, that there is something to read."""
+        if events == EPOLLIN and self.half is FLOWING:
+            self.relay.read(self)
+        else:
+            self.relay.ready(self, events)
 
     def broken(self) -> None:
         """A bug of ours met this flow: it ends, the others go on."""
@@ -50,7 +60,10 @@ class Side:
 
 
 class Flow:
-    """A client's connection and the endpoint's. ``started``: when a timed connect began, else 0."""
+    """A client's connection and the endpoint's. ``started``: when a timed connect began, else 0.
+
+    ``young``: 2 until the client's first message has gone to the endpoint, 1 until the next, then 0.
+    """
 
     __slots__ = (
         "check_at",
@@ -67,6 +80,7 @@ class Flow:
         "started",
         "traffic",
         "tried",
+        "young",
     )
 
     def __init__(
@@ -81,6 +95,7 @@ class Flow:
         self.endpoint: Endpoint | None = None
         self.connected = False
         self.open = True
+        self.young = 2
         self.started = 0.0
         self.check_at = 0.0
         self.deadline = deadline

@@ -21,13 +21,19 @@ V6_ONLY = 1
 
 
 class Choice:
-    """One pool's endpoints and whose turn it is."""
+    """One pool's endpoints, in text as well (turning addresses into text costs more than a system call)."""
 
-    __slots__ = ("endpoints", "turns")
+    __slots__ = ("endpoints", "turns", "where")
 
     def __init__(self) -> None:
         self.endpoints: Sequence[Endpoint] = ()
+        self.where: Sequence[tuple[str, int]] = ()
         self.turns = RoundRobin()
+
+    def point_at(self, endpoints: Sequence[Endpoint]) -> None:
+        """Serve from these from now on; whose turn it was is kept."""
+        self.endpoints = endpoints
+        self.where = [(str(endpoint.address), endpoint.port) for endpoint in endpoints]
 
 
 class Listener:
@@ -54,8 +60,8 @@ class Listener:
     def point_at(self, target: Target) -> None:
         """Serve new connections from ``target`` from now on; whose turn it was is kept."""
         self.target = target
-        self.inside.endpoints = target.inside.endpoints
-        self.outside.endpoints = target.outside.endpoints
+        self.inside.point_at(target.inside.endpoints)
+        self.outside.point_at(target.outside.endpoints)
 
     def first(self, choice: Choice, client: str, now: float) -> int:
         """Whose turn it is; with affinity, first of all the endpoint that this client had before."""

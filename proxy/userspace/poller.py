@@ -80,22 +80,22 @@ class Poller:
 
     def dispatch(self) -> None:
         """Handle what is ready, in a bounded number of batches."""
+        entries, poll = self.entries, self._epoll.poll
         for _ in range(POLLS):
-            events = self._epoll.poll(0, BATCH)
+            events = poll(0, BATCH)
             if not events:
                 return
             for fd, mask in events:
-                entry = self.entries.get(fd)
-                if entry is not None:
-                    self._handle(entry, mask)
-            self.flush()
-
-    def _handle(self, entry: Watched, mask: int) -> None:
-        try:
-            entry.ready(mask)
-        except Exception:
-            log.exception("bug in the relay, please report it")
-            entry.broken()
+                entry = entries.get(fd)
+                if entry is None:
+                    continue
+                try:
+                    entry.ready(mask)
+                except Exception:
+                    log.exception("bug in the relay, please report it")
+                    entry.broken()
+            if self._dead:
+                self.flush()
 
     def flush(self) -> None:
         """Close what was buried. Needed only after burying outside of ``dispatch``."""

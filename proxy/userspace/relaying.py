@@ -12,10 +12,12 @@ import struct
 from collections.abc import Callable
 from time import monotonic
 
+from proxy.userspace.dialing import settle
 from proxy.userspace.flow import Flow, Side
 from proxy.userspace.pipes import PIPE_BYTES, Pipe, PipePool
 from proxy.userspace.poller import Poller
 from proxy.userspace.relay import NEXT, Event, Half, finished, interest, passes_fin
+from proxy.userspace.syscalls import end_writing
 
 CHUNK = 32 * 1024  # one copied read; it fits into a pipe of the default size
 BULK_AFTER = 3  # full reads in a row that turn a direction to splice(2)
@@ -57,9 +59,16 @@ class Relay:
         side = Side(endpoint_fd, flow, self)
         side.peer, client.peer = client, side
         flow.endpoint_side = side
+        flow.young = 2 if client.half is FLOWING else 1
         self._poller.add(side, interest(FLOWING, client.half) | (OUT if flow.started else 0))
         if client.mask < 0:
             self._poller.add(client, interest(client.half, FLOWING))
+
+    def settle(self, flow: Flow) -> None:
+        """The flow lives on: give its endpoint's socket what a short one does without."""
+        if flow.young and flow.open and flow.endpoint_side is not None:
+            flow.young = 0
+            settle(flow.endpoint_side.fd)
 
     def detach(self, flow: Flow) -> None:
         """Take away an endpoint's socket that never connected."""
@@ -111,7 +120,7 @@ class Relay:
             if not flow.open:
                 return
         if side.half is FLOWING and events & (IN | HUP):
-            self._read(side)
+            self.read(side)
         elif events & HUP:
             self._poller.mute(side)  # both its directions are shut; what is held still goes to the other
 
@@ -129,7 +138,8 @@ class Relay:
         if source.half in (Half.HELD, Half.HELD_LAST) and self._empty(source, sink):
             self._step(source, Event.DRAINED)
 
-    def _read(self, side: Side) -> None:
+    def read(self, side: Side) -> None:
+        """Move what there is to read from one side to the other."""
         if side.credit >= BULK_AFTER:
             self._splice(side)
             return
@@ -145,6 +155,8 @@ class Relay:
         if not data:
             self._ended(side)
             return
+        if flow.young and side is flow.client_side:
+            self._grow(flow)
         try:
             written = os.write(sink.fd, data)
         except BlockingIOError:
@@ -153,7 +165,10 @@ class Relay:
             self._unwritable(side, data, error.errno or 0)
             return
         size = len(data)
-        self._count(side, size)
+        if side is flow.client_side:
+            flow.traffic.received += size
+        else:
+            flow.traffic.sent += size
         if written and not flow.connected:
             self.connected(flow)
         if written == size:
@@ -162,6 +177,12 @@ class Relay:
                 side.credit = BULK_AFTER + BULK_CREDIT
             return
         self._hold(side, data[written:] if written else data)
+
+    def _grow(self, flow: Flow) -> None:
+        if flow.young == 1:
+            self.settle(flow)  # a second small message must not wait until the first is acknowledged
+        else:
+            flow.young = 1
 
     def _unwritable(self, side: Side, data: bytes, failure: int) -> None:
         """The sink is gone; an endpoint that never was there is replaced, and what was read goes to the next."""
@@ -174,6 +195,7 @@ class Relay:
         self.reset(flow)
 
     def _hold(self, side: Side, rest: bytes) -> None:
+        self.settle(side.flow)
         try:
             pipe: Pipe | None = side.pipe or self.pipes.take()
             assert pipe is not None
@@ -250,10 +272,10 @@ class Relay:
         if after is Half.ENDED or (after is FLOWING and source.credit < BULK_AFTER):
             self._release(source)
         if passes_fin(before, after):
-            _shut(sink.fd)
             if finished(after, sink.half):
-                self.close(source.flow)
+                self.close(source.flow)  # which passes the FIN on as well
                 return
+            end_writing(sink.fd)
         self._watch(source.flow)
 
     def _watch(self, flow: Flow) -> None:
@@ -286,7 +308,7 @@ class Relay:
 
 
 def _error_of(fd: int) -> int:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     try:
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     finally:
@@ -294,18 +316,8 @@ def _error_of(fd: int) -> int:
 
 
 def _set_linger(fd: int) -> None:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    finally:
-        sock.detach()
-
-
-def _shut(fd: int) -> None:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-    try:
-        sock.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # the peer has gone already; reading tells how
     finally:
         sock.detach()

@@ -20,6 +20,7 @@ class Client:
     """What matters of a client's address. ``inside``: of the cluster, so a pod or this node itself."""
 
     address: IPAddress
+    text: str
     inside: bool
     local_pod: bool
     own: bool
@@ -27,11 +28,12 @@ class Client:
 
 def classify(text: str, node: NodeFacts) -> Client:
     """Look at a client's address as accept(2) gives it."""
-    address = ip_address(text.partition("%")[0])
+    text = text.partition("%")[0]
+    address = ip_address(text)
     own = address.is_loopback or address in node.addresses
     pod = within(address, node.cluster_cidrs)
     local_pod = within(address, node.pod_cidrs)
-    return Client(address, inside=own or pod or local_pod, local_pod=local_pod and not own, own=own)
+    return Client(address, text, inside=own or pod or local_pod, local_pod=local_pod and not own, own=own)
 
 
 def keeps_address(client: Client, endpoint: Endpoint, keep_outside: bool, pods: Iterable[IPNetwork]) -> bool:

@@ -296,7 +296,7 @@ def test_a_bug_that_one_flow_meets_ends_that_flow_only(world, running, peer, mon
     unlucky, unlucky_server = pair(world, peer)
     from proxy.userspace.relaying import Relay
 
-    genuine = Relay._read
+    genuine = Relay.read
     port = unlucky.getsockname()[1]
 
     def read(relay, side) -> None:
@@ -305,7 +305,7 @@ def test_a_bug_that_one_flow_meets_ends_that_flow_only(world, running, peer, mon
                 raise RuntimeError("a bug")
         genuine(relay, side)
 
-    monkeypatch.setattr(Relay, "_read", read)
+    monkeypatch.setattr(Relay, "read", read)
     with client, server, unlucky, unlucky_server:
         unlucky.sendall(b"x")
         with pytest.raises(ConnectionResetError):

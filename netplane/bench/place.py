@@ -1,0 +1,233 @@
+"""Where proxies are measured: a client pod, a node and an endpoint pod, each a network namespace of its own.
+
+Why the real daemon and a snapshot on disk: what is measured is the process that nodes run, started as it is
+when the API is away, and nothing that was made for measuring.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from netplane.errors import ConfigError, PeerError
+from netplane.linux import sysctl
+from netplane.linux.namespaces import entered_netns, new_netns, socket_in
+from netplane.linux.rtnl import rtnl
+
+NODE, CLIENT, SERVER = "192.0.2.1", "10.244.1.2", "10.244.1.3"
+CLUSTER_IP, PORT, SERVED = "10.96.0.1", 80, 8080
+PLAIN, SPLICE = 8001, 8002
+DEADLINE = 15.0  # seconds for a proxy to answer
+LOAD = Path(__file__).with_name("load.c")
+HAPROXY = """
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  {source}
+listen plain
+  bind {node}:{plain}
+  server one {server}:{served}
+listen splice
+  bind {node}:{splice}
+  option splice-auto
+  option splice-request
+  option splice-response
+  server one {server}:{served}
+"""
+
+
+@dataclass
+class Place:
+    """The namespaces by name (node, client, server), and the programs that run there until it is left."""
+
+    directory: Path
+    netns: dict[str, int]
+    running: list[subprocess.Popen[Any]] = field(default_factory=list)
+
+    def start(self, where: str, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Run a program in a namespace; it is killed when the place is left."""
+        process = subprocess.Popen(self._within(where, command), pass_fds=[self.netns[where]], **options)
+        self.running.append(process)
+        return process
+
+    def run(self, where: str, command: Sequence[str]) -> str:
+        """Run a program to its end; what it printed. Raises PeerError where it fails."""
+        command_line, passed = self._within(where, command), [self.netns[where]]
+        done = subprocess.run(command_line, pass_fds=passed, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise PeerError(f"cannot run {command[0]}: {done.stderr.strip() or done.returncode}")
+        return done.stdout
+
+    def load(self, kind: str, address: str, port: int, seconds: float, parallel: int) -> list[float]:
+        """One client run: count, seconds, p50, p99, failures (see load.c)."""
+        command = [str(self.directory / "load"), kind, address, str(port), str(seconds), str(parallel)]
+        return [float(word) for word in self.run("client", command).split()]
+
+    def wait_for(self, address: str, port: int, log: Path | None = None) -> None:
+        """Until somebody accepts. Raises PeerError."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            with socket_in(self.netns["client"], socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1)
+                if probe.connect_ex((address, port)) == 0:
+                    return
+            if time.monotonic() > deadline:
+                said = log.read_text()[-400:] if log is not None else ""
+                raise PeerError(f"cannot reach {address}:{port} after {DEADLINE:.0f} s. {said}")
+            time.sleep(0.02)
+
+    def _within(self, where: str, command: Sequence[str]) -> list[str]:
+        return ["nsenter", f"--net=/proc/self/fd/{self.netns[where]}", "--", *command]
+
+
+@contextmanager
+def place(directory: Path, say: Callable[[str], None]) -> Iterator[Place]:
+    """Namespaces, the load's server, netplane and HAProxy, all answering. Raises ConfigError, PeerError."""
+    with ExitStack() as left:
+        made = Place(directory, {name: new_netns() for name in ("node", "client", "server")})
+        left.callback(_leave, made)
+        _link(made)
+        _build_load(directory)
+        made.start("server", [str(directory / "load"), "server", str(SERVED)])
+        made.wait_for(SERVER, SERVED)
+        say("starting the proxies")
+        _start_netplane(made)
+        _start_haproxy(made)
+        yield made
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of all threads of a process, exact to nanoseconds (schedstat, proc(5))."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def memory_bytes(pid: int) -> int:
+    """Proportional set size of a process."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _leave(made: Place) -> None:
+    for process in made.running:
+        process.kill()
+    for process in made.running:
+        process.wait()
+    for descriptor in made.netns.values():
+        os.close(descriptor)
+
+
+def _link(made: Place) -> None:
+    node = made.netns["node"]
+    _up(node, "lo")
+    with rtnl(node) as ipr:
+        ipr.addr("add", index=ipr.link_lookup(ifname="lo")[0], address=NODE, prefixlen=32)
+    for name, address in (("client", CLIENT), ("server", SERVER)):
+        inner = made.netns[name]
+        with rtnl(node) as ipr:
+            peer = {"ifname": "eth0", "net_ns_fd": inner}
+            ipr.link("add", ifname=f"to-{name}", kind="veth", peer=peer)
+            index = ipr.link_lookup(ifname=f"to-{name}")[0]
+            ipr.link("set", index=index, state="up")
+        for link in ("lo", "eth0"):
+            _up(inner, link)
+        with rtnl(inner) as ipr:
+            eth0 = ipr.link_lookup(ifname="eth0")[0]
+            ipr.addr("add", index=eth0, address=address, prefixlen=32)
+            ipr.route("add", dst=f"{NODE}/32", oif=eth0, scope=253)
+            ipr.route("add", dst="0.0.0.0/0", gateway=NODE, oif=eth0)
+        with rtnl(node) as ipr:
+            ipr.route("add", dst=f"{address}/32", oif=index, scope=253)
+    for name, settings in (
+        ("node", {"net.ipv4.ip_forward": "1"}),
+        ("client", {"net.ipv4.ip_local_port_range": "30000 60999", "net.ipv4.tcp_tw_reuse": "1"}),
+    ):
+        with entered_netns(made.netns[name]):
+            for key, value in settings.items():
+                sysctl.write(key, value)
+
+
+def _up(netns: int, link: str) -> None:
+    with rtnl(netns) as ipr:
+        ipr.link("set", index=ipr.link_lookup(ifname=link)[0], state="up")
+
+
+def _build_load(directory: Path) -> None:
+    command = ["cc", "-O2", "-o", str(directory / "load"), str(LOAD)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(
+            f"cannot build the load: {error}", "./dev setup bench installs a C compiler"
+        ) from None
+
+
+def _start_netplane(made: Place) -> None:
+    root = made.directory / "root"
+    etc, state = root / "etc/netplane", root / "var/lib/netplane"
+    etc.mkdir(parents=True)
+    state.mkdir(parents=True)
+    (state / "proxy-snapshot.json").write_bytes(orjson.dumps(_snapshot()))
+    (etc / "proxy.yaml").write_text(f"nodeName: bench\nnodeAddresses: [{NODE}]\n")
+    (etc / "proxy.kubeconfig").write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\n"
+        "users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
+    )
+    command = [sys.executable, "-m", "netplane", "proxy", "--root", str(root)]
+    log = made.directory / "netplane.log"
+    with log.open("ab") as output:
+        made.start("node", command, stdout=output, stderr=output)
+    made.wait_for(CLUSTER_IP, PORT, log)
+
+
+def _snapshot() -> dict[str, Any]:
+    """What a proxy keeps on disk (``proxy.saved``): one ClusterIP with one endpoint on this node."""
+    endpoint = {"address": SERVER, "port": SERVED, "local": True, "terminating": False}
+    return {
+        "format": 1,
+        "revision": 1,
+        "node": {
+            "name": "bench",
+            "addresses": [NODE],
+            "podCIDRs": ["10.244.1.0/24"],
+            "clusterCIDRs": ["10.244.0.0/16"],
+            "serviceCIDRs": ["10.96.0.0/12"],
+            "zone": "",
+        },
+        "targets": [
+            {
+                "frontend": {"address": CLUSTER_IP, "port": PORT, "protocol": "TCP"},
+                "service": {"namespace": "bench", "name": "one", "port": "80"},
+                "inside": {"endpoints": [endpoint], "whenEmpty": "reject"},
+            }
+        ],
+    }
+
+
+def _start_haproxy(made: Place) -> None:
+    config = made.directory / "haproxy.cfg"
+    # The client's own address, as ours; our rules bring the replies back to whatever socket has it.
+    names = {"node": NODE, "plain": PLAIN, "splice": SPLICE, "server": SERVER, "served": SERVED}
+    config.write_text(HAPROXY.format(source="source 0.0.0.0 usesrc clientip", **names))
+    log = made.directory / "haproxy.log"
+    try:
+        with log.open("ab") as output:
+            made.start("node", ["haproxy", "-db", "-f", str(config)], stdout=output, stderr=output)
+    except OSError as error:
+        raise ConfigError(f"cannot run haproxy: {error}", "./dev setup bench installs it") from None
+    made.wait_for(NODE, PLAIN, log)
