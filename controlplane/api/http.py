@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from controlplane.api import reads, watches
+from controlplane.api.authorization import authorize
 from controlplane.api.bodies import OBJECT_TYPES, an_object, decode, media_type
 from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
@@ -32,13 +33,12 @@ from controlplane.api.subresources import bind, finalize, scale_of, write_scale
 from controlplane.api.watches import Watcher
 from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
 from controlplane.auth.authn import User, identify
-from controlplane.auth.authz import JOIN_PATH, METRICS_PATH, allowed, allowed_path
+from controlplane.auth.authz import JOIN_PATH, METRICS_PATH, allowed_path
 from controlplane.store.contract import StoreError
 from netplane import metrics
 from netplane.kube.errors import (
     StatusError,
     bad_request,
-    forbidden,
     internal,
     method_not_allowed,
     no_such_path,
@@ -46,6 +46,7 @@ from netplane.kube.errors import (
     unavailable,
 )
 from netplane.kube.objects import Object
+from netplane.kube.resources import PODS
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class ApiServer:
                     raise unauthorized()
                 watch = flag(request.query, "watch")
                 route = find(self._kinds, request.method, path, watch=watch)
-                _authorize(user, route)
+                pods = (record.obj for record in self._hub.all(PODS).values())
+                authorize(user, route, request.query, pods)
                 response = await self._resource(request, route, user, warnings)
             else:
                 response = await self._other(request, path, user)
@@ -270,15 +272,6 @@ class ApiServer:
             log.exception("%s %s", request.method, request.path)
             request.transport.abort()  # the head is out: a cut connection is the only answer left
         return response
-
-
-def _authorize(user: User, route: Route) -> None:
-    resource = route.kind.resource
-    if not allowed(
-        user, route.verb, resource.group, resource.plural, route.subresource, route.namespace, route.name
-    ):
-        plural = f"{resource.plural}/{route.subresource}" if route.subresource else resource.plural
-        raise forbidden(user.name, route.verb, resource.group, plural, route.namespace, route.name)
 
 
 def _created(route: Route) -> int:

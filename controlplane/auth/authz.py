@@ -1,13 +1,13 @@
-"""What each group may do: one table, read top to bottom, and the two rules a table cannot say.
+"""What each group may do: one table, read top to bottom, and the rules a table cannot say.
 
 A right is (verbs, API group, resources). Rights only add up; nothing denies. `allowed` needs the request
 only; `restriction` also looks at the object, because "its own Node" and "pods bound to it" are facts of the
-object, as in kube-apiserver's NodeRestriction admission.
+object, as in kube-apiserver's NodeRestriction admission; `unrelated` looks at the pods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from controlplane.auth.authn import User
@@ -20,7 +20,9 @@ from controlplane.auth.identities import (
     RESOLVERS,
     node_of,
 )
-from netplane.kube.objects import Object
+from netplane.kube.objects import Object, namespace_of
+from netplane.kube.references import Reference, references_of
+from netplane.kube.resources import CONFIGMAPS, SECRETS, Resource
 
 READ = frozenset({"get", "list", "watch"})
 REPORT = frozenset({"create", "update", "patch"})
@@ -29,17 +31,24 @@ NODE_LEASES = "kube-node-lease"
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Verbs on resources ("pods", "pods/status") of one API group; `own`: only the caller's node's object."""
+    """Verbs on resources ("pods", "pods/status") of one API group.
+
+    `own`: only the caller's node's object. `used`: only an object that is named and that a pod on the caller's
+    node uses; the table asks for the name, `unrelated` for the pod.
+    """
 
     verbs: frozenset[str]
     group: str
     resources: frozenset[str]
     own: bool = False
+    used: bool = False
 
 
-def _right(verbs: frozenset[str] | str, group: str, resources: str, *, own: bool = False) -> Right:
+def _right(
+    verbs: frozenset[str] | str, group: str, resources: str, *, own: bool = False, used: bool = False
+) -> Right:
     words = frozenset(verbs.split()) if isinstance(verbs, str) else verbs
-    return Right(words, group, frozenset(resources.split()), own)
+    return Right(words, group, frozenset(resources.split()), own, used)
 
 
 _REPORT_EVENTS = (_right(REPORT, "", "events"), _right(REPORT, "events.k8s.io", "events"))
@@ -48,6 +57,7 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
     NODES: (
         _right(READ, "", "nodes pods services endpoints namespaces"),
         _right(READ, "discovery.k8s.io", "endpointslices"),
+        _right(READ, "", "configmaps secrets", used=True),
         _right("create", "", "nodes"),
         _right("update patch", "", "nodes nodes/status", own=True),
         _right("update patch", "", "pods/status"),
@@ -96,6 +106,8 @@ def allowed(
                 continue
             if member == NODES and node is None:
                 continue  # a node certificate without a node's name has no node's rights
+            if right.used and not (namespace and name):
+                continue
             if not right.own or _is_own(node, verb, resource, namespace, name):
                 return True
     return False
@@ -123,6 +135,21 @@ def allowed_path(user: User | None, verb: str, path: str) -> bool:
     if bare == METRICS_PATH:
         return MONITORING in user.groups
     return bare == "/" or any(bare == root or bare.startswith(f"{root}/") for root in DISCOVERY_ROOTS)
+
+
+def unrelated(user: User, resource: Resource, namespace: str, name: str, pods: Iterable[Object]) -> str:
+    """Why a node may not read this ConfigMap or Secret, "" if it may: as kube-apiserver's Node authorizer."""
+    node = node_of(user.name, user.groups)
+    if node is None or resource not in (CONFIGMAPS, SECRETS) or MASTERS in user.groups:
+        return ""
+    wanted = Reference(resource, name)
+    if any(_runs_on(pod, node, namespace) and wanted in references_of(pod) for pod in pods):
+        return ""
+    return f"no relationship found between node '{node}' and this object"
+
+
+def _runs_on(pod: Object, node: str, namespace: str) -> bool:
+    return (pod.get("spec") or {}).get("nodeName") == node and namespace_of(pod) == namespace
 
 
 def restriction(

@@ -3,7 +3,8 @@
 import pytest
 
 from controlplane.auth.authn import User, identify, token_digest
-from controlplane.auth.authz import allowed, allowed_path, restriction
+from controlplane.auth.authz import allowed, allowed_path, restriction, unrelated
+from netplane.kube.resources import CONFIGMAPS, PODS, SECRETS
 
 ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
 NODE = User("system:node:n1", ("system:nodes", "system:authenticated"))
@@ -39,6 +40,12 @@ TABLE = [
     (NODE, "update", LEASES, "", "kube-node-lease", "n2", False),
     (NODE, "update", LEASES, "", "kube-system", "n1", False),
     (NODE, "create", CORE["services"], "", "default", "", False),
+    (NODE, "get", ("", "configmaps"), "", "default", "c", True),
+    (NODE, "watch", ("", "secrets"), "", "default", "s", True),
+    (NODE, "list", ("", "secrets"), "", "default", "", False),
+    (NODE, "list", ("", "secrets"), "", "", "s", False),
+    (NODE, "update", ("", "configmaps"), "", "default", "c", False),
+    (PROXY, "get", ("", "secrets"), "", "default", "s", False),
     (NAMELESS, "list", CORE["pods"], "", "", "", False),
     (PROXY, "watch", CORE["services"], "", "", "", True),
     (PROXY, "list", SLICES, "", "", "", True),
@@ -146,3 +153,43 @@ def test_a_known_token_is_its_user():
     assert identify(subject(("commonName", "ann")), "s3cret", tokens) == User(
         "ann", ("system:authenticated",)
     )
+
+
+def pod_on(node, namespace="default", **spec):
+    return {"metadata": {"name": "p", "namespace": namespace}, "spec": {"nodeName": node, **spec}}
+
+
+def container(**fields):
+    return {"containers": [{"name": "c", **fields}]}
+
+
+USES = [
+    (CONFIGMAPS, container(env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "k"}}}])),
+    (SECRETS, container(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}])),
+    (CONFIGMAPS, container(envFrom=[{"configMapRef": {"name": "x"}}])),
+    (SECRETS, container(envFrom=[{"secretRef": {"name": "x"}}])),
+    (CONFIGMAPS, {"volumes": [{"name": "v", "configMap": {"name": "x"}}]}),
+    (SECRETS, {"volumes": [{"name": "v", "secret": {"secretName": "x"}}]}),
+    (SECRETS, {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "x"}}]}}]}),
+    (SECRETS, {"imagePullSecrets": [{"name": "x"}]}),
+]
+
+
+@pytest.mark.parametrize(("resource", "spec"), USES)
+def test_a_node_reads_what_its_pods_use_and_nothing_else(resource, spec):
+    other = SECRETS if resource == CONFIGMAPS else CONFIGMAPS
+    mine, elsewhere = pod_on("n1", **spec), pod_on("n2", **spec)
+    assert unrelated(NODE, resource, "default", "x", [elsewhere, mine]) == ""
+    for asked in (
+        (resource, "default", "y", [mine]),
+        (other, "default", "x", [mine]),
+        (resource, "other", "x", [mine]),
+        (resource, "default", "x", [elsewhere]),
+        (resource, "default", "x", []),
+    ):
+        assert unrelated(NODE, *asked) == "no relationship found between node 'n1' and this object"
+
+
+def test_others_are_not_asked_for_pods():
+    assert unrelated(ADMIN, SECRETS, "default", "x", []) == ""
+    assert unrelated(NODE, PODS, "default", "x", []) == ""
