@@ -56,6 +56,19 @@ def test_pods_outlive_their_agent(lab: Lab, service: str) -> None:
     assert restarts(lab) == restarted
 
 
+def test_a_node_that_was_silent_for_a_moment_serves_again(lab: Lab, service: str) -> None:
+    """Silent for longer than the grace period, back before its pods are evicted: nothing is replaced."""
+    before, machine = addresses(lab), "n2"
+    lab.exec(machine, "netplane", "supervise", "kill", "node", "--signal", "19")  # SIGSTOP
+    try:
+        eventually(lambda: not ready(lab.get("node", machine)), "n2 unreachable", 30)
+    finally:
+        lab.exec(machine, "netplane", "supervise", "kill", "node", "--signal", "18")  # SIGCONT
+    eventually(lambda: hello_is_whole(lab), "all pods ready again", 30)
+    kept = set(before.items()) & set(addresses(lab).items())
+    assert len(kept) >= 2, "pods of the other nodes are left alone"
+
+
 def agents_run(lab: Lab) -> bool:
     return all(
         lab.exec(node, "netplane", "supervise", "status", "-o", "json").count('"running"') >= 4
