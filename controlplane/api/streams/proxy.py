@@ -147,14 +147,13 @@ async def tunnel(client: web.WebSocketResponse, agent: aiohttp.ClientWebSocketRe
         async with asyncio.TaskGroup() as tasks:
             ways = [tasks.create_task(_pass(client, agent)), tasks.create_task(_pass(agent, client))]
             pings = [tasks.create_task(_ping(side)) for side in (client, agent)]
-            await asyncio.wait([*ways, *pings], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*ways, *pings):
+            await asyncio.wait(ways)
+            for task in pings:
                 task.cancel()
     except* (aiohttp.ClientError, ConnectionError):
-        pass  # one side is gone: the other is told below
-    for side, other in ((client, agent), (agent, client)):
-        with suppress(aiohttp.ClientError, ConnectionError):
-            await side.close(code=_code(other))
+        pass  # one side is gone: the other is told below, and a side that is closed stays so
+    for side in (client, agent):
+        await _close(side, WSCloseCode.GOING_AWAY)
 
 
 async def _pass(source: Socket, target: Socket) -> None:
@@ -165,7 +164,14 @@ async def _pass(source: Socket, target: Socket) -> None:
         elif message.type is WSMsgType.TEXT:
             await target.send_str(message.data)
         else:
+            # Closing ends the other way's wait, too. (A cancelled wait would leave the connection cut, not closed.)
+            await _close(target, _code(source))
             return
+
+
+async def _close(side: Socket, code: int) -> None:
+    with suppress(aiohttp.ClientError, ConnectionError):
+        await side.close(code=code)
 
 
 async def _ping(side: Socket) -> None:

@@ -179,12 +179,9 @@ async def test_attaching_shows_what_comes_and_stays_in_the_log(sandbox, tmp_path
         ) as third:  # the stdin of all who were there is still open
             await write(third.stdin, b"two\n")
             assert await until_said(Source(third.stdout), b"\n") == b"got two\n"
-    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == [
-        "got one",
-        "bad one",
-        "got two",
-        "bad two",
-    ]
+            assert await until_said(Source(third.stderr), b"\n") == b"bad two\n"
+    logged = [line.split(" ", 3)[3] for line in log.read_text().splitlines()]
+    assert sorted(logged) == ["bad one", "bad two", "got one", "got two"]
 
 
 async def test_stdin_once_is_the_first_ones_and_ends_with_it(sandbox, tmp_path):
