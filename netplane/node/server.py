@@ -132,7 +132,10 @@ def _waiting(pod: Object, container: str) -> str:
 @asynccontextmanager
 async def serving(app: web.Application, host: str, port: int, tls: ssl.SSLContext) -> AsyncIterator[None]:
     """Answer while the context is open. Raises KernelError naming the address that cannot be bound."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    # Cancellation: a log that is followed ends with who follows it, not with its next line.
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         try:
