@@ -26,6 +26,7 @@ class Code(IntEnum):
     ALREADY_ATTACHED = 102
     STORE = 103
     CHECK_FAILED = 104
+    PORT_TAKEN = 105
     INTERNAL = 199
 
 

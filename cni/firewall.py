@@ -5,7 +5,10 @@ rules are the same few however many pods there are:
 
 - ``outside4``: pod address → the chain of its exclusions, whose last word is masquerade;
 - ``hairpin4``: (pod, pod): a pod that reaches itself through a Service would get the answer from its own
-  address, and drop it; so a connection that was translated back to its sender leaves with the node's address.
+  address, and drop it; so a connection that was translated back to its sender leaves with the node's address;
+- ``ports4`` and ``bound4``: a port of the node, or of one address of it → pod address and port. It leads there also
+  from the node itself; from 127.0.0.1 the source becomes the node's, and the pod's link may carry that address
+  (``route_localnet``), so what pods send to 127.0.0.0/8 is dropped before anything else sees it.
 
 A pod's elements come in two forms. ``Element`` values change elements only: nothing in the kernel is replaced, and
 so nothing waits for readers to let go (10 ms). Where the table or the chain is not there, that fails as a whole, and
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cni.lease import Lease
+from cni.ports import PROTOCOLS, PortMapping
 from netplane.config import IPAddress, IPNetwork
 
 FAMILY, TABLE = "inet", "netplane_cni"
@@ -27,34 +31,77 @@ _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _MATCH = {4: "ip", 6: "ip6"}
 
+_PORT = "inet_proto . inet_service"
+_SETS = (("map", "outside"), ("set", "hairpin"), ("map", "ports"), ("map", "bound"))
+_CHAINS = ("guard", "prerouting", "output", "postrouting")
+
 DECLARATIONS = "\n".join(
     [
         f"add table {_AT}",
         f"add chain {_AT} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}",
         *(f"add map {_AT} outside{v} {{ type {_TYPE[v]} : verdict; }}" for v in (4, 6)),
         *(f"add set {_AT} hairpin{v} {{ type {_TYPE[v]} . {_TYPE[v]}; }}" for v in (4, 6)),
+        *(f"add map {_AT} ports{v} {{ type {_PORT} : {_TYPE[v]} . inet_service; }}" for v in (4, 6)),
+        *(
+            f"add map {_AT} bound{v} {{ type {_TYPE[v]} . {_PORT} : {_TYPE[v]} . inet_service; }}"
+            for v in (4, 6)
+        ),
+        f"add chain {_AT} guard {{ type filter hook prerouting priority raw; policy accept; }}",
+        f"add chain {_AT} prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}",
+        f"add chain {_AT} output {{ type nat hook output priority -100; policy accept; }}",
     ]
 )
 
 
+def _rules() -> Iterator[str]:
+    yield 'guard iifname "np*" ip daddr 127.0.0.0/8 drop'
+    for chain in ("prerouting", "output"):
+        for v, match in _MATCH.items():
+            port = "meta l4proto . th dport map"
+            yield f"{chain} dnat {match} to {match} daddr . {port} @bound{v}"
+            yield f"{chain} fib daddr type local dnat {match} to {port} @ports{v}"
+    yield "postrouting ip saddr 127.0.0.0/8 ct status dnat masquerade"
+    for v, match in _MATCH.items():
+        yield f"postrouting ct status dnat {match} saddr . {match} daddr @hairpin{v} masquerade"
+        yield f"postrouting {match} saddr vmap @outside{v}"
+
+
+_RULES = tuple(_rules())
+
+
 def rebuild(leases: Iterable[Lease]) -> str:
     """The whole table as these leases want it, whatever was there: one transaction."""
-    flushes = [f"flush map {_AT} outside{v}\nflush set {_AT} hairpin{v}" for v in (4, 6)]
+    names = [f"{kind} {_AT} {name}{v}" for v in (4, 6) for kind, name in _SETS]
+    flushes = [f"flush {name}" for name in names]
     return "\n".join([_frame(), *flushes, *(_whole(lease) for lease in leases)])
+
+
+Part = IPAddress | int | str  # an address, a port, a protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element of a set (``chain`` empty) or of a map that jumps to ``chain``. ``key``: joined addresses."""
+    """One element of a set, or of a map: to the jump to ``chain``, or to ``value``."""
 
     name: str
-    key: tuple[IPAddress, ...]
+    key: tuple[Part, ...]
     chain: str = ""
+    value: tuple[Part, ...] = ()
 
-    @property
-    def packed(self) -> bytes:
-        """The key as the kernel has it."""
-        return b"".join(address.packed for address in self.key)
+
+def packed(parts: tuple[Part, ...]) -> bytes:
+    """As the kernel has it: each part in network order, filled up to four bytes."""
+    return b"".join(_pack(part) for part in parts)
+
+
+def _pack(part: Part) -> bytes:
+    match part:
+        case int():
+            return part.to_bytes(2, "big") + b"\0\0"
+        case str():
+            return bytes([PROTOCOLS[part], 0, 0, 0])
+        case _:
+            return part.packed
 
 
 def attach(lease: Lease) -> tuple[tuple[Element, ...], str]:
@@ -70,15 +117,8 @@ def detach(lease: Lease) -> tuple[tuple[Element, ...], str]:
 
 def _frame() -> str:
     """Declarations and the rules that never change."""
-    rules = [
-        rule
-        for v, match in _MATCH.items()
-        for rule in (
-            f"add rule {_AT} postrouting ct status dnat {match} saddr . {match} daddr @hairpin{v} masquerade",
-            f"add rule {_AT} postrouting {match} saddr vmap @outside{v}",
-        )
-    ]
-    return "\n".join([DECLARATIONS, f"flush chain {_AT} postrouting", *rules])
+    rules = [f"add rule {_AT} {line}" for line in _RULES]
+    return "\n".join([DECLARATIONS, *(f"flush chain {_AT} {chain}" for chain in _CHAINS), *rules])
 
 
 def _whole(lease: Lease) -> str:
@@ -90,7 +130,7 @@ def _whole(lease: Lease) -> str:
 
 def elements(lease: Lease) -> frozenset[tuple[str, str]]:
     """(map or set, key) of every element a pod must have: what CHECK looks for."""
-    return frozenset((element.name, str(element.key[0])) for element in _elements(lease))
+    return frozenset((element.name, _named(element.key)) for element in _elements(lease))
 
 
 def observed(listing: Sequence[dict[str, object]]) -> frozenset[tuple[str, str]]:
@@ -108,17 +148,22 @@ def has_rules(listing: Sequence[dict[str, object]]) -> bool:
     """Whether the rules that use the elements are there."""
     described = (entry.get("rule") for entry in listing)
     chains = [rule["chain"] for rule in described if isinstance(rule, dict)]
-    return chains.count("postrouting") >= 2 * len(_MATCH)
+    wanted = [line.partition(" ")[0] for line in _RULES]
+    return all(chains.count(chain) >= wanted.count(chain) for chain in _CHAINS)
 
 
 def _key(element: object) -> str:
-    """`addr`, `[addr, verdict]` (a map) or `{"concat": [addr, addr]}` (the hairpin set)."""
+    """`addr`, `[addr, verdict]` (a map) or `{"concat": [addr, addr]}`."""
     if isinstance(element, list):
         return _key(element[0])
     if isinstance(element, dict):
         concatenated = element.get("concat")
-        return str(concatenated[0]) if isinstance(concatenated, list) else str(element)
+        return _named(concatenated) if isinstance(concatenated, list) else str(element)
     return str(element)
+
+
+def _named(parts: Sequence[object]) -> str:
+    return " . ".join(str(part) for part in parts)
 
 
 def _elements(lease: Lease) -> Iterator[Element]:
@@ -127,12 +172,22 @@ def _elements(lease: Lease) -> Iterator[Element]:
         yield Element(f"hairpin{address.version}", (address, address))
         if exclude is not None:
             yield Element(f"outside{address.version}", (address,), _chain(exclude))
+        for port in lease.terms.ports:
+            if address.version in port.versions:
+                yield _mapped(address, port)
+
+
+def _mapped(address: IPAddress, port: PortMapping) -> Element:
+    key, value = (port.protocol, port.host_port), (address, port.container_port)
+    if port.host_ip is None:
+        return Element(f"ports{address.version}", key, value=value)
+    return Element(f"bound{address.version}", (port.host_ip, *key), value=value)
 
 
 def _line(verb: str, element: Element) -> str:
-    key = " . ".join(str(address) for address in element.key)
-    verdict = f" : jump {element.chain}" if element.chain and verb == "add" else ""
-    return f"{verb} element {_AT} {element.name} {{ {key}{verdict} }}"
+    data = f" : jump {element.chain}" if element.chain else ""
+    data = f" : {_named(element.value)}" if element.value else data
+    return f"{verb} element {_AT} {element.name} {{ {_named(element.key)}{data if verb == 'add' else ''} }}"
 
 
 def _exclusions(exclude: tuple[IPNetwork, ...]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cni.ports import PortMapping
 from cni.protocol import Attachment
 from netplane.config import IPAddress, IPNetwork
 
@@ -29,6 +30,7 @@ class Terms:
     boot_id: str
     mtu: int
     exclude: tuple[IPNetwork, ...] | None
+    ports: tuple[PortMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def describe(lease: Lease) -> Mapping[str, object]:
         "link": lease.terms.link,
         "netns": lease.terms.netns,
         "mtu": lease.terms.mtu,
+        "ports": [str(mapping) for mapping in lease.terms.ports],
         "state": str(lease.state),
         "created": lease.created,
     }

@@ -22,16 +22,17 @@ from typing import Any
 
 import orjson
 
-from cni import ipam
+from cni import ipam, ports
 from cni.bursts import Bursts
 from cni.errors import CniError, Code
 from cni.ipam import Pool
 from cni.lease import Lease, State, Terms
+from cni.ports import PortMapping
 from cni.protocol import Attachment
 from netplane.config import IPAddress
 
 Operation = Callable[[sqlite3.Connection], Any]
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE attachment (
     id INTEGER PRIMARY KEY,
@@ -44,6 +45,7 @@ CREATE TABLE attachment (
     boot_id TEXT NOT NULL,
     mtu INTEGER NOT NULL,
     exclude TEXT,
+    ports TEXT NOT NULL DEFAULT '[]',
     state TEXT NOT NULL CHECK (state IN ('reserving', 'live', 'deleting')),
     created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     UNIQUE (network, container_id, ifname)
@@ -55,8 +57,11 @@ CREATE TABLE address (
 CREATE INDEX address_attachment ON address (attachment);
 CREATE TABLE last_given (pool TEXT PRIMARY KEY, address TEXT NOT NULL) WITHOUT ROWID;
 """
+_MIGRATIONS = {
+    1: "ALTER TABLE attachment ADD COLUMN ports TEXT NOT NULL DEFAULT '[]';"
+}  # from this version on
 _SELECT = (
-    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, state, created,"
+    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, ports, state, created,"
     " (SELECT group_concat(address) FROM address WHERE attachment = attachment.id) FROM attachment"
 )
 _IDENTITY = " WHERE network = ? AND container_id = ? AND ifname = ?"
@@ -93,6 +98,10 @@ class Leases:
         def insert(db: sqlite3.Connection) -> Lease:
             if attachment in self._rows:
                 raise CniError(Code.ALREADY_ATTACHED, f"cannot attach {attachment}: it is attached already")
+            taken = (mapping for lease in self._rows.values() for mapping in lease.terms.ports)
+            if pair := terms.ports and ports.conflict(terms.ports, taken):
+                cause = f"port {pair[0]} of the node is taken ({pair[1]})"
+                raise CniError(Code.PORT_TAKEN, f"cannot attach {attachment}: {cause}")
             for pool in pools:
                 address = ipam.choose(pool, self._in_use, self._last.get(pool.key))
                 self._in_use.add(address)
@@ -158,7 +167,12 @@ class Leases:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
-        elif version != _SCHEMA_VERSION:
+            return
+        while version in _MIGRATIONS:
+            script = f"BEGIN;{_MIGRATIONS[version]}PRAGMA user_version = {version + 1};COMMIT;"
+            self._db.executescript(script)
+            version += 1
+        if version != _SCHEMA_VERSION:
             raise CniError(
                 Code.STORE,
                 f"cannot use {self._path}: it is of version {version}, this netplane writes {_SCHEMA_VERSION}",
@@ -214,11 +228,12 @@ def _insert(db: sqlite3.Connection, lease: Lease) -> str:
     """Write a new row down; when it was made comes back."""
     terms = lease.terms
     exclude = None if terms.exclude is None else orjson.dumps([str(n) for n in terms.exclude]).decode()
+    mapped = orjson.dumps([mapping.as_plain() for mapping in terms.ports]).decode()
     values = (*_identity(lease.attachment), terms.link, terms.netns, terms.netns_inode, terms.boot_id)
     made: tuple[int, str] = db.execute(
         "INSERT INTO attachment (network, container_id, ifname, link, netns, netns_inode, boot_id,"
-        " mtu, exclude, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id, created",
-        (*values, terms.mtu, exclude, lease.state),
+        " mtu, exclude, ports, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id, created",
+        (*values, terms.mtu, exclude, mapped, lease.state),
     ).fetchone()
     db.executemany("INSERT INTO address VALUES (?, ?)", [(str(a), made[0]) for a in lease.addresses])
     return made[1]
@@ -248,12 +263,19 @@ def _identity(attachment: Attachment) -> tuple[str, str, str]:
 
 
 def _lease(row: tuple[str | int | None, ...]) -> Lease:
-    network, container_id, ifname, link, netns, inode, boot_id, mtu, exclude, state, created, addresses = row
+    network, container_id, ifname, link, netns, inode, boot_id, mtu, exclude, *rest = row
+    mapped, state, created, addresses = rest
     networks = None if exclude is None else tuple(ip_network(text) for text in orjson.loads(str(exclude)))
-    terms = Terms(str(link), str(netns), str(inode), str(boot_id), int(str(mtu)), networks)
+    terms = Terms(
+        str(link), str(netns), str(inode), str(boot_id), int(str(mtu)), networks, _ports(str(mapped))
+    )
     held = sorted((ip_address(text) for text in str(addresses or "").split(",") if text), key=_by_family)
     attachment = Attachment(str(network), str(container_id), str(ifname))
     return Lease(attachment, tuple(held), terms, State(str(state)), str(created))
+
+
+def _ports(text: str) -> tuple[PortMapping, ...]:
+    return tuple(mapping for entry in orjson.loads(text) if (mapping := ports.parse(entry)) is not None)
 
 
 def _by_family(address: IPAddress) -> tuple[int, int]:

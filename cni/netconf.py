@@ -12,15 +12,17 @@ from typing import Any
 
 import orjson
 
+from cni import ports
 from cni.errors import CniError, Code
 from cni.ipam import Pool, Range
+from cni.ports import PortMapping
 from netplane.config import IPAddress, IPNetwork
 
 MTU_RANGE = range(576, 65536)
 MTU_RANGE_IPV6 = range(1280, 65536)  # RFC 8200: a link below that cannot carry IPv6
 
 # Known to runtimes, not offered here. An empty value asks for nothing.
-_REFUSED = ("portMappings", "bandwidth", "ips", "mac", "ipRanges", "dns", "deviceID", "infinibandGUID")
+_REFUSED = ("bandwidth", "ips", "mac", "ipRanges", "dns", "deviceID", "infinibandGUID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class NetworkConfig:
     exclude: tuple[IPNetwork, ...] | None = None
     mtu: int | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
+    ports: tuple[PortMapping, ...] = ()
 
 
 def parse(document: Mapping[str, Any]) -> NetworkConfig:
@@ -44,7 +47,8 @@ def parse(document: Mapping[str, Any]) -> NetworkConfig:
     if not pools:
         raise _invalid("ipam.ranges", ipam.get("ranges"), "must be a list with at least one list of CIDRs")
     _disjoint(pools)
-    return NetworkConfig(pools, _masquerade(document), _mtu(document, pools), _object(document, "dns"))
+    masquerade, mtu = _masquerade(document), _mtu(document, pools)
+    return NetworkConfig(pools, masquerade, mtu, _object(document, "dns"), _ports(document))
 
 
 def _refuse_what_is_not_offered(document: Mapping[str, Any]) -> None:
@@ -64,6 +68,24 @@ def _masquerade(document: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
     _only(table, "masquerade", ("exclude",))
     entries = _list(table, "exclude", "masquerade")
     return tuple(_network(entry, f"masquerade.exclude[{i}]") for i, entry in enumerate(entries))
+
+
+def _ports(document: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+    entries = _list(_object(document, "runtimeConfig"), "portMappings", "runtimeConfig")
+    found: list[PortMapping] = []
+    for index, entry in enumerate(entries):
+        where = f"runtimeConfig.portMappings[{index}]"
+        if not isinstance(entry, Mapping):
+            raise _invalid(where, entry, "must be an object")
+        try:
+            mapping = ports.parse(entry)
+        except ValueError as error:
+            raise _invalid(where, dict(entry), f"cannot be: {error}") from None
+        if mapping is not None:
+            found.append(mapping)
+    if pair := ports.conflict(found, ()):
+        raise _invalid("runtimeConfig.portMappings", str(pair[0]), f"conflicts with {pair[1]}")
+    return tuple(found)
 
 
 def _mtu(document: Mapping[str, Any], pools: tuple[Pool, ...]) -> int | None:

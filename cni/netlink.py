@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cni import firewall, templates
+from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
 from cni.firewall import Element
 from cni.kernel import NETFILTER, NetlinkSocket
@@ -23,6 +24,7 @@ from cni.plan import (
     CreateVeth,
     DeleteLink,
     Firewall,
+    ForgetFlows,
     Label,
     LinkUp,
     Neighbour,
@@ -39,6 +41,7 @@ _DOOMED = 0x4E500000  # the group of links that are deleted together, and a numb
 _NFPROTO_INET = 1
 _FIRST_INDEX, _INDICES = 1 << 20, 1 << 20  # links of ours, above what the kernel gives by itself
 _INDEX_TRIES = 64
+_DETACHING = (DeleteLink, Firewall, ForgetFlows)
 
 
 def apply(
@@ -63,8 +66,8 @@ def apply(
 def detach(burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
     """The steps of many DELs, together; one by one where that fails, so that each has its own failure."""
     try:
-        # Stable: links first, then all of the firewall, each in the order they came.
-        apply(sorted(itertools.chain.from_iterable(burst), key=lambda step: isinstance(step, Firewall)))
+        # Stable: of each kind in the order they came.
+        apply(sorted(itertools.chain.from_iterable(burst), key=lambda step: _DETACHING.index(type(step))))
     except NetplaneError:
         return [_alone(steps) for steps in burst]
     return [None] * len(burst)
@@ -148,6 +151,8 @@ class _Worker:
                     _set(step)  # type: ignore[arg-type]  # as above
             case Firewall():
                 _change_firewall(steps)  # type: ignore[arg-type]  # as above
+            case ForgetFlows():
+                forget_udp({port for step in steps if isinstance(step, ForgetFlows) for port in step.ports})
             case DeleteLink():
                 self._delete([step.link for step in steps if isinstance(step, DeleteLink)])
             case _:
@@ -262,10 +267,10 @@ def _change_firewall(steps: Sequence[Firewall]) -> None:
 
 def _element(adding: bool, element: Element) -> bytearray:
     kind = templates.NFT_NEWSETELEM if adding else templates.NFT_DELSETELEM
-    chain = element.chain if adding and element.chain else None
-    key = element.packed
-    template = templates.element(kind, _NFPROTO_INET, firewall.TABLE, element.name, len(key), chain)
-    return template.fill(key=key)
+    key, value = firewall.packed(element.key), firewall.packed(element.value)
+    data = (element.chain or len(value) or None) if adding else None
+    template = templates.element(kind, _NFPROTO_INET, firewall.TABLE, element.name, len(key), data)
+    return template.fill(key=key, value=value) if isinstance(data, int) else template.fill(key=key)
 
 
 def _set(step: Setting) -> None:
@@ -290,6 +295,7 @@ _WORDS: dict[type, str] = {
     AddRoute: "add the route to {s.dst} on {s.link} ({s.where})",
     Setting: "set {s.name}={s.value}",
     Firewall: "change the nftables table netplane_cni",
+    ForgetFlows: "forget the UDP flows to {s.ports}",
     DeleteLink: "delete the link {s.link}",
 }
 

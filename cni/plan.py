@@ -109,13 +109,31 @@ class Firewall:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetFlows:
+    """UDP flows towards these ports of the node: they were translated, or not, before the mapping changed."""
+
+    ports: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteLink:
     """The host's end, and with it the pod's end, addresses, routes and neighbours. Absent is fine."""
 
     link: str
 
 
-Step = CreateVeth | Label | LinkUp | PodAddress | Neighbour | AddRoute | Setting | Firewall | DeleteLink
+Step = (
+    CreateVeth
+    | Label
+    | LinkUp
+    | PodAddress
+    | Neighbour
+    | AddRoute
+    | Setting
+    | Firewall
+    | ForgetFlows
+    | DeleteLink
+)
 
 
 def link_name(attachment: Attachment) -> str:
@@ -140,12 +158,14 @@ def attach(lease: Lease) -> tuple[Step, ...]:
         Label(link, f"netplane {lease.attachment}"[:255]),
         *host_side(lease),
         *_settings(link, versions),
+        *((Setting(f"net.ipv4.conf.{link}.route_localnet", "1"),) if lease.terms.ports else ()),
         LinkUp("lo"),
         LinkUp(pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
         Firewall(True, *firewall.attach(lease)),
+        *_flows(lease),
     )
 
 
@@ -160,7 +180,12 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
 
 def detach(lease: Lease) -> tuple[Step, ...]:
     """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
-    return (DeleteLink(lease.terms.link), Firewall(False, *firewall.detach(lease)))
+    return (DeleteLink(lease.terms.link), Firewall(False, *firewall.detach(lease)), *_flows(lease))
+
+
+def _flows(lease: Lease) -> tuple[ForgetFlows, ...]:
+    ports = frozenset(mapping.host_port for mapping in lease.terms.ports if mapping.protocol == "udp")
+    return (ForgetFlows(ports),) if ports else ()
 
 
 def undo(step: Step, lease: Lease) -> Step | None:

@@ -106,7 +106,7 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
     own = tuple(r.subnet for pool in config.pools for r in pool.ranges)
     exclude = None if config.exclude is None else tuple(dict.fromkeys((*config.exclude, *own)))
     return node.leases.reserve(
-        attachment, config.pools, Terms(link, request.netns, inode, node.boot_id, mtu, exclude)
+        attachment, config.pools, Terms(link, request.netns, inode, node.boot_id, mtu, exclude, config.ports)
     )
 
 

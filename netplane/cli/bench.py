@@ -1,9 +1,15 @@
 """`netplane bench`: what netplane costs, measured on this machine beside what it is compared with."""
 
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import click
 
 from netplane.cli.main import say
-from netplane.cli.output import dump, output_option, table
+from netplane.cli.output import dump, output_option, show, table
 
 PROXY = {
     "measure": "MEASURE",
@@ -14,6 +20,16 @@ PROXY = {
     "ratio": "NETPLANE/PATH",
     "interval": "95 %",
 }
+CNI = {
+    "name": "NETWORK",
+    "add": "ADD P50 MS",
+    "addP99": "P99",
+    "delete": "DEL P50 MS",
+    "cpu": "CPU MS/ADD",
+    "adds": "50 ADDS AT ONCE/S",
+    "dels": "50 DELS AT ONCE/S",
+}
+PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
 
 
 @click.group()
@@ -55,3 +71,73 @@ def proxy(rounds: int, seconds: float, output: str) -> None:
     ]
     click.echo(table(shown, PROXY), nl=False)
     say(f"load averages of this machine before {before}, after {measured.load_average()}")
+
+
+@bench.command()
+@click.option("--count", default=200, show_default=True, help="ADDs and DELs of each, in turn.")
+@click.option("--bursts", default=5, show_default=True, help="How often fifty at once.")
+@output_option
+def cni(count: int, bursts: int, output: str) -> None:
+    """ADD and DEL beside Debian's reference plugins. Takes minutes: what is slow is the reference.
+
+    \b
+    Example:
+      netplane bench cni --count 50
+    """
+    from netplane.bench.cni import measure
+
+    measured = [asdict(one) for one in measure(count, bursts, say)]
+    if output != "table":
+        dump(measured, output)
+        return
+    show([_cni_row(one) for one in measured], CNI, output)
+    for ours, theirs in (measured[0:2], measured[2:4]):
+        times = {name: theirs[name]["median"] / ours[name]["median"] for name in ("add", "delete", "cpu")}
+        rates = {
+            name: ours[key]["median"] / theirs[key]["median"]
+            for name, key in (("50 adds at once", "adds_at_once"), ("50 dels at once", "dels_at_once"))
+        }
+        words = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in {**times, **rates}.items())
+        click.echo(f"{ours['name']} against {theirs['name']}: {words}")
+
+
+def _cni_row(one: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": one["name"],
+        "addP99": f"{one['add']['p99']:.1f}",
+        "adds": _interval(one["adds_at_once"]),
+        "dels": _interval(one["dels_at_once"]),
+        **{key: _interval(one[key]) for key in ("add", "delete", "cpu")},
+    }
+
+
+def _interval(summary: Mapping[str, Any]) -> str:
+    """Median, and the interval that holds it with 95 %."""
+    return f"{summary['median']:.1f} [{summary['low']:.1f} {summary['high']:.1f}]"
+
+
+@bench.command()
+@click.option("--count", default=50, show_default=True, help="Services, one after the other.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), envvar="KUBECONFIG", required=True)
+@output_option
+def programming(count: int, kubeconfig: Path, output: str) -> None:
+    """From the write of an endpoint to the first connection at the ClusterIP; run it on a node of a cluster.
+
+    \b
+    Example:
+      netplane bench programming --kubeconfig admin.kubeconfig
+    """
+    from netplane.bench.programming import measure
+    from netplane.kube.client import Client
+    from netplane.kube.kubeconfig import Kubeconfig
+
+    async def run() -> dict[str, Any]:
+        async with Client(Kubeconfig.load(kubeconfig)) as client:
+            return asdict(await measure(client, count))
+
+    found = asyncio.run(run())
+    if output != "table":
+        dump(found, output)
+        return
+    shown = {key: str(value) if key == "count" else f"{value * 1000:.1f}" for key, value in found.items()}
+    show([shown], PROGRAMMING, output)

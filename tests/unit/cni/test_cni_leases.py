@@ -125,3 +125,16 @@ def test_a_full_disk_is_an_error_and_nothing_is_given(path):
     again = leases.reserve(Attachment("net", "again", "eth0"), (POOL,), terms("again"))
     assert int(again.addresses[0]) == int(ip_network("10.9.0.0/24")[2]) + made
     leases.close()
+
+
+def test_a_store_of_version_1_is_carried_over(path):
+    leases = Leases(path)
+    leases.reserve(Attachment("net", "c", "eth0"), (POOL,), terms("c"))
+    leases._db.execute("ALTER TABLE attachment DROP COLUMN ports")
+    leases._db.execute("PRAGMA user_version = 1")
+    leases.close()
+    again = Leases(path)
+    (lease,) = again.all()
+    assert (lease.attachment.container_id, lease.terms.ports) == ("c", ())
+    assert again._db.execute("PRAGMA user_version").fetchone() == (2,)
+    again.close()

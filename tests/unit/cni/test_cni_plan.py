@@ -108,7 +108,10 @@ def test_firewall_text_has_one_element_a_pod_and_the_exclusions_before_masquerad
 def test_without_masquerade_only_hairpin():
     bare = replace(LEASE, terms=replace(TERMS, exclude=None))
     assert not any("outside" in element.name for element in firewall.attach(bare)[0])
-    assert firewall.elements(bare) == {("hairpin4", "10.244.1.2"), ("hairpin6", "fd00:10:244:1::2")}
+    assert firewall.elements(bare) == {
+        ("hairpin4", "10.244.1.2 . 10.244.1.2"),
+        ("hairpin6", "fd00:10:244:1::2 . fd00:10:244:1::2"),
+    }
 
 
 def healthy():
