@@ -3,6 +3,12 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# `./dev test long` looks further; every other run wants its answer now.
+settings.register_profile("quick", max_examples=25)
+settings.register_profile("thorough", max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +35,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """In CI a skip is a failure unless it is marked as expected there."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") != "true" or reporter is None or exitstatus != 0:
+    if (
+        os.environ.get("CI") != "true"
+        or reporter is None
+        or exitstatus != 0
+        or hasattr(session.config, "workerinput")
+    ):
         return
     unexpected = [r for r in reporter.stats.get("skipped", []) if "expected skip" not in str(r.longrepr)]
     if unexpected:

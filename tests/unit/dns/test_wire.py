@@ -96,7 +96,9 @@ def test_what_is_not_served_is_refused_by_name(query: dns.message.Message, rcode
 
 
 @pytest.mark.parametrize(
-    "wire", [b"", b"short", dns.message.make_response(dns.message.make_query(DB, "A")).to_wire()]
+    "wire",
+    [b"", b"short", dns.message.make_response(dns.message.make_query(DB, "A")).to_wire()],
+    ids=["nothing", "too short", "a response"],
 )
 def test_what_cannot_be_answered_is_dropped(wire: bytes) -> None:
     assert answerer().prompt(wire) is None
