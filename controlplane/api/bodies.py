@@ -10,6 +10,7 @@ from controlplane.api.schema import protobuf
 from netplane.kube.errors import bad_request, unsupported_media_type
 from netplane.kube.objects import Object
 
+APPLY_PATCH = "application/apply-patch+yaml"
 JSON_TYPES = ("application/json", "application/yaml")
 OBJECT_TYPES = (*JSON_TYPES, protobuf.PROTOBUF)
 MAX_BODY = 3 * 1024 * 1024  # kube-apiserver's limit for a request
@@ -30,9 +31,17 @@ def decode(content_type: str, body: bytes, supported: Sequence[str] = OBJECT_TYP
     if media == protobuf.PROTOBUF:
         return protobuf.decode(body)
     try:
-        return yaml.safe_load(body) if media == "application/yaml" else orjson.loads(body)
-    except (orjson.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return _yaml(body) if media.endswith("yaml") else orjson.loads(body)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise bad_request(f"cannot read the body as {media}: {' '.join(str(error).split())}") from None
+
+
+def _yaml(body: bytes) -> Any:
+    """YAML as the JSON value it stands for: a time is a string. JSON is YAML, and quicker to read."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return orjson.loads(orjson.dumps(yaml.safe_load(body)))
 
 
 def an_object(content_type: str, body: bytes) -> Object:

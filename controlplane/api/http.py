@@ -4,23 +4,24 @@ Every answer that is not a success is a Status object, also those of the router;
 (and joining, whose token is its credential) is answered without a credential.
 """
 
-import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
 
 from controlplane.api import reads, watches
+from controlplane.api.applies import apply
 from controlplane.api.authorization import authorize
-from controlplane.api.bodies import OBJECT_TYPES, an_object, decode, media_type
+from controlplane.api.bodies import APPLY_PATCH, OBJECT_TYPES, an_object, decode, media_type
 from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
 from controlplane.api.evictions import evict
 from controlplane.api.lifecycle import delete_options
 from controlplane.api.measures import Measures
+from controlplane.api.orders import dry_if_said, order_for
 from controlplane.api.patch import PATCHES
 from controlplane.api.represent import JSON, Representation, negotiate
 from controlplane.api.route import Catalog, Route, find
@@ -28,7 +29,6 @@ from controlplane.api.schema.openapi import ROOT as OPENAPI
 from controlplane.api.schema.openapi import OpenApi
 from controlplane.api.selection import flag, parse
 from controlplane.api.streams.proxy import SUBRESOURCES as STREAMS
-from controlplane.api.strict import repeated
 from controlplane.api.subresources import bind, finalize, scale_of, write_scale
 from controlplane.api.watches import Watcher
 from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
@@ -38,7 +38,6 @@ from controlplane.store.contract import StoreError
 from netplane import metrics
 from netplane.kube.errors import (
     StatusError,
-    bad_request,
     internal,
     method_not_allowed,
     no_such_path,
@@ -52,6 +51,7 @@ log = logging.getLogger(__name__)
 
 Join = Callable[[Object], Awaitable[Object]]
 Streams = Callable[[web.Request, Object, str], Awaitable[web.StreamResponse]]
+PATCH_TYPES = (*PATCHES, APPLY_PATCH)
 _HEALTH = ("/healthz", "/readyz", "/livez")
 
 
@@ -184,16 +184,21 @@ class ApiServer:
         if route.verb == "list":
             return await self._list(request, route)
         content_type, body = request.headers.get("Content-Type", ""), await request.read()
-        order = Order(route, user, _dry_run(request.query), _validation(request.query), warnings)
+        order = order_for(route, user, warnings, request.query, request.headers, body)
         if route.verb in ("delete", "deletecollection"):
             return await self._delete(request, order, decode(content_type, body))
         if route.subresource not in ("", "status"):
             return json_response(await self._subresource(order, content_type, body), _created(route))
         form = negotiate(request.headers.get("Accept", ""), request.query)
         media = media_type(content_type)
-        sent = decode(content_type, body, PATCHES) if route.verb == "patch" else an_object(content_type, body)
-        if order.validation != "Ignore":
-            order = dataclasses.replace(order, repeated=repeated(media, body))
+        sent = (
+            decode(content_type, body, PATCH_TYPES)
+            if route.verb == "patch"
+            else an_object(content_type, body)
+        )
+        if media == APPLY_PATCH:
+            obj, new = await apply(self._machinery, order, sent)
+            return self._one(form, obj, route, 201 if new else 200)
         if route.verb == "create":
             obj = await create(self._machinery, order, sent)
         elif route.verb == "update":
@@ -223,7 +228,7 @@ class ApiServer:
 
     async def _delete(self, request: web.Request, order: Order, body: object) -> web.Response:
         options = delete_options(body, request.query)
-        route = order.route
+        order, route = dry_if_said(order, body), order.route
         if route.verb == "delete":
             obj = await delete(self._machinery, order, options)
             if obj.get("kind") == "Status":
@@ -276,20 +281,6 @@ class ApiServer:
 
 def _created(route: Route) -> int:
     return 201 if route.verb == "create" else 200
-
-
-def _dry_run(query: Mapping[str, str]) -> bool:
-    text = query.get("dryRun", "")
-    if text not in ("", "All"):
-        raise bad_request(f'dryRun: Unsupported value: "{text}": must be All')
-    return text == "All"
-
-
-def _validation(query: Mapping[str, str]) -> str:
-    text = query.get("fieldValidation") or "Warn"
-    if text not in ("Strict", "Warn", "Ignore"):
-        raise bad_request(f'fieldValidation: Unsupported value: "{text}": must be Strict, Warn or Ignore')
-    return text
 
 
 def _quoted(text: str) -> str:

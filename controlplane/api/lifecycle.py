@@ -20,7 +20,6 @@ DEFAULT_GRACE = 30
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words
 SUFFIX_LENGTH = 5
 MAX_GENERATED = 63
-_NOT_OURS = ("managedFields", "selfLink")
 _FINISHED = ("Succeeded", "Failed")
 
 
@@ -91,7 +90,7 @@ def stamp_new(obj: Object, now: datetime, uid: str, suffix: str) -> None:
         metadata["name"] = metadata["generateName"][: MAX_GENERATED - len(suffix)] + suffix
     if not metadata.get("name"):
         raise bad_request("metadata.name: Required value: name or generateName is required")
-    for field in (*_NOT_OURS, "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds"):
+    for field in ("selfLink", "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds"):
         metadata.pop(field, None)
     metadata["uid"] = uid
     metadata["creationTimestamp"] = rfc3339(now)
@@ -105,8 +104,7 @@ def carry_over(resource: Resource, new: Object, old: Object) -> None:
         old,
         DeleteOptions(uid=metadata.get("uid", ""), resource_version=metadata.get("resourceVersion", "")),
     )
-    for field in _NOT_OURS:
-        metadata.pop(field, None)
+    metadata.pop("selfLink", None)
     for field in (
         "uid",
         "creationTimestamp",

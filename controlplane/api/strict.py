@@ -5,6 +5,7 @@ A JSON parser keeps the last of them; the client should know. Source: ``sigs.k8s
 
 import json
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -18,13 +19,14 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def repeated(media: str, body: bytes) -> list[str]:
-    """What kube-apiserver says of each field that a readable body repeats; nothing for protobuf."""
+    """What kube-apiserver says of each field that a body repeats; nothing of protobuf and of what cannot be read."""
     if media == PROTOBUF or not body:
         return []
-    if media.endswith("yaml"):
-        return _repeated_in_yaml(body)
-    if len(orjson.dumps(orjson.loads(body))) == len(body.rstrip()):
-        return []  # as compact as it can be, and nothing is missing: the usual case, at a tenth of the cost
+    try:
+        if len(orjson.dumps(orjson.loads(body))) == len(body.rstrip()):
+            return []  # as compact as it can be, and nothing is missing: the usual case, at a tenth of the cost
+    except orjson.JSONDecodeError:
+        return _repeated_in_yaml(body) if media.endswith("yaml") else []
     found = dict.fromkeys(_walk(json.loads(body, object_pairs_hook=_Pairs), ""))
     return [f'duplicate field "{path}"' for path in found]
 
@@ -57,5 +59,6 @@ def _repeated_in_yaml(body: bytes) -> list[str]:
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
-    yaml.load(body, Loader)
+    with suppress(yaml.YAMLError, UnicodeDecodeError):
+        yaml.load(body, Loader)
     return found

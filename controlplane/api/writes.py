@@ -14,6 +14,8 @@ from controlplane.api.admission import Admission
 from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.kinds.shapes import prune, unknown
+from controlplane.api.ownership import tracking
+from controlplane.api.ownership.managers import UPDATE, Manager
 from controlplane.api.records import Record
 from controlplane.api.route import Route
 from controlplane.api.schema.published import shape_of
@@ -21,7 +23,7 @@ from controlplane.api.transactions import Act, Decision, transact
 from controlplane.auth.authn import User
 from controlplane.auth.authz import restriction
 from netplane.kube.errors import StatusError, already_exists, bad_request, invalid, not_found, refused
-from netplane.kube.objects import Object, name_of, new_uid
+from netplane.kube.objects import Object, name_of, new_uid, rfc3339
 from netplane.kube.resources import Resource
 
 GENERATE_ATTEMPTS = 8
@@ -40,7 +42,8 @@ class Machinery:
 class Order:
     """One request to write: where, by whom, how strictly; ``warnings`` are for the answer's headers.
 
-    ``repeated`` is what to say of the fields that the body has twice (`strict.repeated`).
+    ``repeated`` is what to say of the fields that the body has twice (`strict.repeated`). ``manager`` owns what is
+    written; an apply with ``force`` takes from others what they own.
     """
 
     route: Route
@@ -49,6 +52,8 @@ class Order:
     validation: str = "Warn"
     warnings: list[str] = field(default_factory=list)
     repeated: Sequence[str] = ()
+    manager: str = "netplane"
+    force: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -60,6 +65,11 @@ class Order:
         """The resource written to."""
         return self.route.kind.resource
 
+    @property
+    def writer(self) -> Manager:
+        """Who owns the fields that an update writes."""
+        return Manager(self.manager, UPDATE, self.resource.api_version, self.route.subresource)
+
 
 async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
     """POST an object into its collection. Raises StatusError."""
@@ -68,18 +78,13 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
     check_fields(order, obj)
     generated = not obj["metadata"].get("name")
     for attempt in range(GENERATE_ATTEMPTS):
-        draft: Object = {**obj, "metadata": dict(obj["metadata"])}
-        lifecycle.stamp_new(draft, machinery.clock(), new_uid(), _suffix())
-        kind.default(draft)
-        kind.prepare_create(draft)
+        draft = drafted(machinery, order, obj)
         name = name_of(draft)
 
         def decide(record: Record | None, draft: Object = draft, name: str = name) -> Decision:
             if record is not None:
                 raise already_exists(order.resource, name)
-            place = machinery.admission.place(kind, draft)
-            _judge(order, draft, None)
-            return Decision(Act.PUT, draft, (*place, *machinery.admission.claim(kind, draft, None)))
+            return creation(machinery, order, draft)
 
         try:
             decision = await transact(machinery.hub, kind, namespace, name, decide, dry_run=order.dry_run)
@@ -92,12 +97,31 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
     raise AssertionError("the last attempt answers or raises")
 
 
+def drafted(machinery: Machinery, order: Order, obj: Object) -> Object:
+    """A new object as it would be stored, but for what `creation` asks of the cluster. Raises StatusError 400."""
+    kind, now = order.kind, machinery.clock()
+    draft: Object = {**obj, "metadata": dict(obj["metadata"])}
+    lifecycle.stamp_new(draft, now, new_uid(), _suffix())
+    kind.default(draft)
+    owners = tracking.created(shape_of(order.resource), draft, order.writer, rfc3339(now))
+    kind.prepare_create(draft)
+    tracking.put(draft, owners)
+    return draft
+
+
+def creation(machinery: Machinery, order: Order, draft: Object) -> Decision:
+    """The commit of a new object. Raises StatusError 403, 404 or 422."""
+    place = machinery.admission.place(order.kind, draft)
+    _judge(order, draft, None)
+    return Decision(Act.PUT, draft, (*place, *machinery.admission.claim(order.kind, draft, None)))
+
+
 async def replace(machinery: Machinery, order: Order, obj: Object) -> Object:
     """PUT an object or its status. Raises StatusError."""
     lifecycle.check_identity(order.resource, obj, order.route.namespace, order.route.name)
+    check_fields(order, obj)
 
     def change(record: Record) -> Object:
-        check_fields(order, obj)
         return {**obj, "metadata": dict(obj["metadata"])}
 
     return await update(machinery, order, change)
@@ -122,24 +146,40 @@ async def update(machinery: Machinery, order: Order, change: Callable[[Record], 
     def decide(record: Record | None) -> Decision:
         if record is None:
             raise not_found(order.resource, route.name)
-        new, old = change(record), record.copy()
-        lifecycle.carry_over(order.resource, new, old)
-        kind.default(new)
-        prepare = kind.prepare_status if route.subresource == "status" else kind.prepare_update
-        prepare(new, old)
-        _judge(order, new, old)
-        guards = machinery.admission.claim(kind, new, old)
-        if lifecycle.finished(order.resource, new):
-            return Decision(Act.REMOVE, new, guards)
-        if lifecycle.same(new, old):
-            return Decision(Act.KEEP, old)
-        return Decision(Act.PUT, new, guards)
+        return alteration(machinery, order, change(record), record)
 
     hub = machinery.hub
     decision = await transact(hub, kind, route.namespace, route.name, decide, dry_run=order.dry_run)
     if not route.subresource:
         order.warnings.extend(kind.warnings(decision.obj))
     return decision.obj
+
+
+def alteration(
+    machinery: Machinery,
+    order: Order,
+    new: Object,
+    record: Record,
+    owners: list[dict[str, Any]] | None = None,
+) -> Decision:
+    """The commit of a changed object; ``owners`` are its managedFields where the caller knows. Raises StatusError."""
+    kind, old = order.kind, record.copy()
+    lifecycle.carry_over(order.resource, new, old)
+    sent = new["metadata"].pop(tracking.FIELD, None)
+    kind.default(new)
+    prepare = kind.prepare_status if order.route.subresource == "status" else kind.prepare_update
+    prepare(new, old)
+    _judge(order, new, old)
+    if owners is None:
+        now, shape = rfc3339(machinery.clock()), shape_of(order.resource)
+        owners = tracking.updated(shape, new, old, order.writer, now, sent)
+    tracking.put(new, owners)
+    guards = machinery.admission.claim(kind, new, old)
+    if lifecycle.finished(order.resource, new):
+        return Decision(Act.REMOVE, new, guards)
+    if lifecycle.same(new, old):
+        return Decision(Act.KEEP, old)
+    return Decision(Act.PUT, new, guards)
 
 
 def _judge(order: Order, new: Object, old: Object | None) -> None:

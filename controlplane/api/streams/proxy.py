@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import WSCloseCode, WSMsgType, web
 from multidict import MultiMapping
 
+from controlplane.api.selection import flag
 from controlplane.api.streams.agents import Agents, refusal, unreachable
 from controlplane.api.streams.containers import container_of
 from netplane.kube.errors import StatusError, bad_request
@@ -21,9 +22,9 @@ from netplane.kube.objects import Object, name_of, namespace_of
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one WebSocket message, which is held whole
 PING_SECONDS = 10.0
-_LOG = ("follow", "previous", "sinceSeconds", "sinceTime", "tailLines", "timestamps", "limitBytes")
+_LOG = ("sinceSeconds", "sinceTime", "tailLines", "limitBytes")
 _STDIO = ("stdin", "stdout", "stderr")
-_TRUE = ("true", "1")
+_FLAGS = frozenset({"follow", "previous", "timestamps", *_STDIO, "tty"})
 
 Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
@@ -39,7 +40,7 @@ class AgentProxy:
         query, name = request.query, f"{namespace_of(pod)}/{name_of(pod)}"
         match subresource:
             case "log":
-                path, passed = f"/containerLogs/{name}/{_container(pod, query)}", _only(query, _LOG)
+                path, passed = f"/containerLogs/{name}/{_container(pod, query)}", _only(query, ("follow", "previous", "timestamps", *_LOG))
                 check_log(query)
                 return await self._log(request, pod, self._agents.url(pod) + path, passed)
             case "portforward":
@@ -109,7 +110,7 @@ def check_log(query: Mapping[str, str]) -> None:
 
 def check_streams(query: MultiMapping[str], *, command: bool) -> None:
     """`PodExecOptions` and `PodAttachOptions`. Raises StatusError 400."""
-    if not any(query.get(name) in _TRUE for name in _STDIO):
+    if not any(flag(query, name) for name in _STDIO):
         raise bad_request("you must specify at least 1 of stdin, stdout, stderr")
     if command and not query.getall("command", []):
         raise bad_request("you must specify command")
@@ -120,8 +121,12 @@ def _container(pod: Object, query: Mapping[str, str]) -> str:
 
 
 def _only(query: MultiMapping[str], names: Sequence[str]) -> list[tuple[str, str]]:
-    """The parameters that the agent knows, each as often and in the order as it came."""
-    return [(name, value) for name in names for value in query.getall(name, [])]
+    """The parameters that the agent knows, each as often and in the order as it came; booleans in one spelling."""
+    return [
+        (name, str(flag(query, name)).lower() if name in _FLAGS else value)
+        for name in names
+        for value in query.getall(name, [])
+    ]
 
 
 async def _pass_on(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:

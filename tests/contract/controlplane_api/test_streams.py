@@ -78,8 +78,8 @@ async def test_messages_pass_both_ways_as_they_are(server, tmp_path):
             ("container", "web"),
             ("command", "sh"),
             ("command", "-c"),
-            ("stdin", "true"),
-            ("tty", "true"),
+            ("stdin", "True"),
+            ("tty", "1"),
         ]
         async with admin(server).ws_connect(
             f"{PODS}/x/exec", params=[*query, ("odd", "1")], protocols=(V5, V4), max_msg_size=0

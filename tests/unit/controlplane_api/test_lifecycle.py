@@ -70,7 +70,7 @@ def test_a_creation_without_a_name_or_with_a_past_is_a_400(metadata) -> None:
 def test_an_update_keeps_what_is_not_the_writers() -> None:
     old = pod(generation=3, creationTimestamp="then")
     new = pod(
-        generation=9, creationTimestamp="now", deletionTimestamp="now", managedFields=[], labels={"a": "b"}
+        generation=9, creationTimestamp="now", deletionTimestamp="now", selfLink="/x", labels={"a": "b"}
     )
     lifecycle.carry_over(PODS, new, old)
     assert new["metadata"] == {**old["metadata"], "labels": {"a": "b"}}
