@@ -37,6 +37,7 @@ from netplane.linux import cgroups, sysctl
 from netplane.metrics import render, serve_http
 from netplane.node import address, network, registration, routes
 from netplane.node.cni_client import CniClient
+from netplane.node.configs import Configs
 from netplane.node.events import Events
 from netplane.node.metrics import NodeMetrics
 from netplane.node.names import Dns
@@ -46,6 +47,7 @@ from netplane.node.pods import Pods
 from netplane.node.registration import Machine
 from netplane.node.runtimes.process import ProcessRuntime
 from netplane.node.server import AgentServer, Certificates, serving
+from netplane.node.volumes import Places
 from netplane.runner import Daemon
 
 log = logging.getLogger(__name__)
@@ -149,6 +151,8 @@ class Agent:
             metrics=self._metrics,
             dns=Dns([str(server) for server in settings.dns_addresses], settings.cluster_domain),
             logs=paths.root / "var/log/pods",
+            configs=Configs(self._client),
+            volumes=Places(paths.state / "node" / "volumes", paths.run / "volumes"),
             settings=PodSettings(restart_base=settings.restart_base, pids=settings.pod_pids),
             missing_controllers=layout.missing,
         )

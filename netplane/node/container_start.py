@@ -15,6 +15,7 @@ from netplane.node.container_slot import ContainerSlot
 from netplane.node.pod_context import PodContext
 from netplane.node.runtimes import ContainerSpec, ContainerState, Sandbox
 from netplane.node.runtimes.process import StartError
+from netplane.node.surroundings import surroundings
 
 KEPT_LOGS = 2  # attempts whose logs stay: the newest and the one that `kubectl logs --previous` shows
 
@@ -33,7 +34,12 @@ def limits_of(container: Object, pids: int | None) -> Limits:
 
 
 def spec_of(
-    context: PodContext, pod: Object, container: Object, attempt: int, addresses: Sequence[str]
+    context: PodContext,
+    pod: Object,
+    container: Object,
+    attempt: int,
+    addresses: Sequence[str],
+    around: environment.Surroundings = environment.NOWHERE,
 ) -> ContainerSpec:
     """What the runtime is asked to run. Raises ValueError naming the field that cannot be used."""
     host = list(context.addresses())
@@ -45,7 +51,7 @@ def spec_of(
         "status.hostIPs": ",".join(host),
     }
     argv, brought = context.runtime.command(container)
-    variables = environment.environment(pod, container, facts, brought)
+    variables = environment.environment(pod, container, facts, brought, around)
     security = {
         **((pod.get("spec") or {}).get("securityContext") or {}),
         **(container.get("securityContext") or {}),
@@ -73,11 +79,13 @@ async def start_container(
     cannot be used leaves the container waiting.
     """
     attempt = slot.next_attempt
+    around = await surroundings(context, pod)
     try:
-        spec = spec_of(context, pod, slot.spec, attempt, addresses)
+        spec = spec_of(context, pod, slot.spec, attempt, addresses, around)
     except ValueError as error:
         if slot.message != str(error):
-            context.events.warn(pod, "Failed", f"Error: {slot.name}: {error}")
+            where = "" if isinstance(error, environment.Missing) else f"{slot.name}: "
+            context.events.warn(pod, "Failed", f"Error: {where}{error}")
         slot.waiting, slot.message = "CreateContainerConfigError", str(error)
         return
     pids_missing = "pids" in context.missing_controllers

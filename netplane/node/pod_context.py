@@ -10,10 +10,12 @@ from netplane.kube.client import Client
 from netplane.kube.objects import Object, name_of, namespace_of, uid_of
 from netplane.node.cni_client import CniClient
 from netplane.node.cni_config import Network
+from netplane.node.configs import Configs
 from netplane.node.events import Events
 from netplane.node.metrics import NodeMetrics
 from netplane.node.names import Dns
 from netplane.node.runtimes import Runtime
+from netplane.node.volumes import Places
 
 
 class NetworkNotReady(NetplaneError):
@@ -44,6 +46,8 @@ class PodContext:
     metrics: NodeMetrics
     dns: Dns
     logs: Path
+    configs: Configs
+    volumes: Places
     node_resolv_conf: Path = Path("/etc/resolv.conf")
     settings: PodSettings = field(default_factory=PodSettings)
     missing_controllers: Sequence[str] = ()

@@ -10,7 +10,7 @@ from netplane.node import names
 from netplane.node.cni_client import Attachment, Cached, addresses
 from netplane.node.cni_config import Network
 from netplane.node.pod_context import PodContext
-from netplane.node.runtimes import Sandbox, SandboxSpec
+from netplane.node.runtimes import Mount, Sandbox, SandboxSpec
 from netplane.node.runtimes.process import new_sandbox_id
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class PodSandbox:
     def _attachments(self, sandbox_id: str) -> list[Cached]:
         return [c for c in self._context.cni.attachments() if c.attachment.container_id == sandbox_id]
 
-    async def make(self, pod: Object) -> Sandbox:
+    async def make(self, pod: Object, mounts: Sequence[Mount] = ()) -> Sandbox:
         """A new sandbox, attached. Raises KernelError, CniError, NetworkNotReady; nothing is left then."""
         context = self._context
         host_network = _host_network(pod)
@@ -60,6 +60,7 @@ class PodSandbox:
             names.hosts(pod, [], context.dns.zone),
             names.resolv_conf(pod, context.dns, node_text),
             host_network,
+            mounts,
         )
         self.sandbox = sandbox = await context.runtime.create(spec)
         try:

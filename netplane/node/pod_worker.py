@@ -22,6 +22,7 @@ from netplane.node.container_start import drop_all_logs, start_container
 from netplane.node.pod_context import NetworkNotReady, PodContext
 from netplane.node.pod_probes import PodProbes
 from netplane.node.pod_sandbox import PodSandbox
+from netplane.node.pod_volumes import PodVolumes
 from netplane.node.prober import Target
 from netplane.node.probes import Probe, probes_of
 from netplane.node.runtimes import Sandbox
@@ -53,6 +54,7 @@ class PodWorker:
         self._wake = asyncio.Event()
         self._background = Background()
         self._probes = PodProbes(context, self._background, lambda: self.pod, self._wake.set)
+        self._volumes = PodVolumes(context)
         self._writer = StatusWriter(context.client, context.metrics.status_lag.observe)
         self._read_spec()
         if from_api:
@@ -122,6 +124,7 @@ class PodWorker:
         """Tend the pod until nothing of it is left."""
         async with asyncio.TaskGroup() as tasks:
             self._background.open(tasks)
+            self._context.configs.use(self.pod, self._wake.set)
             self._background.start("status", self._writer.run())
             if self._home.sandbox is not None and self._home.sandbox.alive:
                 self._background.start("watch", self._watch(self._home.sandbox))
@@ -129,6 +132,7 @@ class PodWorker:
                 await self._loop()
             finally:
                 self._background.cancel_all()
+                self._context.configs.release(self.pod)
 
     async def _loop(self) -> None:
         said = ""
@@ -166,6 +170,8 @@ class PodWorker:
             if not self._from_api:
                 return False, None  # how often it was restarted is known to the API only
             await self._move_in()
+        else:
+            await self._volumes.refresh(self.pod)
         delay = await self._tend()
         self._publish()
         if self._phase in FINISHED:
@@ -187,8 +193,9 @@ class PodWorker:
             )
             await self._leave_home()
         self._publish()
+        await self._volumes.write(self.pod)
         try:
-            sandbox = await self._home.make(self.pod)
+            sandbox = await self._home.make(self.pod, self._volumes.mounts(self.pod))
         except NetplaneError as error:
             reason = "NetworkNotReady" if isinstance(error, NetworkNotReady) else "FailedCreatePodSandBox"
             self._context.events.warn(self.pod, reason, f"Failed to create pod sandbox: {error}")
@@ -293,6 +300,7 @@ class PodWorker:
             return False, 1.0
         await self._leave_home()
         await asyncio.to_thread(drop_all_logs, self._context, self.pod)
+        await self._volumes.remove(self.pod)
         if not self._gone:
             self._publish()
             await self._forget()

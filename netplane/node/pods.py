@@ -13,6 +13,7 @@ from netplane.kube.cache import Cache, Change
 from netplane.kube.client import Backoff, follow
 from netplane.kube.objects import Object, is_deleting, name_of, namespace_of, uid_of
 from netplane.kube.resources import PODS
+from netplane.node import pod_volumes
 from netplane.node.pod_context import PodContext
 from netplane.node.pod_sandbox import sweep
 from netplane.node.pod_worker import PodWorker
@@ -41,6 +42,7 @@ class Pods:
         await sweep(self._context, [sandbox.sandbox_id for sandbox in found])
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            self._context.configs.open(tasks)
             for sandbox in found:
                 self._begin(sandbox.pod, sandbox, from_api=False)
             await registered.wait()
@@ -82,6 +84,7 @@ class Pods:
         for uid, worker in self._workers.items():
             if uid not in present:
                 worker.removed()
+        pod_volumes.sweep(self._context.volumes, [*present, *self._workers])
 
     def _begin(self, pod: Object, sandbox: Sandbox | None, *, from_api: bool) -> None:
         assert self._tasks is not None

@@ -15,6 +15,15 @@ from netplane.linux.cgroups import Limits
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A directory or file of the node, shown in a pod at ``target``."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """A pod's surroundings. ``pod`` is kept with the sandbox, so that it can be tended while the API is away."""
 
@@ -24,6 +33,7 @@ class SandboxSpec:
     hosts: str  # text of /etc/hosts
     resolv_conf: str  # text of /etc/resolv.conf
     host_network: bool = False
+    mounts: Sequence[Mount] = ()
 
 
 @dataclass(frozen=True, slots=True)

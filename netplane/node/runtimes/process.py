@@ -115,6 +115,7 @@ def _prepare(directory: Path, spec: SandboxSpec, record: dict[str, Any], cgroup:
             "host_network": spec.host_network,
             "cgroups": [str(path) for path in own.procs],
             "sysctls": {} if spec.host_network else SYSCTLS,
+            "mounts": [(str(mount.source), mount.target, mount.read_only) for mount in spec.mounts],
         }
         (directory / "sandbox.json").write_bytes(orjson.dumps(plan))
         (directory / "pod.json").write_bytes(orjson.dumps(record))

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from netplane.kube.objects import Object
+from netplane.node import volumes
 
 # Pod fields that would change what runs, and that this runtime has no way to honour.
 POD_FIELDS = ("ephemeralContainers", "shareProcessNamespace", "hostPID", "hostIPC", "runtimeClassName")
-CONTAINER_FIELDS = ("envFrom", "volumeMounts", "volumeDevices", "lifecycle")
+CONTAINER_FIELDS = ("volumeDevices", "lifecycle")
+VALUE_SOURCES = ("fieldRef", "configMapKeyRef", "secretKeyRef")
 SECURITY_FIELDS = (
     "readOnlyRootFilesystem",
     "capabilities",
@@ -28,10 +30,9 @@ def _pod(spec: Mapping[str, Any]) -> Iterator[str]:
     for field in POD_FIELDS:
         if spec.get(field):
             yield f"spec.{field} {HINT}"
-    for index, volume in enumerate(spec.get("volumes") or []):
-        name = str(volume.get("name") or "")
-        hint = "; set automountServiceAccountToken: false" if name.startswith(TOKEN_VOLUME) else ""
-        yield f"spec.volumes[{index}] ({name}) {HINT}{hint}"
+    for volume in volumes.refusals({"spec": spec}):
+        hint = "; set automountServiceAccountToken: false" if f"({TOKEN_VOLUME}" in volume else ""
+        yield f"{volume} {HINT}{hint}"
     for kind in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(kind) or []):
             yield from _container(f"spec.{kind}[{index}]", container)
@@ -49,7 +50,7 @@ def _container(where: str, container: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.securityContext.{field} {HINT}"
     for index, variable in enumerate(container.get("env") or []):
         source = variable.get("valueFrom")
-        if source is not None and "fieldRef" not in source:
+        if source is not None and not any(kind in source for kind in VALUE_SOURCES):
             yield f"{where}.env[{index}].valueFrom.{next(iter(source), '')} {HINT}"
     for kind in ("readinessProbe", "livenessProbe", "startupProbe"):
         if "grpc" in (container.get(kind) or {}):

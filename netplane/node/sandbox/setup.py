@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 from netplane.node.sandbox import kernel
+from netplane.node.sandbox.mounts import Mount, Tree
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 PRIVATE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
@@ -20,6 +21,7 @@ class Plan(NamedTuple):
     host_network: bool
     cgroups: list[str]  # `cgroup.procs` files to join, one per hierarchy
     sysctls: dict[str, str]  # of the network namespace, by path under /proc/sys
+    mounts: list[tuple[str, str, bool]] = []  # noqa: RUF012 - volumes: source, target, read only; never changed
 
 
 def enter(plan: Plan) -> None:
@@ -33,7 +35,7 @@ def enter(plan: Plan) -> None:
 
 
 def furnish(plan: Plan) -> None:
-    """In PID 1: its own /proc, /sys, /dev/shm, name and name files; loopback up. Raises OSError."""
+    """In PID 1: its own /proc, /sys, /dev/shm, name and name files, volumes; loopback up. Raises OSError."""
     kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
     kernel.mount("proc", "/proc", "proc", PRIVATE)
     if not plan.host_network:
@@ -53,6 +55,7 @@ def furnish(plan: Plan) -> None:
         _cover("/dev/ptmx", "/dev/pts/ptmx")
     for name in ("hosts", "resolv.conf"):
         _cover(f"/etc/{name}", f"{plan.directory}/{name}")
+    Tree(plan.directory).mount_all([Mount(*mount) for mount in plan.mounts])
 
 
 def _loopback_up() -> None:

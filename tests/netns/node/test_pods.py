@@ -12,12 +12,14 @@ from netplane.kube.resources import EVENTS, PODS
 from netplane.linux import cgroups
 from netplane.node.cni_client import CniClient
 from netplane.node.cni_config import parse
+from netplane.node.configs import Configs
 from netplane.node.events import Events
 from netplane.node.metrics import NodeMetrics
 from netplane.node.names import Dns
 from netplane.node.pod_context import NetworkNotReady, PodContext, PodSettings
 from netplane.node.pods import Pods
 from netplane.node.runtimes.process import ProcessRuntime
+from netplane.node.volumes import Places
 from tests.unit.node_fakes import FakeApi, background, calls, write_plugin
 
 pytestmark = pytest.mark.netns
@@ -57,6 +59,8 @@ class Node:
             metrics=NodeMetrics(),
             dns=Dns(["10.96.0.10"], "cluster.local"),
             logs=self.directory / "logs",
+            configs=Configs(self.api),
+            volumes=Places(self.directory / "scratch", self.directory / "written"),
             settings=PodSettings(restart_base=0.2, retry=0.1),
         )
         self.pods = Pods(context)
@@ -319,7 +323,11 @@ async def test_no_network_yet_is_said_and_waited_for(node):
     ("change", "reason", "text"),
     [
         ({"container": {"command": None}}, "ErrImagePull", 'image "any" is not built in'),
-        ({"volumes": [{"name": "v"}]}, "CreateContainerConfigError", "spec.volumes[0] (v) is not served"),
+        (
+            {"volumes": [{"name": "v", "nfs": {}}]},
+            "CreateContainerConfigError",
+            "spec.volumes[0] (v).nfs is not served",
+        ),
         (
             {"container": {"resources": {"limits": {"memory": "much"}}}},
             "CreateContainerConfigError",

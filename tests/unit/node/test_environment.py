@@ -96,14 +96,30 @@ def test_hosts():
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({"volumes": [{"name": "v", "emptyDir": {}}]}, r"spec.volumes\[0\] \(v\)"),
-        ({"volumes": [{"name": "kube-api-access-x"}]}, "automountServiceAccountToken"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, r"spec.volumes\[0\] \(v\).hostPath"),
+        ({"volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]}, "emptyDir.medium"),
+        (
+            {
+                "volumes": [
+                    {"name": "kube-api-access-x", "projected": {"sources": [{"serviceAccountToken": {}}]}}
+                ]
+            },
+            "serviceAccountToken.*automountServiceAccountToken",
+        ),
         ({"hostPID": True}, "spec.hostPID"),
         ({"initContainers": [{"name": "i"}]}, "spec.initContainers"),
-        ({"containers": [{"name": "c", "volumeMounts": [{}]}]}, r"spec.containers\[0\].volumeMounts"),
         (
-            {"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {}}}]}]},
-            "secretKeyRef",
+            {
+                "containers": [
+                    {"name": "a", "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+                    {"name": "b", "volumeMounts": [{"name": "w", "mountPath": "/v"}]},
+                ]
+            },
+            r"spec.containers\[1\].volumeMounts\[0\].mountPath",
+        ),
+        (
+            {"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"resourceFieldRef": {}}}]}]},
+            "resourceFieldRef",
         ),
         ({"containers": [{"name": "c", "livenessProbe": {"grpc": {"port": 1}}}]}, "livenessProbe.grpc"),
     ],
