@@ -49,7 +49,10 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``proxy.yaml``. ``node_addresses`` overrides what the Node object says; seconds where no unit is named."""
+    """``proxy.yaml``. ``node_addresses`` overrides what the Node object says; seconds where no unit is named.
+
+    ``drain_seconds``: how long flows go on after a stop while no next proxy has taken them over.
+    """
 
     root: Path = Path("/")
     node_name: str = ""
@@ -59,7 +62,7 @@ class Settings:
     cluster_cidrs: tuple[IPNetwork, ...] = config.CLUSTER_CIDRS
     service_cidrs: tuple[IPNetwork, ...] = config.SERVICE_CIDRS
     connect_deadline: float = 5.0
-    drain_seconds: float = 1.0
+    drain_seconds: float = 30.0
     metrics_port: int = 10249
     health_port: int = 10256
 
@@ -109,13 +112,13 @@ class _Agent:
         self._export_staleness()
 
     async def run(self) -> None:
-        """Serve until told to stop, then let flows end for a moment and leave the node as it is."""
+        """Serve until told to stop, then leave the flows to the next proxy, and the node as it is."""
         try:
             async with tool_socket(self._paths.proxy_socket, self._answers()), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work) for work in self._work()]
                 await self._daemon.stopping.wait()
-                left = await self._datapath.drain(self._settings.drain_seconds)
-                log.info("stopping: %d flows are cut", left)
+                left = self._datapath.leave(self._paths.run, self._settings.drain_seconds)
+                log.info("stopping: %d flows are left to the next proxy", left)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -129,7 +132,7 @@ class _Agent:
             self._serve_http(),
             self._announce(),
             self._reload(),
-            self._settle_memory(),
+            self._go_on(),
         ]
 
     async def _follow_all(self) -> None:
@@ -170,12 +173,18 @@ class _Agent:
         except TimeoutError:
             self._daemon.ready("waiting for the API server")
 
-    async def _settle_memory(self) -> None:
-        """What is loaded by now stays: the collector need not look at it again, in the midst of traffic."""
+    async def _go_on(self) -> None:
+        """Take over the flows that a process before us was carrying.
+
+        First the garbage collector: what is loaded by now stays, so it need not be looked at again in the
+        midst of traffic, and the last look must not fall into the take-over.
+        """
         await self._syncer.synced_once.wait()
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS)
+        if taken := await self._datapath.adopt(self._paths.run):
+            log.info("took over %d flows", taken)
 
     async def _reload(self) -> None:
         """SIGHUP: look at the kernel again now."""

@@ -5,12 +5,14 @@ once. Why they are kept by the supervisor: a process that dies must not take the
 """
 
 import asyncio
+import logging
 import os
 import socket
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from time import monotonic
 
 from netplane.errors import KernelError
@@ -27,7 +29,7 @@ from proxy.model import (
     Target,
     WhenEmpty,
 )
-from proxy.userspace import observe, plumbing
+from proxy.userspace import handover, observe, plumbing
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.engine import Engine
@@ -38,6 +40,8 @@ from proxy.userspace.poller import Poller
 from proxy.userspace.ruleset import Drop
 from proxy.userspace.sources import within
 from proxy.userspace.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 TrafficKey = tuple[ServicePort, Protocol]
 CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an endpoint
@@ -168,9 +172,60 @@ class UserspaceDataPath:
             await asyncio.to_thread(plumbing.remove)
             self._plan = None
 
-    async def drain(self, seconds: float) -> int:
-        """Accept nothing more and let flows end; the number of those that are left comes back."""
-        return await self._engine.drain(seconds) if self._engine is not None else 0
+    def leave(self, directory: Path, seconds: float) -> int:
+        """Leave all TCP flows to a process that holds them for the next proxy, or ``seconds``; how many.
+
+        Call it when nothing is to be accepted any more, and ``close(keep=True)`` after it.
+        """
+        if self._engine is None:
+            return 0
+        self._engine.stop_accepting()
+        if self._datagrams is not None:
+            self._datagrams.close()
+            self._datagrams = None
+        count = self._engine.active
+        try:
+            left = handover.leave(self._engine, directory, seconds)
+        except OSError as error:
+            log.warning("cannot leave %d flows to the next proxy, they end now: %s", count, error)
+            return 0
+        if left:
+            self._engine.forsake()
+            self._engine = None
+        return count
+
+    async def adopt(self, directory: Path) -> int:
+        """Take over the flows of proxies that have been stopped; how many. Call it after the first sync."""
+        return sum([await self._adopt_from(path) for path in handover.waiting(directory)])
+
+    async def _adopt_from(self, path: Path) -> int:
+        assert self._engine is not None
+        assert self._dialer is not None
+        heir = handover.Heir(self._engine, self._dialer, self._traffic_for)
+        ended = asyncio.Event()
+
+        def take(sock: socket.socket) -> None:
+            try:
+                if heir.take(sock):
+                    return
+            except BlockingIOError:
+                return
+            except (OSError, ValueError, KeyError) as error:
+                log.warning("cannot take over more flows from %s: %s", path, error)
+            loop.remove_reader(sock)
+            ended.set()
+
+        loop = asyncio.get_running_loop()
+        connection = handover.connect(path)
+        if connection is None:
+            return 0
+        with connection as sock:
+            loop.add_reader(sock, take, sock)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(sock)
+        return heir.taken
 
     def flows(self) -> Iterator[Flow | Exchange]:
         """All flows with an endpoint, at this moment."""
@@ -258,7 +313,10 @@ class UserspaceDataPath:
             await asyncio.to_thread(_tell, self._keeper, told)
 
     def _traffic_of(self, target: Target, frontend: Frontend) -> Traffic:
-        return self.traffic.setdefault((target.service, frontend.protocol), Traffic())
+        return self._traffic_for(target.service, frontend.protocol)
+
+    def _traffic_for(self, service: ServicePort, protocol: Protocol) -> Traffic:
+        return self.traffic.setdefault((service, protocol), Traffic())
 
     def _reachable(self, frontend: Frontend, routed: Sequence[IPNetwork]) -> bool:
         address, node = frontend.address, self._plan.node if self._plan else None

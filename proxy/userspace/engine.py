@@ -9,7 +9,7 @@ import errno
 import logging
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from select import EPOLLIN
 from time import monotonic
 
@@ -17,7 +17,9 @@ from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Listener
+from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
+from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
 from proxy.userspace.sources import Client
 from proxy.userspace.syscalls import Acceptor
@@ -68,9 +70,9 @@ class Engine:
 
     def __init__(self, poller: Poller, dialer: Dialer, *, deadline: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._poller = poller
+        self.poller = poller
         self._acceptor = Acceptor()
-        self._relay = Relay(self._poller, self._refused, self._now_idle)
+        self.relay = Relay(self.poller, self._refused)
         self._dialer = dialer
         self._deadline = deadline
         self._doors: dict[int, Door] = {}
@@ -78,45 +80,64 @@ class Engine:
         self._tick: asyncio.TimerHandle | None = None
         self._resume: asyncio.TimerHandle | None = None
         self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._loop.add_reader(self._poller.fileno(), self._poller.dispatch)
+        self._loop.add_reader(self.poller.fileno(), self.poller.dispatch)
 
     # -- for the data path -----------------------------------------------------------------------------
 
     @property
     def active(self) -> int:
         """How many flows there are."""
-        return self._relay.active
+        return self.relay.active
 
     def flows(self) -> Iterator[Flow]:
         """All flows with an endpoint."""
-        for entry in list(self._poller.entries.values()):
+        for entry in list(self.poller.entries.values()):
             flow = getattr(entry, "flow", None)
             if flow is not None and flow.client_side is entry:
                 yield flow
 
+    def connecting(self) -> list[Flow]:
+        """Flows whose endpoint has not answered yet."""
+        return list(self._connecting)
+
+    def descriptors(self) -> set[int]:
+        """All descriptors that relaying needs, the listeners' excepted."""
+        found = {self.poller.fileno(), *self.poller.entries}
+        found |= {flow.client_side.fd for flow in self._connecting if flow.client_side is not None}
+        for entry in self.poller.entries.values():
+            pipe = getattr(entry, "pipe", None)
+            if pipe is not None:
+                found |= {pipe.reader, pipe.writer}
+        return found - self._doors.keys()
+
+    def adopt(
+        self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
+    ) -> None:
+        """Go on with a flow of another process (see ``Relay.adopt``)."""
+        self.relay.adopt(flow, fds, halves, pipes)
+
+    def stop_accepting(self) -> None:
+        """Take no more clients: they wait in the kernel's queues."""
+        for door in list(self._doors.values()):
+            self.remove(door.listener)
+
+    def forsake(self) -> None:
+        """Leave all flows to another process that has them by fork; nothing is closed or told to anybody."""
+        for timer in (self._tick, self._resume):
+            if timer is not None:
+                timer.cancel()
+        self._loop.remove_reader(self.poller.fileno())
+
     def add(self, listener: Listener) -> None:
         """Accept from this listener."""
         door = self._doors[listener.fd] = Door(self, listener)
-        self._poller.add(door, 0 if self._resume else EPOLLIN)
+        self.poller.add(door, 0 if self._resume else EPOLLIN)
 
     def remove(self, listener: Listener) -> None:
         """Accept from it no longer; its flows go on. The socket stays the caller's."""
         door = self._doors.pop(listener.fd, None)
         if door is not None:
-            self._poller.forget(door)
-
-    async def drain(self, seconds: float) -> int:
-        """Accept nothing more and wait for the flows to end; the number that is left comes back."""
-        for door in list(self._doors.values()):
-            self.remove(door.listener)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
-        return self._relay.active
+            self.poller.forget(door)
 
     def close(self) -> None:
         """End every flow by RST and give all descriptors back, the listeners' excepted."""
@@ -124,18 +145,17 @@ class Engine:
             if timer is not None:
                 timer.cancel()
         for flow in [*self.flows(), *self._connecting]:
-            self._relay.reset(flow)
-        for door in list(self._doors.values()):
-            self.remove(door.listener)
-        self._loop.remove_reader(self._poller.fileno())
-        self._relay.pipes.close()
-        self._poller.close()
+            self.relay.reset(flow)
+        self.stop_accepting()
+        self._loop.remove_reader(self.poller.fileno())
+        self.relay.pipes.close()
+        self.poller.close()
 
     # -- accepting -------------------------------------------------------------------------------------
 
     def accept(self, listener: Listener) -> None:
         """Take waiting clients, a bounded number at a time."""
-        if len(self._poller.entries) + 2 * self._relay.pipes.open > self.limit:
+        if len(self.poller.entries) + 2 * self.relay.pipes.open > self.limit:
             self._pause("the descriptor limit is near")
             return
         for _ in range(ACCEPTS):
@@ -163,8 +183,7 @@ class Engine:
         now = monotonic()
         first = listener.first(choice, client.text, now)
         flow = Flow(listener, client, choice, first, now + self._deadline)
-        self._idle.clear()
-        self._relay.open(flow, fd)
+        self.relay.open(flow, fd)
         if traffic.connections % TIMED_ONE_IN == 0:
             flow.started = now
         traffic.connections += 1
@@ -176,16 +195,16 @@ class Engine:
             return
         log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
         for door in self._doors.values():
-            self._poller.change(door, 0)
+            self.poller.change(door, 0)
         self._resume = self._loop.call_later(TICK, self._try_resume)
 
     def _try_resume(self) -> None:
-        if len(self._poller.entries) + 2 * self._relay.pipes.open > self.limit:
+        if len(self.poller.entries) + 2 * self.relay.pipes.open > self.limit:
             self._resume = self._loop.call_later(TICK, self._try_resume)
             return
         self._resume = None
         for door in self._doors.values():
-            self._poller.change(door, EPOLLIN)
+            self.poller.change(door, EPOLLIN)
 
     # -- dialling --------------------------------------------------------------------------------------
 
@@ -216,8 +235,8 @@ class Engine:
         flow.check_at = monotonic() + WAITS[min(flow.tried, len(WAITS)) - 1]
         self._connecting[flow] = None
         if self._tick is None:
-            self._tick = self._loop.call_later(TICK, self._check_connecting)
-        self._relay.attach(flow, fd)
+            self._tick = self._loop.call_later(TICK, self.check_connecting)
+        self.relay.attach(flow, fd)
 
     def _remember(self, flow: Flow, endpoint: Endpoint) -> None:
         seconds = flow.listener.target.affinity
@@ -228,35 +247,35 @@ class Engine:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""
         if failure not in TRY_ANOTHER:
             return False
-        self._relay.detach(flow)
+        self.relay.detach(flow)
         if flow.tried >= len(flow.choice.endpoints) or monotonic() >= flow.deadline:
             self._give_up(flow, "unreachable")
         else:
             self._dial(flow)
         return True
 
-    def _check_connecting(self) -> None:
+    def check_connecting(self) -> None:
         """Look at connects that neither data nor an error has told of."""
         self._tick = None
         now = monotonic()
         for flow in list(self._connecting):
             if flow.connected or not flow.open:
                 del self._connecting[flow]
-                self._relay.settle(flow)
+                self.relay.settle(flow)
             elif now >= flow.check_at:
                 self._overdue(flow, now)
-        self._poller.flush()
+        self.poller.flush()
         if self._connecting and self._tick is None:
-            self._tick = self._loop.call_later(TICK, self._check_connecting)
+            self._tick = self._loop.call_later(TICK, self.check_connecting)
 
     def _overdue(self, flow: Flow, now: float) -> None:
         side = flow.endpoint_side
         if side is not None and _is_connected(side.fd):
-            self._relay.connected(flow)
-            self._relay.settle(flow)
+            self.relay.connected(flow)
+            self.relay.settle(flow)
             del self._connecting[flow]
             return
-        self._relay.detach(flow)
+        self.relay.detach(flow)
         if now >= flow.deadline:
             self._give_up(flow, "unreachable")
         else:
@@ -264,10 +283,7 @@ class Engine:
 
     def _give_up(self, flow: Flow, reason: str) -> None:
         flow.traffic.reject(reason)
-        self._relay.reset(flow)
-
-    def _now_idle(self) -> None:
-        self._idle.set()
+        self.relay.reset(flow)
 
 
 def _is_connected(fd: int) -> bool:

@@ -7,11 +7,13 @@ descriptors, is all there is of a flow. ``relaying`` moves its bytes.
 from select import EPOLLIN
 from typing import Protocol
 
-from proxy.model import Endpoint
-from proxy.userspace.listeners import Choice, Listener
+from proxy.balance import Affinity
+from proxy.model import Endpoint, Frontend, Target
+from proxy.userspace.listeners import Choice
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.relay import Half
 from proxy.userspace.sources import Client
+from proxy.userspace.traffic import Traffic
 
 FLOWING = Half.FLOWING
 
@@ -30,6 +32,15 @@ class Owner(Protocol):
     def reset(self, flow: "Flow") -> None:
         """End a flow by RST in both directions."""
         ...
+
+
+class Origin(Protocol):
+    """The frontend by which a flow came: a ``Listener``, or what is known of another process's."""
+
+    frontend: Frontend
+    target: Target
+    traffic: Traffic
+    affinity: Affinity
 
 
 class Side:
@@ -83,9 +94,7 @@ class Flow:
         "young",
     )
 
-    def __init__(
-        self, listener: Listener, client: Client, choice: Choice, first: int, deadline: float
-    ) -> None:
+    def __init__(self, listener: Origin, client: Client, choice: Choice, first: int, deadline: float) -> None:
         self.listener = listener
         self.traffic = listener.traffic
         self.client = client

@@ -23,6 +23,13 @@ class Pipe:
         with suppress(OSError):  # the default 64 KiB work as well, in more steps
             fcntl.fcntl(self.writer, F_SETPIPE_SZ, PIPE_BYTES)
 
+    @classmethod
+    def of(cls, reader: int, writer: int, held: int) -> "Pipe":
+        """A pipe that another process made."""
+        pipe = cls.__new__(cls)
+        pipe.reader, pipe.writer, pipe.held = reader, writer, held
+        return pipe
+
     def close(self) -> None:
         """Give both descriptors back."""
         os.close(self.reader)

@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from proxy.userspace.dialing import settle
@@ -33,12 +33,9 @@ FLOWING = Half.FLOWING
 class Relay:
     """Moves bytes for all flows. ``refused`` is told of a connect that another endpoint may serve instead."""
 
-    def __init__(
-        self, poller: Poller, refused: Callable[[Flow, int], bool], idle: Callable[[], None]
-    ) -> None:
+    def __init__(self, poller: Poller, refused: Callable[[Flow, int], bool]) -> None:
         self._poller = poller
         self._refused = refused
-        self._idle = idle
         self.pipes = PipePool()
         self.active = 0
 
@@ -78,6 +75,40 @@ class Relay:
             side.peer = None
             flow.endpoint_side = None
 
+    def adopt(
+        self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
+    ) -> None:
+        """Go on with a flow of another process: the client's socket first, then the endpoint's."""
+        self.active += 1
+        flow.traffic.active += 1
+        flow.young = 1  # whether it was settled is not known; twice does no harm
+        client, endpoint = (Side(fd, flow, self) for fd in fds)
+        flow.client_side, flow.endpoint_side = client, endpoint
+        client.peer, endpoint.peer = endpoint, client
+        for side, half, pipe in zip((client, endpoint), halves, pipes, strict=True):
+            side.half, side.pipe = half, pipe
+            self.pipes.open += pipe is not None
+        self.watch_again(flow)
+
+    def watch_again(self, flow: Flow) -> None:
+        """Watch a connected flow that is not watched."""
+        for side in (flow.client_side, flow.endpoint_side):
+            if side is not None and side.peer is not None:
+                self._poller.add(side, interest(side.half, side.peer.half))
+
+    def let_go(self, flow: Flow) -> None:
+        """Another process has the flow now: close our descriptors, which tells its peers nothing."""
+        for side in (flow.client_side, flow.endpoint_side):
+            if side is not None:
+                os.close(side.fd)
+                if side.pipe is not None:
+                    side.pipe.close()
+                    self.pipes.open -= 1
+                side.peer = None
+        flow.open = False
+        flow.client_side = flow.endpoint_side = None
+        self.active -= 1
+
     def connected(self, flow: Flow) -> None:
         """The endpoint has answered."""
         flow.connected = True
@@ -104,8 +135,6 @@ class Relay:
         flow.client_side = flow.endpoint_side = None
         flow.traffic.active -= 1
         self.active -= 1
-        if not self.active:
-            self._idle()
 
     # -- events ----------------------------------------------------------------------------------------
 

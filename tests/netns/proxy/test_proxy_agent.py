@@ -1,6 +1,7 @@
 """The proxy as a process: it follows an API server, survives kill -9 and SIGTERM, and starts without the API."""
 
 import asyncio
+import hashlib
 import json
 import os
 import select
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from netplane.errors import PeerError
 from netplane.linux.namespaces import entered_netns
 from netplane.node.supervise_notify import Store, open_socket, receive
 from proxy.userspace import observe
@@ -46,7 +48,7 @@ def eventually(check: Callable[[], Any], seconds: float = 10) -> Any:
         try:
             if value := check():
                 return value
-        except (OSError, AssertionError, KeyError):
+        except (OSError, AssertionError, KeyError, PeerError):
             if time.monotonic() > deadline:
                 raise
         assert time.monotonic() < deadline, value
@@ -354,3 +356,88 @@ def test_names_what_it_cannot_serve(world, api, supervisor) -> None:
         assert any("port 30099 is taken by another process" in text for text in unserved)
     eventually(lambda: visit(world, flows.NODES["n1"], 30099) == "web1")  # and tries again
     assert "default/taken:80 at 0.0.0.0:30099/tcp: port 30099 is taken" in supervisor.log.read_text()
+
+
+class Streams:
+    """Echo streams through the Service that never pause: what comes back must be what was sent, in order."""
+
+    def __init__(self, world: Any, count: int) -> None:
+        self._socks = [world.connect("client", "10.96.0.10", 80) for _ in range(count)]
+        for sock in self._socks:
+            first_line(sock)
+        self.failures: list[str] = []
+        self.longest = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        """One exchange on each stream in turn; the slowest one bounds how long any flow stood still."""
+        number = 0
+        while not self._over.is_set():
+            for sock in self._socks:
+                number += 1
+                sent = hashlib.sha256(str(number).encode()).digest() * 8
+                began = time.monotonic()
+                try:
+                    sock.sendall(sent)
+                    if read_exactly(sock, len(sent)) != sent:
+                        self.failures.append("corrupt")
+                except OSError as error:
+                    self.failures.append(str(error))
+                self.longest = max(self.longest, time.monotonic() - began)
+                if self.failures:
+                    return
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+        for sock in self._socks:
+            sock.close()
+
+
+def first_line(sock: socket.socket) -> None:
+    while sock.recv(1) != b"\n":
+        pass
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        if not (more := sock.recv(size - len(data))):
+            raise OSError("ended")
+        data += more
+    return data
+
+
+def test_restarts_cut_no_flow(world, api, supervisor) -> None:
+    """SIGTERM and a new process, three times: every stream goes on, and no exchange waits for the restart."""
+    eventually(lambda: visit(world))
+    streams = Streams(world, 100)
+    try:
+        for _ in range(3):
+            supervisor.end(signal.SIGTERM)
+            supervisor.start()
+            eventually(lambda: supervisor.ask("status")["flows"] == 100)
+            assert visit(world) in ("web1", "web2")
+    finally:
+        streams.end()
+    assert streams.failures == []
+    assert streams.longest < 0.5, streams.longest
+    eventually(lambda: supervisor.ask("status")["flows"] == 0)
+    assert list((supervisor.root / "run/netplane").glob("proxy-flows-*")) == []
+
+
+def test_flows_that_nobody_takes_end_after_a_while(world, api, supervisor) -> None:
+    with (supervisor.root / "etc/netplane/proxy.yaml").open("a") as settings:
+        settings.write("drainSeconds: 0.5\n")
+    eventually(lambda: visit(world))
+    supervisor.end(signal.SIGTERM)
+    supervisor.start()
+    with world.connect("client", "10.96.0.10", 80) as sock:
+        first_line(sock)
+        supervisor.end(signal.SIGTERM)
+        sock.sendall(b"still here")
+        assert read_exactly(sock, 10) == b"still here"
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)

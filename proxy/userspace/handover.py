@@ -1,0 +1,294 @@
+"""A proxy that is told to stop leaves its flows to a holder, which gives them to the next proxy.
+
+Why a holder: a supervisor starts the next process when the last one has ended, and that takes most of a
+second in which no byte may wait. The process that stops forks; the child goes on relaying with nothing but
+the epoll set, until a successor asks for the flows at a unix socket, or none is left, or time is up.
+
+Why this is safe: between two events a flow is descriptors and flags, and nothing of it is in user space. The
+holder stops watching a batch, sends it, and closes its copies once the successor has said that it watches
+them; if no such word comes, it watches them again itself.
+"""
+
+import array
+import gc
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from proxy.balance import Affinity
+from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
+from proxy.userspace.dialing import Dialer
+from proxy.userspace.engine import TICK, Engine
+from proxy.userspace.flow import Flow, Side
+from proxy.userspace.listeners import Choice
+from proxy.userspace.pipes import Pipe
+from proxy.userspace.poller import Poller
+from proxy.userspace.relay import Half
+from proxy.userspace.relaying import Relay
+from proxy.userspace.traffic import Traffic
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+BATCH = 40  # flows a message: six descriptors each at most, and the kernel carries 253 (SCM_MAX_FD)
+LARGEST = 128 * 1024  # bytes a message
+ANSWER_SECONDS = 5.0
+NAME = "proxy-flows-{pid}.sock"
+
+
+class Former:
+    """The frontend by which a flow came in a process before this one."""
+
+    __slots__ = ("affinity", "frontend", "target", "traffic")
+
+    def __init__(self, frontend: Frontend, service: ServicePort, traffic: Traffic) -> None:
+        self.frontend = frontend
+        self.target = Target(service, Pool(), Pool())
+        self.traffic = traffic
+        self.affinity = Affinity(most=0)
+
+
+def waiting(directory: Path) -> list[Path]:
+    """The sockets at which holders wait, or waited."""
+    return sorted(directory.glob(NAME.format(pid="*")))
+
+
+def connect(path: Path) -> socket.socket | None:
+    """A connection to a holder; None where nobody is behind the socket any more, which is removed then."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        path.unlink(missing_ok=True)
+        return None
+    sock.setblocking(False)
+    return sock
+
+
+# -- the holder ----------------------------------------------------------------------------------------
+
+
+def leave(engine: Engine, directory: Path, seconds: float) -> bool:
+    """Fork a holder for the engine's flows; False where there are none. The caller must not touch them again.
+
+    Raises OSError where the socket cannot be made or no process be started: nothing has happened then.
+    """
+    if not engine.active:
+        return False
+    path = directory / NAME.format(pid=os.getpid())
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    engine.poller.flush()
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.settimeout(ANSWER_SECONDS)
+        child = os.fork()
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    if child:
+        listener.close()
+        return True
+    try:
+        _quiet(engine, listener)
+        Holder(engine, listener).hold(monotonic() + seconds)
+    except BaseException:
+        log.exception("bug in the holder of flows, please report it")
+    finally:
+        path.unlink(missing_ok=True)
+        os._exit(0)
+
+
+def _quiet(engine: Engine, listener: socket.socket) -> None:
+    """Be nothing but a relay: no signals, and no descriptor that the next process must have to itself."""
+    gc.disable()  # it would copy every page that is shared with the parent
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    engine.relay.pipes.close()
+    last = 2
+    for fd in sorted({listener.fileno(), *engine.descriptors()}):
+        if fd > last + 1:
+            os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+class Holder:
+    """Relays what is left, and gives it away."""
+
+    def __init__(self, engine: Engine, listener: socket.socket) -> None:
+        self._engine = engine
+        self._relay: Relay = engine.relay
+        self._poller: Poller = engine.poller
+        self._listener = listener
+        self._successor: socket.socket | None = None
+        self._poll = select.poll()
+        self._poll.register(self._poller.fileno(), select.POLLIN)
+        self._poll.register(listener.fileno(), select.POLLIN)
+
+    def hold(self, until: float) -> None:
+        """Until nothing is left, or ``until`` (monotonic seconds), when what is left ends by RST."""
+        checked = 0.0
+        while self._engine.active and monotonic() < until:
+            ready = {fd for fd, _ in self._poll.poll(TICK * 1000)}
+            self._poller.dispatch()
+            if monotonic() - checked >= TICK:
+                checked = monotonic()
+                self._engine.check_connecting()
+            if self._listener.fileno() in ready and self._successor is None:
+                self._successor, _ = self._listener.accept()
+                self._successor.settimeout(ANSWER_SECONDS)
+            if self._successor is not None:
+                self._give()
+        for flow in [*self._engine.flows(), *self._engine.connecting()]:
+            self._relay.reset(flow)
+        self._poller.flush()
+
+    def _give(self) -> None:
+        """One batch; flows whose endpoint has not answered yet are given once it has."""
+        batch = []
+        for flow in self._engine.flows():
+            if flow.connected and flow.endpoint_side is not None:
+                batch.append(flow)
+                if len(batch) == BATCH:
+                    break
+        if not batch:
+            return
+        for flow in batch:
+            for side in sides(flow):
+                self._poller.forget(side)
+        try:
+            assert self._successor is not None
+            send(self._successor, batch)
+            taken = self._successor.recv(1) == b"+"
+        except OSError:
+            taken = False
+        if taken:
+            for flow in batch:
+                self._relay.let_go(flow)
+        else:
+            self._keep(batch)
+
+    def _keep(self, batch: Sequence[Flow]) -> None:
+        """The successor is gone: another one may come."""
+        for flow in batch:
+            self._relay.watch_again(flow)
+        assert self._successor is not None
+        self._successor.close()
+        self._successor = None
+
+
+def sides(flow: Flow) -> tuple[Side, Side]:
+    """Both sides of a flow that has both."""
+    assert flow.client_side is not None
+    assert flow.endpoint_side is not None
+    return flow.client_side, flow.endpoint_side
+
+
+# -- one message ---------------------------------------------------------------------------------------
+
+
+def send(sock: socket.socket, flows: Iterable[Flow]) -> None:
+    """Flows as one message: what they are as JSON, and their descriptors in the same order."""
+    entries: list[dict[str, Any]] = []
+    descriptors = array.array("i")
+    for flow in flows:
+        entries.append(_describe(flow))
+        for side in sides(flow):
+            descriptors.append(side.fd)
+            if side.pipe is not None:
+                descriptors.extend((side.pipe.reader, side.pipe.writer))
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+    sock.sendmsg([orjson.dumps({"format": FORMAT, "flows": entries})], rights)
+
+
+def _describe(flow: Flow) -> dict[str, Any]:
+    frontend, service, endpoint = flow.listener.frontend, flow.listener.target.service, flow.endpoint
+    assert endpoint is not None
+    return {
+        "frontend": [str(frontend.address), frontend.port, frontend.protocol],
+        "service": [service.namespace, service.name, service.port],
+        "endpoint": [str(endpoint.address), endpoint.port, endpoint.local],
+        "client": flow.client.text,
+        "halves": [int(side.half) for side in sides(flow)],
+        # Bytes in the pipe of each direction; None where it has no pipe.
+        "held": [None if side.pipe is None else side.pipe.held for side in sides(flow)],
+    }
+
+
+def receive(sock: socket.socket) -> tuple[list[Mapping[str, Any]], list[int]]:
+    """A message's flows and descriptors; no flows at its end. Raises BlockingIOError, OSError, ValueError."""
+    size = array.array("i").itemsize
+    space = socket.CMSG_SPACE(253 * size)
+    message, notes, flags, _ = sock.recvmsg(LARGEST, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, data in notes:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % size])
+    if not message:
+        return [], []
+    document = orjson.loads(message)
+    cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+    if cut or document["format"] != FORMAT:
+        for fd in descriptors:
+            os.close(fd)
+        raise ValueError("cut short: no descriptor is left" if cut else f"format {document['format']}")
+    return document["flows"], list(descriptors)
+
+
+# -- the successor -------------------------------------------------------------------------------------
+
+
+class Heir:
+    """Takes flows over from one holder, batch by batch, within the event loop of its engine."""
+
+    def __init__(
+        self, engine: Engine, dialer: Dialer, traffic_of: Callable[[ServicePort, Protocol], Traffic]
+    ) -> None:
+        self._engine = engine
+        self._dialer = dialer
+        self._traffic_of = traffic_of
+        self.taken = 0
+
+    def take(self, sock: socket.socket) -> bool:
+        """Take one batch and say so; False where there is no more, or the holder is gone."""
+        entries, descriptors = receive(sock)
+        rest = iter(descriptors)
+        for entry in entries:
+            self._adopt(entry, rest)
+            self.taken += 1
+        if entries:
+            sock.send(b"+")
+        return bool(entries)
+
+    def _adopt(self, entry: Mapping[str, Any], descriptors: Iterable[int]) -> None:
+        rest = iter(descriptors)
+        address, port, protocol = entry["frontend"]
+        frontend = Frontend(ip_address(address), port, Protocol(protocol))
+        service = ServicePort(*entry["service"])
+        former = Former(frontend, service, self._traffic_of(service, frontend.protocol))
+        client = self._dialer.client(entry["client"])
+        flow = Flow(former, client, Choice(), 0, 0.0)
+        address, port, local = entry["endpoint"]
+        flow.endpoint, flow.tried, flow.connected = Endpoint(ip_address(address), port, local), 1, True
+        fds, pipes = [], []
+        for held in entry["held"]:
+            fds.append(next(rest))
+            pipes.append(None if held is None else Pipe.of(next(rest), next(rest), held))
+        self._engine.adopt(flow, fds, [Half(half) for half in entry["halves"]], pipes)
