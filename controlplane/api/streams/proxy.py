@@ -22,7 +22,7 @@ from netplane.kube.objects import Object, name_of, namespace_of
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one WebSocket message, which is held whole
 PING_SECONDS = 10.0
-_LOG = ("sinceSeconds", "sinceTime", "tailLines", "limitBytes")
+_LOG = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes")
 _STDIO = ("stdin", "stdout", "stderr")
 _FLAGS = frozenset({"follow", "previous", "timestamps", *_STDIO, "tty"})
 
@@ -40,7 +40,7 @@ class AgentProxy:
         query, name = request.query, f"{namespace_of(pod)}/{name_of(pod)}"
         match subresource:
             case "log":
-                path, passed = f"/containerLogs/{name}/{_container(pod, query)}", _only(query, ("follow", "previous", "timestamps", *_LOG))
+                path, passed = f"/containerLogs/{name}/{_container(pod, query)}", _only(query, _LOG)
                 check_log(query)
                 return await self._log(request, pod, self._agents.url(pod) + path, passed)
             case "portforward":

@@ -84,7 +84,8 @@ class Streams:
             await _run(ws, SpdyForward(ws, netns).run)
             return ws
         ports = _ports(request.query.getall("ports", []) + request.query.getall("port", []))
-        ws = await _upgrade(request, V4)
+        # Some clients name no protocol; there was never another one for channels of ports.
+        ws = await _upgrade(request, V4, default=True)
         await _run(ws, lambda: forward_channels(ws, netns, ports))
         return ws
 
@@ -99,13 +100,15 @@ def _ports(texts: list[str]) -> list[int]:
     return [int(number) for number in numbers]
 
 
-async def _upgrade(request: web.Request, *protocols: str) -> web.WebSocketResponse:
-    """Raises an HTTP refusal when the client wants no WebSocket, or one that speaks nothing we do."""
+async def _upgrade(request: web.Request, *protocols: str, default: bool = False) -> web.WebSocketResponse:
+    """Raises an HTTP refusal when the client wants no WebSocket, or one that speaks nothing we do. ``default``: who
+    names no protocol means ours.
+    """
     ws = web.WebSocketResponse(protocols=protocols, compress=False, max_msg_size=MAX_MESSAGE)
     ready = ws.can_prepare(request)
     if not ready.ok:
         raise web.HTTPBadRequest(text="Upgrade request required: a WebSocket\n")
-    if ready.protocol is None:
+    if ready.protocol is None and not (default and "Sec-WebSocket-Protocol" not in request.headers):
         raise web.HTTPBadRequest(text=f"Sec-WebSocket-Protocol must be one of: {', '.join(protocols)}\n")
     await ws.prepare(request)
     return ws
