@@ -7,6 +7,7 @@ A daemon that stops finishes the verbs it has begun.
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import select
@@ -63,9 +64,10 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
         closing(Leases(store_path(paths.state))) as leases,
         # Before the journal is read: a DEL written down later than that finds us here (see ``offline``).
         _listen(paths.cni_socket, daemon) as listener,
+        closing(Node(leases, observe.boot_id(), Journal(journal_path(paths.state)), settings.mtu)) as node,
     ):
-        node = Node(leases, observe.boot_id(), Journal(journal_path(paths.state)), settings.mtu)
         await asyncio.to_thread(mend.mend, node)
+        gc.freeze()  # what is loaded stays: no pause of 10 ms to look through it again
         with _working(listener, settings.workers, node):
             daemon.ready(f"{len(leases.all())} attachments")
             await daemon.stopping.wait()

@@ -104,15 +104,15 @@ def _pack(part: Part) -> bytes:
             return part.packed
 
 
-def attach(lease: Lease) -> tuple[tuple[Element, ...], str]:
-    """A pod's elements, and the script that adds them whatever is there."""
-    return tuple(_elements(lease)), "\n".join([_frame(), _whole(lease)])
+def attach(lease: Lease) -> str:
+    """The script that adds a pod's elements whatever is there."""
+    return "\n".join([_frame(), _whole(lease)])
 
 
-def detach(lease: Lease) -> tuple[tuple[Element, ...], str]:
-    """The same elements, and the script after which they are gone."""
-    gone = [_line("delete", element) for element in _elements(lease)]
-    return tuple(_elements(lease)), "\n".join([DECLARATIONS, _whole(lease), *gone])
+def detach(lease: Lease) -> str:
+    """The script after which they are gone."""
+    gone = [_line("delete", element) for element in of_lease(lease)]
+    return "\n".join([DECLARATIONS, _whole(lease), *gone])
 
 
 def _frame() -> str:
@@ -124,13 +124,13 @@ def _frame() -> str:
 def _whole(lease: Lease) -> str:
     """A pod's elements with the chain of exclusions they need."""
     exclude = lease.terms.exclude
-    lines = [_line("add", element) for element in _elements(lease)]
+    lines = [_line("add", element) for element in of_lease(lease)]
     return "\n".join([*([] if exclude is None else [_exclusions(exclude)]), *lines])
 
 
 def elements(lease: Lease) -> frozenset[tuple[str, str]]:
     """(map or set, key) of every element a pod must have: what CHECK looks for."""
-    return frozenset((element.name, _named(element.key)) for element in _elements(lease))
+    return frozenset((element.name, _named(element.key)) for element in of_lease(lease))
 
 
 def observed(listing: Sequence[dict[str, object]]) -> frozenset[tuple[str, str]]:
@@ -166,7 +166,8 @@ def _named(parts: Sequence[object]) -> str:
     return " . ".join(str(part) for part in parts)
 
 
-def _elements(lease: Lease) -> Iterator[Element]:
+def of_lease(lease: Lease) -> Iterator[Element]:
+    """A pod's elements."""
     exclude = lease.terms.exclude
     for address in lease.addresses:
         yield Element(f"hairpin{address.version}", (address, address))

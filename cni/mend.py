@@ -47,14 +47,16 @@ def mend(node: Node) -> Mended:
             if is_stale(lease, links, node.boot_id):
                 report.attempt(report.freed, str(lease.attachment), partial(_free, lease, node))
         for link in sorted(links - {lease.terms.link for lease in leases}):
-            report.attempt(report.removed, link, partial(netlink.apply, [plan.DeleteLink(link)]))
+            report.attempt(report.removed, link, partial(netlink.apply, [plan.DeleteLink(link)], node.change))
         kept = node.leases.all()
         nft.apply(firewall.rebuild(kept))
         routed = observe.routed_addresses()
         for lease in kept:
             if lease.state is State.LIVE and not wanted_routes(lease) <= routed:
                 report.attempt(
-                    report.restored, str(lease.attachment), partial(netlink.apply, plan.host_side(lease))
+                    report.restored,
+                    str(lease.attachment),
+                    partial(netlink.apply, plan.host_side(lease), node.change),
                 )
     mended = report.mended()
     if mended != Mended():
@@ -79,7 +81,7 @@ def _detach(attachment: Attachment, node: Node) -> None:
 
 
 def _free(lease: Lease, node: Node) -> None:
-    netlink.apply(plan.detach(lease))
+    netlink.apply(plan.detach(lease), node.change)
     node.leases.release(lease.attachment)
 
 

@@ -7,6 +7,7 @@ in silence.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -39,15 +40,9 @@ class NetworkConfig:
 def parse(document: Mapping[str, Any]) -> NetworkConfig:
     """Raises CniError INVALID_CONFIG or UNSUPPORTED_FIELD, naming the key and its value."""
     _refuse_what_is_not_offered(document)
-    ipam = _object(document, "ipam")
-    _only(ipam, "ipam", ("ranges", "type"))
-    if ipam.get("type", "netplane") != "netplane":
-        raise _unsupported("ipam.type", ipam["type"], "netplane gives the addresses itself")
-    pools = tuple(_pool(entry, f"ipam.ranges[{i}]") for i, entry in enumerate(_list(ipam, "ranges", "ipam")))
-    if not pools:
-        raise _invalid("ipam.ranges", ipam.get("ranges"), "must be a list with at least one list of CIDRs")
-    _disjoint(pools)
-    masquerade, mtu = _masquerade(document), _mtu(document, pools)
+    pools = _pools(orjson.dumps(_object(document, "ipam")))
+    masquerade = _masquerade(orjson.dumps(document.get("masquerade")))
+    mtu = _mtu(document, pools)
     return NetworkConfig(pools, masquerade, mtu, _object(document, "dns"), _ports(document))
 
 
@@ -61,8 +56,25 @@ def _refuse_what_is_not_offered(document: Mapping[str, Any]) -> None:
                 raise _unsupported(f"{where}.{key}", table[key])
 
 
-def _masquerade(document: Mapping[str, Any]) -> tuple[IPNetwork, ...] | None:
-    if document.get("masquerade") is None:
+@lru_cache(maxsize=64)
+def _pools(text: bytes) -> tuple[Pool, ...]:
+    """From the text of ``ipam``, because one network's pods all have the same."""
+    ipam = orjson.loads(text)
+    _only(ipam, "ipam", ("ranges", "type"))
+    if ipam.get("type", "netplane") != "netplane":
+        raise _unsupported("ipam.type", ipam["type"], "netplane gives the addresses itself")
+    pools = tuple(_pool(entry, f"ipam.ranges[{i}]") for i, entry in enumerate(_list(ipam, "ranges", "ipam")))
+    if not pools:
+        raise _invalid("ipam.ranges", ipam.get("ranges"), "must be a list with at least one list of CIDRs")
+    _disjoint(pools)
+    return pools
+
+
+@lru_cache(maxsize=64)
+def _masquerade(text: bytes) -> tuple[IPNetwork, ...] | None:
+    """From the text of ``masquerade``, as above."""
+    document = {"masquerade": orjson.loads(text)}
+    if document["masquerade"] is None:
         return None
     table = _object(document, "masquerade")
     _only(table, "masquerade", ("exclude",))

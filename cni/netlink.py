@@ -16,7 +16,7 @@ from cni import firewall, templates
 from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
 from cni.firewall import Element
-from cni.kernel import NETFILTER, NetlinkSocket
+from cni.kernel import NetlinkSocket, Transactions
 from cni.plan import (
     LINK_GROUP,
     ROUTE_PROTOCOL,
@@ -45,7 +45,10 @@ _DETACHING = (DeleteLink, Firewall, ForgetFlows)
 
 
 def apply(
-    steps: Iterable[Step], netns: int | None = None, undo: Callable[[Step], Step | None] = lambda _: None
+    steps: Iterable[Step],
+    change: Transactions,
+    netns: int | None = None,
+    undo: Callable[[Step], Step | None] = lambda _: None,
 ) -> None:
     """Do ``steps`` in order; ``netns`` is a descriptor of the pod's namespace for those that work there.
 
@@ -53,7 +56,7 @@ def apply(
     naming the step, or CniError ALREADY_ATTACHED where the pod has a link of that name.
     """
     done: list[Step] = []
-    with _Worker.open(netns) as worker:
+    with _Worker.open(netns, change) as worker:
         try:
             for batch in batches(steps):
                 done += batch  # first: one that failed may have been done all the same
@@ -63,19 +66,22 @@ def apply(
             raise
 
 
-def detach(burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
+def detach(change: Transactions, burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
     """The steps of many DELs, together; one by one where that fails, so that each has its own failure."""
     try:
         # Stable: of each kind in the order they came.
-        apply(sorted(itertools.chain.from_iterable(burst), key=lambda step: _DETACHING.index(type(step))))
+        apply(
+            sorted(itertools.chain.from_iterable(burst), key=lambda step: _DETACHING.index(type(step))),
+            change,
+        )
     except NetplaneError:
-        return [_alone(steps) for steps in burst]
+        return [_alone(steps, change) for steps in burst]
     return [None] * len(burst)
 
 
-def _alone(steps: tuple[Step, ...]) -> NetplaneError | None:
+def _alone(steps: tuple[Step, ...], change: Transactions) -> NetplaneError | None:
     try:
-        apply(steps)
+        apply(steps, change)
     except NetplaneError as error:
         return error
     return None
@@ -122,17 +128,19 @@ def _take_back(worker: "_Worker", steps: Iterable[Step | None], failure: BaseExc
 class _Worker:
     """Two netlink sockets, and one batch of steps at a time."""
 
-    def __init__(self, host: NetlinkSocket, pod: NetlinkSocket | None, netns: int) -> None:
-        self._host, self._pod, self._netns = host, pod, netns
+    def __init__(
+        self, host: NetlinkSocket, pod: NetlinkSocket | None, netns: int, change: Transactions
+    ) -> None:
+        self._host, self._pod, self._netns, self._change = host, pod, netns, change
         self._made = 0
 
     @classmethod
     @contextmanager
-    def open(cls, netns: int | None) -> Iterator["_Worker"]:
+    def open(cls, netns: int | None, change: Transactions) -> Iterator["_Worker"]:
         with ExitStack() as stack:
             host = stack.enter_context(NetlinkSocket())
             pod = None if netns is None else stack.enter_context(NetlinkSocket(netns=netns))
-            yield cls(host, pod, -1 if netns is None else netns)
+            yield cls(host, pod, -1 if netns is None else netns, change)
 
     def do(self, steps: Sequence[Step]) -> None:
         """A batch. Raises KernelError naming the step that failed."""
@@ -150,7 +158,7 @@ class _Worker:
                 for step in steps:
                     _set(step)  # type: ignore[arg-type]  # as above
             case Firewall():
-                _change_firewall(steps)  # type: ignore[arg-type]  # as above
+                _change_firewall(steps, self._change)  # type: ignore[arg-type]  # as above
             case ForgetFlows():
                 forget_udp({port for step in steps if isinstance(step, ForgetFlows) for port in step.ports})
             case DeleteLink():
@@ -255,14 +263,12 @@ def _exists(step: CreateVeth) -> NetplaneError:
     )
 
 
-def _change_firewall(steps: Sequence[Firewall]) -> None:
+def _change_firewall(steps: Sequence[Firewall], change: Transactions) -> None:
     """All in one transaction; where that fails, each by its script."""
-    messages = [_element(step.adding, element) for step in steps for element in step.elements]
-    with NetlinkSocket(NETFILTER) as link:
-        status = link.transaction(messages)
-    if status:
+    messages = [_element(step.adding, element) for step in steps for element in firewall.of_lease(step.lease)]
+    if change(messages):
         for step in steps:
-            nft.apply(step.otherwise)
+            nft.apply(firewall.attach(step.lease) if step.adding else firewall.detach(step.lease))
 
 
 def _element(adding: bool, element: Element) -> bytearray:

@@ -1,10 +1,12 @@
 """What every verb works on, in one value."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from cni import netlink
 from cni.bursts import Bursts
 from cni.journal import Journal
+from cni.kernel import Transactions
 from cni.leases import Leases
 from cni.locks import Locks
 from cni.observe import Underlay
@@ -20,5 +22,14 @@ class Node:
     journal: Journal
     mtu: int | None = None
     locks: Locks = field(default_factory=Locks)
-    detach: Bursts[tuple[Step, ...], None] = field(default_factory=lambda: Bursts(netlink.detach))
     underlay: Underlay = field(default_factory=Underlay)
+    change: Transactions = field(default_factory=Transactions)
+    detach: Bursts[tuple[Step, ...], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """One place where DELs meet."""
+        object.__setattr__(self, "detach", Bursts(partial(netlink.detach, self.change)))
+
+    def close(self) -> None:
+        """Close what it opened itself; the store is its opener's."""
+        self.change.close()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
-from cni import firewall
-from cni.firewall import Element
 from cni.lease import Lease
 from cni.netconf import NetworkConfig
 from cni.protocol import Attachment
@@ -99,13 +97,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """One nftables transaction: ``elements`` added or taken away; where the table is not as we made it, the script
-    ``otherwise``.
-    """
+    """The elements of a lease added or taken away, in one nftables transaction."""
 
     adding: bool
-    elements: tuple[Element, ...]
-    otherwise: str
+    lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +159,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
-        Firewall(True, *firewall.attach(lease)),
+        Firewall(True, lease),
         *_flows(lease),
     )
 
@@ -180,7 +175,7 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
 
 def detach(lease: Lease) -> tuple[Step, ...]:
     """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
-    return (DeleteLink(lease.terms.link), Firewall(False, *firewall.detach(lease)), *_flows(lease))
+    return (DeleteLink(lease.terms.link), Firewall(False, lease), *_flows(lease))
 
 
 def _flows(lease: Lease) -> tuple[ForgetFlows, ...]:
@@ -194,7 +189,7 @@ def undo(step: Step, lease: Lease) -> Step | None:
         case CreateVeth():
             return DeleteLink(step.host)
         case Firewall():
-            return Firewall(False, *firewall.detach(lease))
+            return Firewall(False, lease)
         case _:
             return None
 

@@ -113,7 +113,7 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
 def _make(lease: Lease, node: Node, netns: int) -> None:
     """All of it and written down as done, or nothing; where something may be left, the lease stays."""
     try:
-        netlink.apply(plan.attach(lease), netns, undo=lambda step: plan.undo(step, lease))
+        netlink.apply(plan.attach(lease), node.change, netns, undo=lambda step: plan.undo(step, lease))
     except netlink.UndoFailedError:
         node.leases.begin_release(lease.attachment)
         raise
@@ -123,7 +123,7 @@ def _make(lease: Lease, node: Node, netns: int) -> None:
     try:
         node.leases.confirm(lease.attachment)
     except BaseException:
-        netlink.apply(plan.detach(lease))
+        netlink.apply(plan.detach(lease), node.change)
         node.leases.release(lease.attachment)
         raise
 

@@ -96,7 +96,7 @@ def test_the_result_is_what_was_made():
 
 
 def test_firewall_text_has_one_element_a_pod_and_the_exclusions_before_masquerade():
-    text = firewall.attach(LEASE)[1]
+    text = firewall.attach(LEASE)
     assert text.count("add element inet netplane_cni hairpin4") == 1
     assert text.count("add element inet netplane_cni outside4") == 1
     chain = [line for line in text.splitlines() if line.startswith("add rule")]
@@ -107,7 +107,7 @@ def test_firewall_text_has_one_element_a_pod_and_the_exclusions_before_masquerad
 
 def test_without_masquerade_only_hairpin():
     bare = replace(LEASE, terms=replace(TERMS, exclude=None))
-    assert not any("outside" in element.name for element in firewall.attach(bare)[0])
+    assert not any("outside" in element.name for element in firewall.of_lease(bare))
     assert firewall.elements(bare) == {
         ("hairpin4", "10.244.1.2 . 10.244.1.2"),
         ("hairpin6", "fd00:10:244:1::2 . fd00:10:244:1::2"),
