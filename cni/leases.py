@@ -254,13 +254,17 @@ def _insert(db: sqlite3.Connection, lease: Lease) -> str:
 def read(path: Path) -> list[Lease]:
     """Every lease of a node, without its daemon and without writing: for tools that look.
 
-    A store that is not there is one without leases. Raises CniError STORE where it cannot be read.
+    A store that is not there, or not yet made, is one without leases. Raises CniError STORE where it cannot be read.
     """
     if not path.exists():
         return []
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
-            return [_lease(row) for row in db.execute(_SELECT + " ORDER BY id")]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _SCHEMA_VERSION):
+                hint = "Its daemon writes another version: restart it"
+                raise CniError(Code.STORE, f"cannot read {path}: it is of version {version}", hint)
+            return [] if version == 0 else [_lease(row) for row in db.execute(_SELECT + " ORDER BY id")]
     except sqlite3.Error as error:
         raise CniError(Code.STORE, f"cannot read {path}: {error}") from error
 

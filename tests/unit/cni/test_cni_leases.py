@@ -51,6 +51,18 @@ def test_reading_makes_nothing(path):
     assert not path.exists()
 
 
+def test_a_store_that_is_being_made_has_no_leases_and_another_version_is_said(path):
+    path.parent.mkdir()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA journal_mode = WAL")
+    assert read(path) == []
+    db.execute("PRAGMA user_version = 99")
+    db.commit()
+    with pytest.raises(CniError, match="version 99"):
+        read(path)
+    db.close()
+
+
 def test_an_address_is_remembered_as_given_across_restarts(path):
     for expected in ("10.9.0.2", "10.9.0.3", "10.9.0.4"):
         leases = Leases(path)
