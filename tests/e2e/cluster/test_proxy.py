@@ -1,0 +1,87 @@
+"""The proxy as users meet it: restarts under load, and UDP, through a real cluster."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster.driver import NETPLANE, Lab, eventually, hello_is_whole
+
+STREAMS = str(Path(__file__).parent / "streams.py")
+ECHO = """
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  selector: {app: hello}
+  ports:
+  - {name: tcp, port: 81, targetPort: 8081, protocol: TCP}
+  - {name: udp, port: 81, targetPort: 8081, protocol: UDP}
+"""
+ASK = """
+import socket, sys
+names = set()
+for _ in range(int(sys.argv[2])):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.connect((sys.argv[1], 81))
+        sock.send(b"hello")
+        names.add(sock.recv(1000).decode().split()[0])
+print(len(names))
+"""
+
+
+@pytest.fixture
+def echo(lab: Lab) -> Iterator[str]:
+    """The ClusterIP of a Service for the echo ports of the hello pods."""
+    lab.kubectl("create", "-f", "-", stdin=ECHO)
+    eventually(lambda: hello_is_whole(lab), "hello whole")
+    address = lab.get("service", "echo")["spec"]["clusterIP"]
+    eventually(
+        lambda: "1" in lab.exec("n1", sys.executable, "-c", ASK, address, "1", check=False), "an answer"
+    )
+    yield address
+    lab.kubectl("delete", "service", "echo")
+
+
+def test_udp_reaches_every_pod(lab: Lab, echo: str) -> None:
+    assert lab.exec("n1", sys.executable, "-c", ASK, echo, "9").strip() == "3"
+
+
+def test_restarts_of_the_proxy_cut_no_stream_and_lose_no_request(lab: Lab, service: str, echo: str) -> None:
+    command = [
+        NETPLANE,
+        "lab",
+        "exec",
+        "--name",
+        lab.name,
+        "n1",
+        "--",
+        sys.executable,
+        STREAMS,
+        echo,
+        "81",
+        "50",
+    ]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+        lab.stream("n1", service) as report,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "streaming\n"
+        for _ in range(2):
+            lab.exec("n1", "netplane", "supervise", "restart", "proxy")
+            eventually(lambda: flows(lab) >= 50, "the flows in the next process")
+        output, _ = process.communicate()
+    streams = json.loads(output)
+    assert streams["failures"] == []
+    assert streams["exchanges"] > 50
+    assert report.failures == []
+
+
+def flows(lab: Lab) -> int:
+    found = lab.exec("n1", "netplane", "flows", "-o", "json", check=False)
+    return len(json.loads(found)) if found.startswith("[") else 0
