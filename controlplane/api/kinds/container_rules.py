@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from controlplane.api.kinds import causes, names
+from controlplane.api.kinds.config_rules import env_from_causes, inner_path_causes, key_ref_causes
 from controlplane.api.kinds.shapes import amount
 from netplane.kube.errors import Cause
 
@@ -51,6 +52,7 @@ def container_causes(container: Fields, path: str, volumes: frozenset[str]) -> l
     found += _one_of(container, "terminationMessagePolicy", MESSAGE_POLICIES, path)
     found += _port_causes(container.get("ports") or [], f"{path}.ports")
     found += _env_causes(container.get("env") or [], f"{path}.env")
+    found += env_from_causes(container.get("envFrom") or [], f"{path}.envFrom")
     found += resource_causes(container.get("resources") or {}, f"{path}.resources")
     found += _mount_causes(container.get("volumeMounts") or [], f"{path}.volumeMounts", volumes)
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
@@ -143,6 +145,8 @@ def _value_from_causes(variable: Fields, path: str) -> list[Cause]:
         return [causes.invalid(at, "", "may not have more than one field specified at a time")]
     if given == ["fieldRef"]:
         return _field_ref_causes(source["fieldRef"], f"{at}.fieldRef")
+    if given in (["configMapKeyRef"], ["secretKeyRef"]):
+        return key_ref_causes(source[given[0]], f"{at}.{given[0]}")
     return []
 
 
@@ -201,6 +205,8 @@ def _mount_causes(mounts: Iterable[Fields], path: str, volumes: frozenset[str]) 
         elif where in seen:
             found.append(causes.invalid(f"{at}.mountPath", where, "must be unique"))
         seen.add(where)
+        if sub_path := mount.get("subPath") or "":
+            found += inner_path_causes(sub_path, f"{at}.subPath")
     return found
 
 

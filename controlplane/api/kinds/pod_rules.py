@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from controlplane.api.kinds import causes, names
+from controlplane.api.kinds.config_rules import volume_source_causes
 from controlplane.api.kinds.container_rules import (
     NEGATIVE,
     Fields,
@@ -125,6 +126,7 @@ def _volume_causes(volumes: Iterable[Fields], path: str) -> tuple[list[Cause], f
             causes.forbidden(f"{at}.{source}", "may not specify more than 1 volume type")
             for source in given[1:]
         ]
+        found += volume_source_causes(volume, at)
         host_path = volume.get("hostPath")
         if host_path is not None and not host_path.get("path"):
             found.append(causes.required(f"{at}.hostPath.path"))

@@ -103,7 +103,7 @@ def encoded(text):
 
 
 def secret():
-    return made(SECRETS, data={"password": encoded("x")}, stringData={"user": "me"})
+    return made(SECRETS, data={"pin": encoded("x")}, stringData={"user": "me"})
 
 
 def serviceaccount():
