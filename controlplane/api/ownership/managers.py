@@ -168,8 +168,10 @@ def apply(
     force: bool,
     now: str,
     foreign: tuple[Path, ...] = (),
+    free: FieldSet = fields.NOTHING,
 ) -> Applied:
-    """Make ``config`` so. ``live`` None: create. ``foreign`` are fields that this door does not write.
+    """Make ``config`` so. ``live`` None: create. ``foreign`` are fields that this door does not write, ``free``
+    those that may be taken without force.
 
     Raises StatusError 409 with a cause for each field that somebody else has set to another value, unless
     ``force``.
@@ -190,7 +192,7 @@ def apply(
     conflicts = {m: e.owned & difference.written for m, e in others.items() if e.owned & difference.written}
     for prefix in foreign:
         conflicts = {m: lost - fields.below(lost, prefix) for m, lost in conflicts.items()}
-    conflicts = {manager: lost for manager, lost in conflicts.items() if lost}
+    conflicts = {manager: lost - free for manager, lost in conflicts.items() if lost - free}
     if conflicts and not force:
         raise conflict(conflicts, managers)
     result = _taken(managers, me, difference.written | difference.removed)

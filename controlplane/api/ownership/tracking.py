@@ -6,7 +6,9 @@ import orjson
 
 from controlplane.api.kinds.shapes import Shape
 from controlplane.api.ownership import managers
+from controlplane.api.ownership.fields import NOTHING, FieldSet
 from controlplane.api.ownership.managers import APPLY, Applied, Manager, Managers
+from controlplane.api.ownership.values import compare, set_of
 from netplane.kube.errors import bad_request
 from netplane.kube.objects import Object, meta
 
@@ -46,11 +48,24 @@ def applied(
         foreign = tuple((f"f:{name}",) for name in config if name != "status")
     before = _stored(live) if live is not None else {}
     bare = _bare(live) if live is not None else None
-    found = managers.apply(shape, bare, config, before, me, force=force, now=now, foreign=foreign)
-    if live is not None and me.name == KUBECTL and LAST_APPLIED in (meta(found.obj).get("annotations") or {}):
+    free = _last_applied(shape, bare) if bare is not None and me.name == KUBECTL else NOTHING
+    found = managers.apply(shape, bare, config, before, me, force=force, now=now, foreign=foreign, free=free)
+    if free and LAST_APPLIED in (meta(found.obj).get("annotations") or {}):
         # Kept true for a later client-side apply.
         found.obj["metadata"]["annotations"][LAST_APPLIED] = orjson.dumps(config).decode() + "\n"
     return found
+
+
+def _last_applied(shape: Shape, live: Object) -> FieldSet:
+    """What a client-side `kubectl apply` set and nobody has changed: the server-side one goes on from there."""
+    try:
+        last = orjson.loads((meta(live).get("annotations") or {}).get(LAST_APPLIED, ""))
+    except orjson.JSONDecodeError:
+        return NOTHING
+    if not isinstance(last, dict):
+        return NOTHING
+    difference = compare(shape, last, live)
+    return set_of(shape, last) - difference.written - difference.removed
 
 
 def put(obj: Object, owners: list[dict[str, Any]]) -> None:

@@ -91,7 +91,9 @@ async def test_a_log_that_cannot_be_reached_says_why(server, node) -> None:
     )
     error = await server.refused("GET", f"{PODS}/x/log")
     assert error.code == (503 if node else 400)
-    assert ("agent of node gone: it has no InternalIP" if node else "does not have a host assigned") in str(error)
+    assert ("agent of node gone: it has no InternalIP" if node else "does not have a host assigned") in str(
+        error
+    )
 
 
 async def test_an_agent_that_is_away_is_503(server, tmp_path) -> None:

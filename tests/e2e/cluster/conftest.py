@@ -15,7 +15,7 @@ def lab() -> Iterator[Lab]:
     lab.down()
     try:
         lab.up()
-        lab.kubectl("create", "--validate=false", "-f", str(ROOT / "examples/hello.yaml"))
+        lab.kubectl("create", "-f", str(ROOT / "examples/hello.yaml"))
         eventually(lambda: sum(map(ready, lab.pods("app=hello"))) == 3, "three hello pods ready")
         yield lab
     finally:

@@ -13,7 +13,7 @@ from tests.e2e.cluster.driver import Lab, eventually
 
 
 def create(lab: Lab, obj: dict[str, Any]) -> str:
-    return lab.kubectl("create", "--validate=false", "-f", "-", stdin=json.dumps(obj), check=False)
+    return lab.kubectl("create", "-f", "-", stdin=json.dumps(obj), check=False)
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:

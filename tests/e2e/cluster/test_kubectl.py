@@ -40,7 +40,7 @@ def test_get_prints_kubectl_columns(lab: Lab) -> None:
 def test_create_scale_watch_delete(lab: Lab, tmp_path: Path) -> None:
     manifest = tmp_path / "web.yaml"
     manifest.write_text(DEPLOYMENT)
-    assert lab.kubectl("create", "-f", str(manifest), "--validate=false") == "deployment.apps/web created\n"
+    assert lab.kubectl("create", "-f", str(manifest)) == "deployment.apps/web created\n"
     eventually(lambda: available(lab) == 2, "two replicas")
     assert lab.kubectl("scale", "deployment", "web", "--replicas=4") == "deployment.apps/web scaled\n"
     eventually(lambda: available(lab) == 4, "four replicas")
@@ -57,7 +57,7 @@ def test_watch_prints_changes_as_they_come(lab: Lab) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         try:
             assert watch.stdout is not None
-            lab.kubectl("create", "--validate=false", "-f", "-", stdin=namespace("watched"))
+            lab.kubectl("create", "-f", "-", stdin=namespace("watched"))
             lines = iter(watch.stdout.readline, "")
             assert next(line for line in lines if line.startswith("watched ")).split()[1] == "Active"
             lab.kubectl("delete", "namespace", "watched")
@@ -88,7 +88,7 @@ def namespace(name: str) -> str:
     [("default", 'namespaces "default" already exists'), ("Not_A_Name", "metadata.name: Invalid value")],
 )
 def test_wrong_names_get_kubernetes_words(lab: Lab, name: str, complaint: str) -> None:
-    created = lab.kubectl("create", "--validate=false", "-f", "-", stdin=namespace(name), check=False)
+    created = lab.kubectl("create", "-f", "-", stdin=namespace(name), check=False)
     assert complaint in created
 
 
@@ -102,6 +102,6 @@ def test_taken_nodeport_is_named(lab: Lab, tmp_path: Path) -> None:
     }
     manifest = tmp_path / "second.json"
     manifest.write_text(json.dumps(service))
-    output = lab.kubectl("create", "-f", str(manifest), "--validate=false", check=False)
+    output = lab.kubectl("create", "-f", str(manifest), check=False)
     assert f"spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated" in output
     assert "NotFound" in lab.kubectl("get", "service", "second", check=False)

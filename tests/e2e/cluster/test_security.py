@@ -121,7 +121,7 @@ def test_the_agent_answers_the_api_server_only(lab: Lab) -> None:
         ("dns", ["delete", "service", "hello"], False),
         ("node", ["get", "pods"], True),
         ("node", ["delete", "node", "n2"], False),
-        ("node", ["create", "-f", "-", "--validate=false"], False),
+        ("node", ["create", "-f", "-"], False),
     ],
 )
 def test_each_daemon_may_do_its_own_work_only(

@@ -42,7 +42,7 @@ state > "$2.before"
 export KUBECONFIG=$2/etc/netplane/admin.kubeconfig
 "$1" up --root "$2" 2> "$2.log" &
 until_true quiet kubectl get nodes
-until_true quiet kubectl create --validate=false -f "$3"
+until_true quiet kubectl create -f "$3"
 until_true pods_ready
 addresses() { kubectl get pods -l app=hello -o 'jsonpath={range .items[*]}{.metadata.name}={.status.podIP} {end}'; }
 before=$(addresses)
