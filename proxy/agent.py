@@ -110,6 +110,12 @@ class _Agent:
         )
         self._registry.register(TrafficCollector(lambda: self._datapath.traffic))
         self._export_staleness()
+        ejected = Gauge(
+            "netplane_proxy_ejected_endpoints",
+            "Endpoints that new connections pass over, because connects to them failed",
+            registry=self._registry,
+        )
+        ejected.set_function(lambda: len(self._datapath.ejected))
 
     async def run(self) -> None:
         """Serve until told to stop, then leave the flows to the next proxy, and the node as it is."""
@@ -227,6 +233,7 @@ class _Agent:
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
             "flows": self._datapath.active,
+            "ejected": self._datapath.ejected,
             "unserved": [str(entry) for entry in report.unserved],
             "problems": list(self._syncer.snapshot.problems) if self._syncer.snapshot else [],
             "apiSilentSeconds": self._silence(),

@@ -4,9 +4,16 @@ Why pure: the order in which endpoints are tried is a promise to users (round ro
 try, not a connection) that tests state without sockets.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 
-from proxy.model import Endpoint
+from proxy.model import Balance, Endpoint
+
+Where = tuple[str, int]  # an endpoint's address in text, and its port
+FAILURES = 2  # connects in a row that fail before an endpoint is passed over
+EJECT_SECONDS, EJECT_MOST = 2.0, 60.0  # for how long, doubled with each further failure
+PROBE_SECONDS = 5.0  # while one client tries an endpoint again, others still pass it over
+FLOOR = 0.5  # of a pool's endpoints may be passed over; with more, the fault is hardly theirs
 
 
 class RoundRobin:
@@ -52,3 +59,70 @@ class Affinity:
         self._given[client] = (endpoint, until)
         if len(self._given) > self._most:
             del self._given[next(iter(self._given))]
+
+
+def lightest(balance: Balance, load: Mapping[Where, int], where: Sequence[Where], turn: int) -> int:
+    """The index of the endpoint to be tried first, by the number of open connections where that counts.
+
+    ``turn`` is round robin's choice, which also breaks ties, so that equals take turns.
+    """
+    count = len(where)
+    if balance is Balance.RANDOM:
+        return random.randrange(count)
+    if balance is Balance.P2C:
+        pair = random.sample(range(count), 2) if count > 1 else [0]
+        return min(pair, key=lambda index: load.get(where[index], 0))
+    if balance is Balance.LEAST:
+        return min(range(turn, turn + count), key=lambda index: load.get(where[index % count], 0)) % count
+    return turn
+
+
+class Ejections:
+    """Endpoints that new connections pass over for a while, because connects to them failed.
+
+    Nobody asks endpoints how they are: clients' own connects tell. One that is let in again is tried by one
+    client first (who gets another endpoint if it fails), and stays away longer each time.
+    """
+
+    __slots__ = ("_failed",)
+
+    def __init__(self) -> None:
+        self._failed: dict[Where, tuple[int, float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._failed)
+
+    def fail(self, where: Where, now: float) -> None:
+        """A connect failed."""
+        failures = self._failed.get(where, (0, 0.0))[0] + 1
+        seconds = min(EJECT_MOST, EJECT_SECONDS * 2 ** min(failures - FAILURES, 10))
+        self._failed[where] = (failures, now + seconds if failures >= FAILURES else 0.0)
+
+    def succeed(self, where: Where) -> None:
+        """A connect succeeded: all is forgiven."""
+        self._failed.pop(where, None)
+
+    def forget(self, wanted: set[Where]) -> None:
+        """Drop all that is no endpoint any more."""
+        self._failed = {where: entry for where, entry in self._failed.items() if where in wanted}
+
+    def out(self, now: float) -> list[Where]:
+        """Those that are passed over now."""
+        return [where for where, (_, until) in self._failed.items() if now < until]
+
+    def pass_over(self, where: Sequence[Where], first: int, now: float) -> int:
+        """The first index from ``first`` on that is not ejected; ``first`` itself where too many are."""
+        count = len(where)
+        ejected = sum(now < self._failed.get(one, (0, 0.0))[1] for one in where)
+        if not ejected and where[first] not in self._failed:
+            return first
+        if ejected > count * FLOOR:
+            return first
+        for step in range(count):
+            index = (first + step) % count
+            failures, until = self._failed.get(where[index], (0, 0.0))
+            if now >= until:
+                if until:  # let in again: this client finds out for the others
+                    self._failed[where[index]] = (failures, now + PROBE_SECONDS)
+                return index
+        return first

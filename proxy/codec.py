@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from proxy.model import (
+    Balance,
     Endpoint,
     Frontend,
     NodeFacts,
@@ -63,6 +64,8 @@ def _encode_entry(frontend: Frontend, target: Target) -> Json:
         entry["affinity"] = target.affinity
     if target.keep_outside_address:
         entry["keepOutsideAddress"] = True
+    if target.balance is not Balance.ROUND_ROBIN:
+        entry["balance"] = target.balance
     if target.allowed:
         entry["allowed"] = [str(network) for network in target.allowed]
     return entry
@@ -79,6 +82,7 @@ def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
         entry.get("affinity"),
         bool(entry.get("keepOutsideAddress")),
         tuple(ip_network(text) for text in entry.get("allowed", ())),
+        Balance(entry.get("balance", Balance.ROUND_ROBIN)),
     )
     return frontend, target
 

@@ -28,6 +28,15 @@ class WhenEmpty(StrEnum):
     DROP = "drop"
 
 
+class Balance(StrEnum):
+    """Which endpoint of a pool is tried first (annotation ``netplane.io/balance`` of a Service)."""
+
+    ROUND_ROBIN = "round-robin"
+    RANDOM = "random"
+    LEAST = "least-connections"
+    P2C = "p2c"  # the less busy one of two at random
+
+
 @dataclass(frozen=True, slots=True)
 class ServicePort:
     """One port of one Service. ``port`` is the port's name, or its number where it has no name."""
@@ -99,6 +108,7 @@ class Target:
     affinity: int | None = None
     keep_outside_address: bool = False
     allowed: tuple[IPNetwork, ...] = ()
+    balance: Balance = Balance.ROUND_ROBIN
 
     @property
     def empty(self) -> bool:

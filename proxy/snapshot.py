@@ -6,13 +6,14 @@ no data path repeats one. An object that makes no sense costs that object only, 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from operator import is_
 from typing import Any
 
-from netplane.kube.objects import Object, ObjectKey, key_of, labels_of, meta, namespace_of
+from netplane.kube.objects import Object, ObjectKey, annotations_of, key_of, labels_of, meta, namespace_of
 from proxy.model import (
+    Balance,
     Frontend,
     IPAddress,
     IPNetwork,
@@ -29,6 +30,7 @@ PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+BALANCE_ANNOTATION = "netplane.io/balance"
 DEFAULT_AFFINITY_SECONDS = 10800  # core/v1 DefaultClientIPServiceAffinitySeconds
 EVERY_ADDRESS: Mapping[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 
@@ -130,7 +132,7 @@ def targets_of(
     Raises ValueError, TypeError or KeyError where the Service itself cannot be read.
     """
     resolved: list[tuple[Frontend, Target]] = []
-    notes: list[str] = []
+    balance, notes = _balance(service)
     spec = service["spec"]
     for port in spec.get("ports") or []:
         protocol = Protocol(port.get("protocol") or "TCP")
@@ -138,7 +140,18 @@ def targets_of(
             among, unread = candidates(slices, port.get("name") or "", protocol, version, node)
             notes.extend(unread)
             resolved.extend(_frontends(service, port, protocol, address, among, node))
+    if balance is not Balance.ROUND_ROBIN:
+        resolved = [(frontend, replace(target, balance=balance)) for frontend, target in resolved]
     return resolved, notes
+
+
+def _balance(service: Object) -> tuple[Balance, list[str]]:
+    text = annotations_of(service).get(BALANCE_ANNOTATION, Balance.ROUND_ROBIN)
+    try:
+        return Balance(text), []
+    except ValueError:
+        known = ", ".join(Balance)
+        return Balance.ROUND_ROBIN, [f"annotation {BALANCE_ANNOTATION}={text}: not one of {known}"]
 
 
 def _frontends(

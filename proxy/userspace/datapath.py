@@ -11,12 +11,13 @@ import socket
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
 from time import monotonic
 
 from netplane.errors import KernelError
-from proxy.balance import Affinity
+from proxy.balance import Affinity, Ejections
 from proxy.datapath import SyncReport, Unserved
 from proxy.diff import diff
 from proxy.model import (
@@ -28,6 +29,7 @@ from proxy.model import (
     Snapshot,
     Target,
     WhenEmpty,
+    joined,
 )
 from proxy.userspace import handover, observe, plumbing
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
@@ -98,6 +100,7 @@ class UserspaceDataPath:
         self._plan: Plan | None = None
         self._mended_at = 0.0
         self._warnings: tuple[str, ...] = ()
+        self._ejections = Ejections()
         self._affinity: dict[ServicePort, Affinity] = {}
         self.traffic: dict[TrafficKey, Traffic] = {}
 
@@ -115,7 +118,7 @@ class UserspaceDataPath:
         dialer.set_node(want.node)
         if self._engine is None:
             poller = Poller()
-            self._engine = Engine(poller, dialer, deadline=self._deadline)
+            self._engine = Engine(poller, dialer, self._ejections, deadline=self._deadline)
             self._datagrams = Datagrams(poller, dialer, most=self._engine.limit // 4, idle=self._udp_idle)
         changes = diff(self._have, want.targets)
         for frontend in changes.removed:
@@ -239,6 +242,11 @@ class UserspaceDataPath:
         return sum(part.active for part in (self._engine, self._datagrams) if part is not None)
 
     @property
+    def ejected(self) -> list[str]:
+        """Endpoints that new connections pass over for now."""
+        return [joined(ip_address(address), port) for address, port in self._ejections.out(self._clock())]
+
+    @property
     def targets(self) -> Mapping[Frontend, Target]:
         """What was synced last."""
         return self._have
@@ -268,7 +276,9 @@ class UserspaceDataPath:
             return sock
         self._retired.discard(frontend)
         affinity = self._affinity.setdefault(target.service, Affinity())
-        listener = Listener(frontend, sock, target, self._traffic_of(target, frontend), affinity)
+        listener = Listener(
+            frontend, sock, target, self._traffic_of(target, frontend), affinity, self._ejections
+        )
         self._listeners[frontend] = listener
         self._to_keep.append((kept_name(frontend), listener.fd))
         self._mover_of(frontend).add(listener)
@@ -303,6 +313,9 @@ class UserspaceDataPath:
         wanted = {(target.service, frontend.protocol) for frontend, target in want.targets.items()}
         for key in [key for key, counted in self.traffic.items() if key not in wanted and not counted.active]:
             del self.traffic[key]
+        if self._ejections:
+            pools = (pool for target in want.targets.values() for pool in (target.inside, target.outside))
+            self._ejections.forget({(str(e.address), e.port) for pool in pools for e in pool.endpoints})
         services = {service for service, _ in wanted}
         self._affinity = {service: kept for service, kept in self._affinity.items() if service in services}
 

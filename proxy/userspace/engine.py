@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from select import EPOLLIN
 from time import monotonic
 
+from proxy.balance import Ejections
 from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
@@ -68,12 +69,13 @@ class Door:
 class Engine:
     """All flows of one process, run by the event loop it is made in. ``deadline``: seconds to find an endpoint."""
 
-    def __init__(self, poller: Poller, dialer: Dialer, *, deadline: float) -> None:
+    def __init__(self, poller: Poller, dialer: Dialer, ejections: Ejections, *, deadline: float) -> None:
         self._loop = asyncio.get_running_loop()
         self.poller = poller
         self._acceptor = Acceptor()
         self.relay = Relay(self.poller, self._refused)
         self._dialer = dialer
+        self._ejections = ejections
         self._deadline = deadline
         self._doors: dict[int, Door] = {}
         self._connecting: dict[Flow, None] = {}
@@ -228,10 +230,15 @@ class Engine:
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
+                self._ejections.fail(where, monotonic())
                 if failure not in TRY_ANOTHER:
                     self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
                     return
         self._remember(flow, endpoint)
+        flow.where = where
+        if isinstance(flow.listener, Listener) and flow.listener.load is not None:
+            flow.load = flow.listener.load
+            flow.load[where] = flow.load.get(where, 0) + 1
         flow.check_at = monotonic() + WAITS[min(flow.tried, len(WAITS)) - 1]
         self._connecting[flow] = None
         if self._tick is None:
@@ -247,6 +254,7 @@ class Engine:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""
         if failure not in TRY_ANOTHER:
             return False
+        self._ejections.fail(flow.where, monotonic())
         self.relay.detach(flow)
         if flow.tried >= len(flow.choice.endpoints) or monotonic() >= flow.deadline:
             self._give_up(flow, "unreachable")
@@ -262,6 +270,8 @@ class Engine:
             if flow.connected or not flow.open:
                 del self._connecting[flow]
                 self.relay.settle(flow)
+                if self._ejections and flow.connected:
+                    self._ejections.succeed(flow.where)
             elif now >= flow.check_at:
                 self._overdue(flow, now)
         self.poller.flush()
@@ -273,8 +283,10 @@ class Engine:
         if side is not None and _is_connected(side.fd):
             self.relay.connected(flow)
             self.relay.settle(flow)
+            self._ejections.succeed(flow.where)
             del self._connecting[flow]
             return
+        self._ejections.fail(flow.where, now)
         self.relay.detach(flow)
         if now >= flow.deadline:
             self._give_up(flow, "unreachable")

@@ -7,7 +7,7 @@ descriptors, is all there is of a flow. ``relaying`` moves its bytes.
 from select import EPOLLIN
 from typing import Protocol
 
-from proxy.balance import Affinity
+from proxy.balance import Affinity, Where
 from proxy.model import Endpoint, Frontend, Target
 from proxy.userspace.listeners import Choice
 from proxy.userspace.pipes import Pipe
@@ -87,10 +87,12 @@ class Flow:
         "endpoint_side",
         "first",
         "listener",
+        "load",
         "open",
         "started",
         "traffic",
         "tried",
+        "where",
         "young",
     )
 
@@ -105,8 +107,18 @@ class Flow:
         self.connected = False
         self.open = True
         self.young = 2
+        self.where: Where = ("", 0)
+        self.load: dict[Where, int] | None = None  # where this flow is counted, by endpoint
         self.started = 0.0
         self.check_at = 0.0
         self.deadline = deadline
         self.client_side: Side | None = None
         self.endpoint_side: Side | None = None
+
+    def discount(self) -> None:
+        """Count the flow at its endpoint no more."""
+        if self.load is not None:
+            self.load[self.where] -= 1
+            if not self.load[self.where]:
+                del self.load[self.where]
+            self.load = None

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from netplane.errors import KernelError
-from proxy.balance import Affinity, RoundRobin
-from proxy.model import Endpoint, Frontend, IPAddress, Protocol, Target
+from proxy.balance import Affinity, Ejections, RoundRobin, Where, lightest
+from proxy.model import Balance, Endpoint, Frontend, IPAddress, Protocol, Target
 from proxy.userspace.traffic import Traffic
 
 IP_FREEBIND = 15  # ip(7); on AF_INET6 sockets too
@@ -39,7 +39,18 @@ class Choice:
 class Listener:
     """A frontend's open socket, its target in a form made for picking, and its counters."""
 
-    __slots__ = ("affinity", "fd", "frontend", "inside", "outside", "sock", "target", "traffic")
+    __slots__ = (
+        "affinity",
+        "ejections",
+        "fd",
+        "frontend",
+        "inside",
+        "load",
+        "outside",
+        "sock",
+        "target",
+        "traffic",
+    )
 
     def __init__(
         self,
@@ -48,27 +59,36 @@ class Listener:
         target: Target,
         traffic: Traffic,
         affinity: Affinity,
+        ejections: Ejections,
     ) -> None:
         self.frontend = frontend
         self.sock = sock
         self.fd = sock.fileno()
         self.traffic = traffic
         self.affinity = affinity
+        self.ejections = ejections
+        self.load: dict[Where, int] | None = None
         self.inside, self.outside = Choice(), Choice()
         self.point_at(target)
 
     def point_at(self, target: Target) -> None:
         """Serve new connections from ``target`` from now on; whose turn it was is kept."""
         self.target = target
+        # Counting costs something with every connection, so it is done where somebody chose by it.
+        self.load = None if target.balance is Balance.ROUND_ROBIN else self.load or {}
         self.inside.point_at(target.inside.endpoints)
         self.outside.point_at(target.outside.endpoints)
 
     def first(self, choice: Choice, client: str, now: float) -> int:
         """Whose turn it is; with affinity, first of all the endpoint that this client had before."""
-        if self.target.affinity is None:
-            return choice.turns.next(choice.endpoints)
-        first = self.affinity.find(client, choice.endpoints, now)
-        return choice.turns.next(choice.endpoints) if first is None else first
+        if self.target.affinity is not None:
+            first = self.affinity.find(client, choice.endpoints, now)
+            if first is not None:
+                return first
+        first = choice.turns.next(choice.endpoints)
+        if self.load is not None:
+            first = lightest(self.target.balance, self.load, choice.where, first)
+        return self.ejections.pass_over(choice.where, first, now) if self.ejections else first
 
     def admits(self, address: IPAddress) -> bool:
         """Whether the frontend's source ranges let this client in."""

@@ -70,6 +70,7 @@ class Relay:
     def detach(self, flow: Flow) -> None:
         """Take away an endpoint's socket that never connected."""
         side = flow.endpoint_side
+        flow.discount()
         if side is not None:
             self._poller.bury(side)
             side.peer = None
@@ -129,6 +130,8 @@ class Relay:
         if not flow.open:
             return
         flow.open = False
+        if flow.load is not None:
+            flow.discount()
         for side in (flow.client_side, flow.endpoint_side):
             if side is not None:
                 self._close_side(side)

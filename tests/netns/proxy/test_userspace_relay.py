@@ -314,3 +314,56 @@ def test_a_bug_that_one_flow_meets_ends_that_flow_only(world, running, peer, mon
         assert server.recv(1) == b"y"
     gone(running)
     assert "bug in the relay" in caplog.text
+
+
+def test_an_endpoint_that_fails_is_passed_over_and_let_in_again(world, running) -> None:
+    """Two clients pay for a dead endpoint (with a retry), the others do not; when it answers, it serves."""
+    running.sync(
+        [flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", "web2", "remote", port=9100)]
+    )
+    listeners = {name: world.open(name) for name in ("web1", "web2")}
+    for sock in listeners.values():
+        sock.bind(("0.0.0.0", 9100))
+        sock.listen()
+    for _ in range(12):
+        with world.connect("client", ADDRESS, PORT) as sock:
+            sock.send(b"x")
+            time.sleep(0.01)
+    (traffic,) = running.datapath.traffic.values()
+    assert traffic.retries == 2
+    assert running.datapath.ejected == ["10.244.2.2:9100"]
+    assert traffic.rejected == {}
+    with world.open("remote") as back:
+        back.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        back.bind(("0.0.0.0", 9100))
+        back.listen()
+        running.datapath._ejections._failed[("10.244.2.2", 9100)] = (2, 1.0)  # as if its time were over
+        clients = [world.connect("client", ADDRESS, PORT) for _ in range(4)]
+        deadline = time.monotonic() + 5
+        while running.datapath.ejected:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for sock in (*clients, back.accept()[0]):
+            sock.close()
+    for sock in listeners.values():
+        sock.close()
+
+
+def test_least_connections_by_annotation(world, running) -> None:
+    chosen = flows.service("web", ADDRESS)
+    chosen["metadata"]["annotations"] = {"netplane.io/balance": "least-connections"}
+    running.sync([chosen], [flows.endpoint_slice("web", "web1", "web2")])
+
+    def visit() -> tuple[str, socket.socket]:
+        sock = world.connect("client", ADDRESS, PORT)
+        return sock.recv(4).decode(), sock
+
+    first, second, third = visit(), visit(), visit()
+    assert first[0] != second[0]
+    idle = second if third[0] == first[0] else first
+    fourth = visit()
+    assert fourth[0] == idle[0], "the one with fewer"
+    for _, sock in (first, second, third, fourth):
+        sock.close()
+    gone(running)
+    assert next(iter(running.datapath._listeners.values())).load == {}
