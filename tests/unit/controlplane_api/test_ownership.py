@@ -223,6 +223,7 @@ CONTAINER = st.fixed_dictionaries(
             st.fixed_dictionaries(
                 {"containerPort": st.integers(1, 3)}, optional={"hostPort": st.integers(1, 3)}
             ),
+            min_size=1,  # an empty keyed list is nobody's, and the same as none
             max_size=2,
             unique_by=lambda port: port["containerPort"],
         ),
