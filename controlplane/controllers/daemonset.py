@@ -17,11 +17,10 @@ from controlplane.controllers.daemonset_rules import (
     target_of,
 )
 from controlplane.controllers.frame import Controller, Decision, Kit, Mapper, itself
-from controlplane.controllers.owners import claim, orphaned_in, owned_by, owner_key, selector_of
+from controlplane.controllers.owners import claim, concerned, orphaned_in, owned_by, owner_key, selector_of
 from controlplane.controllers.pods import spec_of
 from controlplane.controllers.templates import refusal, told
 from netplane.kube.cache import Change
-from netplane.kube.errors import StatusError, is_conflict
 from netplane.kube.objects import (
     Object,
     ObjectKey,
@@ -30,7 +29,6 @@ from netplane.kube.objects import (
     labels_of,
     name_of,
     namespace_of,
-    owner_of,
     uid_of,
 )
 from netplane.kube.resources import CONTROLLERREVISIONS, DAEMONSETS, NODES, PODS
@@ -86,13 +84,7 @@ class DaemonSetController(Controller):
         if daemonset is None:
             return None
         decision = self.decide(key)
-        failure: StatusError | None = None
-        try:
-            await self.doer.perform(key, decision.actions)
-        except StatusError as error:
-            if is_conflict(error):
-                raise
-            failure = error
+        failure = await self.attempt(key, decision.actions)
         pods = [a for a in decision.actions if getattr(a, "resource", None) == PODS]
         reports = told(daemonset, pods) if failure is None else [refusal(daemonset, pods, failure)]
         # While our own pods are not in the cache the counts would be of the past: the status waits with us.
@@ -115,15 +107,7 @@ class DaemonSetController(Controller):
         return Scene(daemonset, places, by_node, stamp_of(daemonset), self.kit.now())
 
     def _of_pod(self, change: Change) -> list[ObjectKey]:
-        keys = owner_key(change, DAEMONSETS)
-        if keys or change.new is None or owner_of(change.new) is not None:
-            return keys
-        labels = labels_of(change.new)
-        return [
-            key_of(daemonset)
-            for daemonset in self._sets_in.get(namespace_of(change.new))
-            if (selector := selector_of(daemonset)) is not None and selector.matches(labels)
-        ]
+        return concerned(change, DAEMONSETS, self._sets_in.get)
 
     def _of_node(self, change: Change) -> list[ObjectKey]:
         """Heartbeats change a node's status only, and so no place."""

@@ -96,6 +96,16 @@ class Controller(ABC):
         await self.doer.perform(key, decision.actions)
         return decision.again_after
 
+    async def attempt(self, key: ObjectKey, actions: Sequence[Action]) -> errors.StatusError | None:
+        """Perform, and hand back what the API refused, to be told of. A conflict is raised: look again first."""
+        try:
+            await self.doer.perform(key, actions)
+        except errors.StatusError as error:
+            if errors.is_conflict(error):
+                raise
+            return error
+        return None
+
     async def look(self, key: ObjectKey) -> float | None:
         """``reconcile``, but only once the caches show all that we have written for this key."""
         await self.doer.ask_about_lost(key)

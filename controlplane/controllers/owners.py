@@ -4,7 +4,7 @@ Source: Kubernetes ``pkg/controller/controller_ref_manager.go``. What is ours an
 what is ours and does not is released, what is nobody's and matches is adopted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from controlplane.controllers.actions import Action, Adopt, Owner, metadata_patch
@@ -14,6 +14,7 @@ from netplane.kube.objects import (
     ObjectKey,
     is_deleting,
     key_of,
+    labels_of,
     meta,
     name_of,
     namespace_of,
@@ -92,6 +93,24 @@ def owned_by(obj: Object) -> tuple[str, ...]:
 def orphaned_in(obj: Object) -> tuple[str, ...]:
     """Index terms: the namespace of an object that nobody controls."""
     return (namespace_of(obj),) if owner_of(obj) is None else ()
+
+
+def concerned(
+    change: Change, resource: Resource, owners_in: Callable[[str], Iterable[Object]]
+) -> list[ObjectKey]:
+    """Whom of this kind a pod's change concerns: its owner, or for a pod without one whoever might adopt it.
+
+    ``owners_in`` gives the objects of the kind in a namespace.
+    """
+    keys = owner_key(change, resource)
+    if keys or change.new is None or owner_of(change.new) is not None:
+        return keys
+    labels = labels_of(change.new)
+    return [
+        key_of(owner)
+        for owner in owners_in(namespace_of(change.new))
+        if (selector := selector_of(owner)) is not None and selector.matches(labels)
+    ]
 
 
 def owner_key(change: Change, resource: Resource) -> list[ObjectKey]:

@@ -12,9 +12,9 @@ from controlplane.controllers.actions import Action, Create, Delete, status_patc
 from controlplane.controllers.frame import Controller, Decision, Kit, Mapper, itself
 from controlplane.controllers.owners import (
     claim,
+    concerned,
     orphaned_in,
     owned_by,
-    owner_key,
     selector_of,
 )
 from controlplane.controllers.pods import (
@@ -27,13 +27,12 @@ from controlplane.controllers.pods import (
 from controlplane.controllers.ranking import first_to_go
 from controlplane.controllers.templates import pod_from_template, refusal, told
 from netplane.kube.cache import Change
-from netplane.kube.errors import StatusError, is_conflict
+from netplane.kube.errors import StatusError
 from netplane.kube.objects import (
     Object,
     ObjectKey,
     is_deleting,
     key_of,
-    labels_of,
     meta,
     namespace_of,
     owner_of,
@@ -151,13 +150,7 @@ class ReplicaSetController(Controller):
         if rs is None:
             return None
         decision = self.decide(key)
-        failure: StatusError | None = None
-        try:
-            await self.doer.perform(key, decision.actions)
-        except StatusError as error:
-            if is_conflict(error):
-                raise
-            failure = error
+        failure = await self.attempt(key, decision.actions)
         await self._tell(key, rs, decision, failure)
         if failure is not None:
             raise failure
@@ -189,12 +182,4 @@ class ReplicaSetController(Controller):
         return [pod for sibling in siblings for pod in self._active(sibling)]
 
     def _concerned(self, change: Change) -> list[ObjectKey]:
-        keys = owner_key(change, REPLICASETS)
-        if keys or change.new is None or owner_of(change.new) is not None:
-            return keys
-        labels = labels_of(change.new)
-        return [
-            key_of(rs)
-            for rs in self._sets_in.get(namespace_of(change.new))
-            if (selector := selector_of(rs)) is not None and selector.matches(labels)
-        ]
+        return concerned(change, REPLICASETS, self._sets_in.get)

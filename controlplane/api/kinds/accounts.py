@@ -5,14 +5,12 @@ Source: Kubernetes `pkg/apis/core/validation/validation.go` (ValidateServiceAcco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, validating
+from controlplane.api.kinds.metadata import defaulting, name_fields, validating
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.objects import Object
 from netplane.kube.resources import SERVICEACCOUNTS
 
 SERVICEACCOUNT = shape_of(SERVICEACCOUNTS)
@@ -27,14 +25,10 @@ def _causes(_new: Object, _old: Object | None) -> list[Cause]:
     return []
 
 
-def _fields(account: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(account), "metadata.namespace": namespace_of(account)}
-
-
 KIND = Kind(
     resource=SERVICEACCOUNTS,
     default=defaulting(SERVICEACCOUNT, _default),
     validate=validating(SERVICEACCOUNTS, SERVICEACCOUNT, _causes),
     columns=(NAME, Column("Secrets", "string", lambda account: len(account.get("secrets") or [])), AGE),
-    fields=_fields,
+    fields=name_fields,
 )

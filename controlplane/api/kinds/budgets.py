@@ -5,13 +5,14 @@ Source: Kubernetes `pkg/apis/policy/validation/validation.go`; the status is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.label_selector import selector_causes
 from controlplane.api.kinds.metadata import (
     defaulting,
+    name_fields,
     validating,
     validating_status,
     with_generation,
@@ -20,7 +21,7 @@ from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.kinds.strategy import share_causes, share_of
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.objects import Object
 from netplane.kube.resources import PODDISRUPTIONBUDGETS
 
 BUDGET = shape_of(PODDISRUPTIONBUDGETS)
@@ -60,10 +61,6 @@ def _limit(field: str) -> Callable[[Object], object]:
     return cell
 
 
-def _fields(budget: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(budget), "metadata.namespace": namespace_of(budget)}
-
-
 _create, _update = with_generation()
 
 KIND = Kind(
@@ -81,7 +78,7 @@ KIND = Kind(
         ),
         AGE,
     ),
-    fields=_fields,
+    fields=name_fields,
     subresources=frozenset({"status"}),
     prepare_create=_create,
     prepare_update=_update,

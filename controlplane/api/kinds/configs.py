@@ -12,11 +12,11 @@ import orjson
 
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, validating
+from controlplane.api.kinds.metadata import defaulting, name_fields, validating
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, annotations_of, name_of, namespace_of
+from netplane.kube.objects import Object, annotations_of
 from netplane.kube.resources import CONFIGMAPS, SECRETS
 
 CONFIGMAP = shape_of(CONFIGMAPS)
@@ -121,12 +121,8 @@ def _sealed(new: Object, old: Object | None, fields: Iterable[str]) -> list[Caus
     ]
 
 
-def _fields(obj: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(obj), "metadata.namespace": namespace_of(obj)}
-
-
 def _secret_fields(secret: Object) -> Mapping[str, str]:
-    return {**_fields(secret), "type": secret.get("type") or ""}
+    return {**name_fields(secret), "type": secret.get("type") or ""}
 
 
 def _count(obj: Object) -> int:
@@ -138,7 +134,7 @@ CONFIGMAP_KIND = Kind(
     default=defaulting(CONFIGMAP, _no_defaults),
     validate=validating(CONFIGMAPS, CONFIGMAP, _configmap_causes),
     columns=(NAME, Column("Data", "string", _count), AGE),
-    fields=_fields,
+    fields=name_fields,
 )
 
 SECRET_KIND = Kind(

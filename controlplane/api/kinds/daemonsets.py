@@ -13,6 +13,7 @@ from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.label_selector import selector_causes, selector_matches
 from controlplane.api.kinds.metadata import (
     defaulting,
+    name_fields,
     validating,
     validating_status,
     with_generation,
@@ -30,7 +31,7 @@ from controlplane.api.kinds.templates import (
 )
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of, owner_of
+from netplane.kube.objects import Object, owner_of
 from netplane.kube.resources import CONTROLLERREVISIONS, DAEMONSETS
 
 ON_DELETE = "OnDelete"
@@ -141,10 +142,6 @@ def _controller(revision: Object) -> str:
     return f"{kind}.{group}/{owner.get('name')}" if group else f"{kind}/{owner.get('name')}"
 
 
-def _fields(obj: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(obj), "metadata.namespace": namespace_of(obj)}
-
-
 _create, _update = with_generation()
 
 DAEMONSET_KIND = Kind(
@@ -162,7 +159,7 @@ DAEMONSET_KIND = Kind(
         AGE,
         *TEMPLATE_COLUMNS,
     ),
-    fields=_fields,
+    fields=name_fields,
     subresources=frozenset({"status"}),
     prepare_create=_create,
     prepare_update=_update,
@@ -179,5 +176,5 @@ CONTROLLERREVISION_KIND = Kind(
         Column("Revision", "string", lambda revision: revision.get("revision") or 0),
         AGE,
     ),
-    fields=_fields,
+    fields=name_fields,
 )

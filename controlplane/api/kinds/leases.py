@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.container_rules import NEGATIVE
 from controlplane.api.kinds.kind import Column, Kind
-from controlplane.api.kinds.metadata import defaulting, validating
+from controlplane.api.kinds.metadata import defaulting, name_fields, validating
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.objects import Object
 from netplane.kube.resources import LEASES
 
 LEASE = shape_of(LEASES)
@@ -36,14 +34,10 @@ def _holder(lease: Object) -> str:
     return (lease.get("spec") or {}).get("holderIdentity") or ""
 
 
-def _fields(lease: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(lease), "metadata.namespace": namespace_of(lease)}
-
-
 KIND = Kind(
     resource=LEASES,
     default=defaulting(LEASE, _default),
     validate=validating(LEASES, LEASE, _causes),
     columns=(NAME, Column("Holder", "string", _holder), AGE),
-    fields=_fields,
+    fields=name_fields,
 )

@@ -6,12 +6,11 @@ watches and deletes as an empty collection does, and refuses by name whoever wan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from controlplane.api.kinds.kind import Kind
+from controlplane.api.kinds.metadata import name_fields
 from controlplane.api.kinds.printing import AGE, NAME
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.objects import Object
 from netplane.kube.resources import Resource
 
 CLUSTER, NAMESPACED = False, True
@@ -82,10 +81,6 @@ def _no_causes(_new: Object, _old: Object | None) -> list[Cause]:
     return []
 
 
-def _fields(obj: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(obj), "metadata.namespace": namespace_of(obj)}
-
-
 def listed_kind(resource: Resource) -> Kind:
     """The Kind of an empty collection."""
     return Kind(
@@ -93,6 +88,6 @@ def listed_kind(resource: Resource) -> Kind:
         default=_nothing,
         validate=_no_causes,
         columns=(NAME, AGE),
-        fields=_fields,
+        fields=name_fields,
         stored=False,
     )

@@ -15,7 +15,7 @@ from controlplane.api.kinds.shapes import (
     type_errors,
 )
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object
+from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import Resource
 
 ANNOTATIONS_MOST = 256 * 1024
@@ -92,6 +92,11 @@ def with_generation(
             metadata["generation"] = generation + (new.get("spec") != old.get("spec"))
 
     return create, update
+
+
+def name_fields(obj: Object) -> Mapping[str, str]:
+    """The `fields` of a namespaced kind that is selected by what every object has."""
+    return {"metadata.name": name_of(obj), "metadata.namespace": namespace_of(obj)}
 
 
 def keep_status(new: Object, old: Object) -> None:

@@ -13,11 +13,11 @@ from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.container_rules import PROTOCOLS
 from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.label_selector import selector_causes, selector_text
-from controlplane.api.kinds.metadata import defaulting, validating, with_generation
+from controlplane.api.kinds.metadata import defaulting, name_fields, validating, with_generation
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.objects import Object
 from netplane.kube.resources import NETWORKPOLICIES
 
 NETWORKPOLICY = shape_of(NETWORKPOLICIES)
@@ -123,10 +123,6 @@ def _block_causes(block: Fields, path: str) -> list[Cause]:
     return found
 
 
-def _fields(policy: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(policy), "metadata.namespace": namespace_of(policy)}
-
-
 def _warnings(_policy: Object) -> list[str]:
     return [UNENFORCED]
 
@@ -146,7 +142,7 @@ KIND = Kind(
         ),
         AGE,
     ),
-    fields=_fields,
+    fields=name_fields,
     prepare_create=_create,
     prepare_update=_update,
     warnings=_warnings,

@@ -17,6 +17,7 @@ from controlplane.api.kinds.label_selector import (
 )
 from controlplane.api.kinds.metadata import (
     defaulting,
+    name_fields,
     validating,
     validating_status,
     with_generation,
@@ -27,7 +28,7 @@ from controlplane.api.kinds.strategy import QUARTER, ROLLING, strategy_causes
 from controlplane.api.kinds.templates import TEMPLATE_COLUMNS, lasting_causes, template_causes
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, name_of, namespace_of
+from netplane.kube.objects import Object
 from netplane.kube.resources import DEPLOYMENTS, REPLICASETS
 
 Fields = Mapping[str, Any]
@@ -114,12 +115,8 @@ def _template_causes(template: Fields | None) -> list[Cause]:
     return [*template_causes(template), *lasting_causes(template, "ReplicaSet")]
 
 
-def _fields(obj: Object) -> Mapping[str, str]:
-    return {"metadata.name": name_of(obj), "metadata.namespace": namespace_of(obj)}
-
-
 def _replicaset_fields(obj: Object) -> Mapping[str, str]:
-    return {**_fields(obj), "status.replicas": str((obj.get("status") or {}).get("replicas") or 0)}
+    return {**name_fields(obj), "status.replicas": str((obj.get("status") or {}).get("replicas") or 0)}
 
 
 def _count(section: str, field: str) -> Callable[[Object], object]:
@@ -163,7 +160,7 @@ DEPLOYMENT_KIND = Kind(
         AGE,
         *TEMPLATE_COLUMNS,
     ),
-    fields=_fields,
+    fields=name_fields,
     subresources=frozenset({"status", "scale"}),
     prepare_create=_create,
     prepare_update=_update,
