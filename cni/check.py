@@ -43,7 +43,7 @@ def differences(lease: Lease, seen: Observed, previous: Result | None) -> list[s
 
 
 def _links(lease: Lease, seen: Observed) -> Iterator[str]:
-    host_mac, pod_mac = plan.macs(lease.attachment)
+    host_mac, pod_mac = plan.ends(lease)
     ends = (
         (f"link {lease.terms.link} of the host", seen.host, host_mac),
         (f"link {lease.attachment.ifname} of the pod", seen.pod, pod_mac),
@@ -76,7 +76,7 @@ def _pod(lease: Lease, seen: Observed) -> Iterator[str]:
 
 
 def _host(lease: Lease, seen: Observed) -> Iterator[str]:
-    pod_mac = plan.macs(lease.attachment)[1]
+    pod_mac = plan.ends(lease)[1]
     for address in lease.addresses:
         if address not in seen.host_routes:
             yield f"route of the host to {address} is missing"

@@ -27,6 +27,7 @@ class Code(IntEnum):
     STORE = 103
     CHECK_FAILED = 104
     PORT_TAKEN = 105
+    ADDRESS_TAKEN = 106
     INTERNAL = 199
 
 

@@ -31,6 +31,7 @@ class Terms:
     mtu: int
     exclude: tuple[IPNetwork, ...] | None
     ports: tuple[PortMapping, ...] = ()
+    mac: str | None = None  # of the pod's end; None: made from the attachment's identity
 
 
 @dataclass(frozen=True, slots=True)

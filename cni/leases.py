@@ -33,7 +33,7 @@ from cni.protocol import Attachment
 from netplane.config import IPAddress, IPNetwork
 
 Operation = Callable[[sqlite3.Connection], Any]
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _LOG_PAGES = 1100  # SQLite begins it anew after 1000
 _SCHEMA = """
 CREATE TABLE attachment (
@@ -48,6 +48,7 @@ CREATE TABLE attachment (
     mtu INTEGER NOT NULL,
     exclude TEXT,
     ports TEXT NOT NULL DEFAULT '[]',
+    mac TEXT,
     state TEXT NOT NULL CHECK (state IN ('reserving', 'live', 'deleting')),
     created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     UNIQUE (network, container_id, ifname)
@@ -59,11 +60,12 @@ CREATE TABLE address (
 CREATE INDEX address_attachment ON address (attachment);
 CREATE TABLE last_given (pool TEXT PRIMARY KEY, address TEXT NOT NULL) WITHOUT ROWID;
 """
-_MIGRATIONS = {
-    1: "ALTER TABLE attachment ADD COLUMN ports TEXT NOT NULL DEFAULT '[]';"
-}  # from this version on
+_MIGRATIONS = {  # from this version on
+    1: "ALTER TABLE attachment ADD COLUMN ports TEXT NOT NULL DEFAULT '[]';",
+    2: "ALTER TABLE attachment ADD COLUMN mac TEXT;",
+}
 _SELECT = (
-    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, ports, state, created,"
+    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, ports, mac, state, created,"
     " (SELECT group_concat(address) FROM address WHERE attachment = attachment.id) FROM attachment"
 )
 _IDENTITY = " WHERE network = ? AND container_id = ? AND ifname = ?"
@@ -90,10 +92,17 @@ class Leases:
             last = self._db.execute("SELECT pool, address FROM last_given")
             self._last: dict[str, IPAddress | None] = {pool: ip_address(text) for pool, text in last}
 
-    def reserve(self, attachment: Attachment, pools: tuple[Pool, ...], terms: Terms) -> Lease:
+    def reserve(
+        self,
+        attachment: Attachment,
+        pools: tuple[Pool, ...],
+        terms: Terms,
+        wanted: Sequence[IPAddress] = (),
+    ) -> Lease:
         """Choose one address of each pool and write it down, in state `reserving`, before anything is made.
 
-        Raises CniError EXHAUSTED naming the range, or ALREADY_ATTACHED.
+        An address ``wanted`` is taken before any other of its pool. Raises CniError EXHAUSTED naming the range,
+        ADDRESS_TAKEN, PORT_TAKEN or ALREADY_ATTACHED.
         """
         given: list[IPAddress] = []
         before = {pool.key: self._last.get(pool.key) for pool in pools}
@@ -106,11 +115,16 @@ class Leases:
                 cause = f"port {pair[0]} of the node is taken ({pair[1]})"
                 raise CniError(Code.PORT_TAKEN, f"cannot attach {attachment}: {cause}")
             for pool in pools:
-                address = ipam.choose(pool, self._in_use, self._last.get(pool.key))
+                address = next((address for address in wanted if address in pool), None)
+                if address is None:
+                    address = ipam.choose(pool, self._in_use, self._last.get(pool.key))
+                    self._last[pool.key] = address
+                    db.execute("INSERT OR REPLACE INTO last_given VALUES (?, ?)", (pool.key, str(address)))
+                elif address in self._in_use:
+                    cause = f"the address {address} that was asked for is in use"
+                    raise CniError(Code.ADDRESS_TAKEN, f"cannot attach {attachment}: {cause}")
                 self._in_use.add(address)
                 given.append(address)
-                self._last[pool.key] = address
-                db.execute("INSERT OR REPLACE INTO last_given VALUES (?, ?)", (pool.key, str(address)))
             lease = Lease(attachment, tuple(given), terms)
             return replace(lease, created=_insert(db, lease))
 
@@ -244,8 +258,8 @@ def _insert(db: sqlite3.Connection, lease: Lease) -> str:
     values = (*_identity(lease.attachment), terms.link, terms.netns, terms.netns_inode, terms.boot_id)
     made: tuple[int, str] = db.execute(
         "INSERT INTO attachment (network, container_id, ifname, link, netns, netns_inode, boot_id,"
-        " mtu, exclude, ports, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id, created",
-        (*values, terms.mtu, exclude, mapped, lease.state),
+        " mtu, exclude, ports, mac, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id, created",
+        (*values, terms.mtu, exclude, mapped, terms.mac, lease.state),
     ).fetchone()
     db.executemany("INSERT INTO address VALUES (?, ?)", [(str(a), made[0]) for a in lease.addresses])
     return made[1]
@@ -280,11 +294,11 @@ def _identity(attachment: Attachment) -> tuple[str, str, str]:
 
 def _lease(row: tuple[str | int | None, ...]) -> Lease:
     network, container_id, ifname, link, netns, inode, boot_id, mtu, exclude, *rest = row
-    mapped, state, created, addresses = rest
+    mapped, mac, state, created, addresses = rest
     networks = None if exclude is None else tuple(ip_network(text) for text in orjson.loads(str(exclude)))
-    terms = Terms(
-        str(link), str(netns), str(inode), str(boot_id), int(str(mtu)), networks, _ports(str(mapped))
-    )
+    identity = (str(link), str(netns), str(inode), str(boot_id))
+    asked = (_ports(str(mapped)), str(mac) if mac is not None else None)
+    terms = Terms(*identity, int(str(mtu)), networks, *asked)
     held = sorted((ip_address(text) for text in str(addresses or "").split(",") if text), key=_by_family)
     attachment = Attachment(str(network), str(container_id), str(ifname))
     return Lease(attachment, tuple(held), terms, State(str(state)), str(created))

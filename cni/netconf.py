@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cni import ports
+from cni import ports, wishes
 from cni.errors import CniError, Code
 from cni.ipam import Pool, Range
 from cni.ports import PortMapping
@@ -23,7 +23,7 @@ MTU_RANGE = range(576, 65536)
 MTU_RANGE_IPV6 = range(1280, 65536)  # RFC 8200: a link below that cannot carry IPv6
 
 # Known to runtimes, not offered here. An empty value asks for nothing.
-_REFUSED = ("bandwidth", "ips", "mac", "ipRanges", "dns", "deviceID", "infinibandGUID")
+_REFUSED = ("bandwidth", "deviceID", "infinibandGUID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,28 @@ class NetworkConfig:
     mtu: int | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
     ports: tuple[PortMapping, ...] = ()
+    mac: str | None = None
+    ips: tuple[IPAddress, ...] = ()
 
 
-def parse(document: Mapping[str, Any]) -> NetworkConfig:
+def parse(document: Mapping[str, Any], arguments: Mapping[str, str] | None = None) -> NetworkConfig:
     """Raises CniError INVALID_CONFIG or UNSUPPORTED_FIELD, naming the key and its value."""
     _refuse_what_is_not_offered(document)
-    pools = _pools(orjson.dumps(_object(document, "ipam")))
+    ipam, more = (
+        _object(document, "ipam"),
+        _list(_object(document, "runtimeConfig"), "ipRanges", "runtimeConfig"),
+    )
+    if more:
+        ipam = {**ipam, "ranges": [*more, *_list(ipam, "ranges", "ipam")]}
+    pools = _pools(orjson.dumps(ipam))
     masquerade = _masquerade(orjson.dumps(document.get("masquerade")))
     mtu = _mtu(document, pools)
-    return NetworkConfig(pools, masquerade, mtu, _object(document, "dns"), _ports(document))
+    dns = wishes.dns(document, _object(document, "dns"))
+    ips = wishes.ips(document, arguments or {})
+    _in_pools(ips, pools)
+    return NetworkConfig(
+        pools, masquerade, mtu, dns, _ports(document), wishes.mac(document, arguments or {}), ips
+    )
 
 
 def _refuse_what_is_not_offered(document: Mapping[str, Any]) -> None:
@@ -54,6 +67,16 @@ def _refuse_what_is_not_offered(document: Mapping[str, Any]) -> None:
         for key in _REFUSED:
             if table.get(key):
                 raise _unsupported(f"{where}.{key}", table[key])
+
+
+def _in_pools(ips: tuple[IPAddress, ...], pools: tuple[Pool, ...]) -> None:
+    """Each wish is an address of a pool of its own."""
+    left = list(pools)
+    for address in ips:
+        pool = next((pool for pool in left if address in pool), None)
+        if pool is None:
+            raise _invalid("ips", str(address), "is not an address of a range, or the second of one")
+        left.remove(pool)
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,8 @@ from netplane.linux import nft
 from netplane.linux.namespaces import CLONE_NEWNET, entered_netns
 
 DEFAULT_MTU = 1500
-FRESH_SECONDS = 2.0  # reading costs as much as there are links: once for a burst of pods
+FRESH_SECONDS = 2.0  # reading costs as much as there are links: once for a burst of pods,
+READING_SHARE = 100  # and at the most a hundredth of the time
 _PEER_ROUTE_PROTOCOL = 98  # the node agent's routes to other nodes' pods
 _OUR_LINK = re.compile(r"np[0-9a-f]{12}")
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
@@ -95,7 +96,9 @@ def underlay_mtu() -> int:
 
 
 class Underlay:
-    """The MTU of the underlay, read again when what was read is older than ``FRESH_SECONDS``."""
+    """The MTU of the underlay, read again when what was read is older than ``FRESH_SECONDS``, and older than
+    ``READING_SHARE`` times what the reading took: with thousands of links that is seconds.
+    """
 
     def __init__(
         self, read: Callable[[], int] = underlay_mtu, now: Callable[[], float] = time.monotonic
@@ -107,8 +110,10 @@ class Underlay:
     def mtu(self) -> int:
         """Bytes. Any thread may ask."""
         with self._lock:
-            if self._now() >= self._until:
-                self._mtu, self._until = self._read(), self._now() + FRESH_SECONDS
+            began = self._now()
+            if began >= self._until:
+                self._mtu, ended = self._read(), self._now()
+                self._until = ended + max(FRESH_SECONDS, READING_SHARE * (ended - began))
             return self._mtu
 
 

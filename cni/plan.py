@@ -143,10 +143,16 @@ def macs(attachment: Attachment) -> tuple[str, str]:
     return ":".join(["02", *pairs[:5]]), ":".join(["06", *pairs[5:10]])
 
 
+def ends(lease: Lease) -> tuple[str, str]:
+    """(host, pod): the link addresses of an attachment."""
+    host, pod = macs(lease.attachment)
+    return host, lease.terms.mac or pod
+
+
 def attach(lease: Lease) -> tuple[Step, ...]:
     """From nothing to a pod that can talk, in order."""
     link, pod_link = lease.terms.link, lease.attachment.ifname
-    host_mac, pod_mac = macs(lease.attachment)
+    host_mac, pod_mac = ends(lease)
     versions = sorted({address.version for address in lease.addresses})
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
@@ -166,7 +172,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
 
 def host_side(lease: Lease) -> tuple[Step, ...]:
     """What the host needs to reach the pod: also what mending puts back."""
-    link, pod_mac = lease.terms.link, macs(lease.attachment)[1]
+    link, pod_mac = lease.terms.link, ends(lease)[1]
     return (
         *(Neighbour(Where.HOST, link, address, pod_mac) for address in lease.addresses),
         *(AddRoute(Where.HOST, link, ip_network(address)) for address in lease.addresses),
@@ -196,7 +202,7 @@ def undo(step: Step, lease: Lease) -> Step | None:
 
 def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
     """What the runtime is told: exactly what ``attach`` made."""
-    host_mac, pod_mac = macs(lease.attachment)
+    host_mac, pod_mac = ends(lease)
     mtu = lease.terms.mtu
     versions = sorted({address.version for address in lease.addresses})
     return Result(

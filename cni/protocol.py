@@ -22,6 +22,8 @@ from cni.results import NEWEST, VERSIONS, Result
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _VALID_ATTACHMENTS = "cni.dev/valid-attachments"
 _KNOWN_ARGUMENTS = (
+    "IP",
+    "MAC",
     "IgnoreUnknown",
     "K8S_POD_NAMESPACE",
     "K8S_POD_NAME",
@@ -97,7 +99,7 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
         return Request(command, version, attachment, valid=_valid_attachments(document, network))
     if command is Command.DEL:
         return Request(command, version, attachment, netns)
-    config = netconf.parse(document)
+    config = netconf.parse(document, _arguments(environment.get("CNI_ARGS", "")))
     return Request(command, version, attachment, netns, config, _previous(command, document))
 
 
@@ -154,22 +156,22 @@ def _check_ifname(name: str) -> None:
 
 def _check_arguments(text: str) -> None:
     """CNI_ARGS: ``KEY=VALUE;KEY=VALUE``. What we do not know is an error unless IgnoreUnknown says otherwise."""
+    pairs = _arguments(text)
+    unknown = sorted(set(pairs) - set(_KNOWN_ARGUMENTS))
+    if unknown and pairs.get("IgnoreUnknown", "").lower() not in ("1", "true"):
+        raise _environment(
+            f"CNI_ARGS has unknown keys {', '.join(unknown)}", "IgnoreUnknown=1 lets them through"
+        )
+
+
+def _arguments(text: str) -> Mapping[str, str]:
     pairs: dict[str, str] = {}
     for part in (part for part in text.split(";") if part):
         key, separator, value = part.partition("=")
         if not separator or not key:
             raise _environment(f"CNI_ARGS {part!r} is not KEY=VALUE")
         pairs[key] = value
-    for key in ("IP", "MAC"):
-        if pairs.get(key):
-            raise CniError(
-                Code.UNSUPPORTED_FIELD, f"cannot answer: CNI_ARGS {key}={pairs[key]} is not supported"
-            )
-    unknown = sorted(set(pairs) - set(_KNOWN_ARGUMENTS))
-    if unknown and pairs.get("IgnoreUnknown", "").lower() not in ("1", "true"):
-        raise _environment(
-            f"CNI_ARGS has unknown keys {', '.join(unknown)}", "IgnoreUnknown=1 lets them through"
-        )
+    return pairs
 
 
 def _decode(stdin: bytes, *, optional: bool) -> Mapping[str, Any]:

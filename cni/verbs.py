@@ -105,9 +105,8 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
     link = plan.link_name(attachment)
     own = tuple(r.subnet for pool in config.pools for r in pool.ranges)
     exclude = None if config.exclude is None else tuple(dict.fromkeys((*config.exclude, *own)))
-    return node.leases.reserve(
-        attachment, config.pools, Terms(link, request.netns, inode, node.boot_id, mtu, exclude, config.ports)
-    )
+    terms = Terms(link, request.netns, inode, node.boot_id, mtu, exclude, ports=config.ports, mac=config.mac)
+    return node.leases.reserve(attachment, config.pools, terms, config.ips)
 
 
 def _make(lease: Lease, node: Node, netns: int) -> None:

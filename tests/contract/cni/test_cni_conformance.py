@@ -150,12 +150,7 @@ def test_an_invalid_configuration_is_7_and_an_unsupported_field_2(node, pod, con
         "10.0.0.0/99",
     )
     error(node.call("ADD", container, pod, ipam={"type": "dhcp"}), 2, "ipam.type", "dhcp")
-    error(
-        node.call("ADD", container, pod, runtimeConfig={"mac": "02:00:00:00:00:01"}),
-        2,
-        "mac",
-        "02:00:00:00:00:01",
-    )
+    error(node.call("ADD", container, pod, runtimeConfig={"bandwidth": {"ingressRate": 1}}), 2, "bandwidth")
     assert node.residue() == {}
 
 
@@ -272,6 +267,30 @@ def test_an_exhausted_range_is_named_and_nothing_is_half_made(node, container):
 )
 def test_arguments_that_runtimes_send_are_accepted(node, pod, container, args):
     assert node.call("ADD", container, pod, args=args).code == 0
+
+
+def test_wishes_are_granted_and_seen_in_the_kernel(node, pod, container):
+    wishes = {"mac": "06:00:00:00:00:99", "ips": ["10.244.1.77/24"], "dns": {"servers": ["192.0.2.53"]}}
+    answer = node.call(
+        "ADD", container, pod, runtimeConfig=wishes, args="MAC=06:00:00:00:00:01;IP=10.244.1.78"
+    )
+    assert answer.code == 0, answer.stdout
+    assert answer.json["interfaces"][1]["mac"] == "06:00:00:00:00:99"
+    assert answer.json["ips"][0]["address"] == "10.244.1.77/32"
+    assert answer.json["dns"] == {"nameservers": ["192.0.2.53"]}
+    assert "06:00:00:00:00:99" in run_in(pod, "ip", "link", "show", "eth0")
+    assert "10.244.1.77/32" in run_in(pod, "ip", "address", "show", "eth0")
+    assert node.call("CHECK", container, pod, prevResult=answer.json).code == 0
+    node.command("ping", "-c1", "-W1", "10.244.1.77")
+    with pods(1) as (other,):
+        error(node.call("ADD", f"{container}-b", other, args="IP=10.244.1.77"), 106, "10.244.1.77")
+
+
+def test_ranges_of_the_runtime_give_a_second_family(node, pod, container):
+    answer = node.call("ADD", container, pod, runtimeConfig={"ipRanges": [[{"subnet": "fd00:7::/64"}]]})
+    first, second = (entry["address"] for entry in answer.json["ips"])
+    assert (first, second.partition(".")[0]) == ("fd00:7::2/128", "10")
+    assert "fd00:7::2/128" in run_in(pod, "ip", "address", "show", "eth0")
 
 
 # --- DEL --------------------------------------------------------------------------------------------------

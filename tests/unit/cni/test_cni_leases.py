@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -142,11 +142,27 @@ def test_a_full_disk_is_an_error_and_nothing_is_given(path):
 def test_a_store_of_version_1_is_carried_over(path):
     leases = Leases(path)
     leases.reserve(Attachment("net", "c", "eth0"), (POOL,), terms("c"))
-    leases._db.execute("ALTER TABLE attachment DROP COLUMN ports")
+    for column in ("ports", "mac"):
+        leases._db.execute(f"ALTER TABLE attachment DROP COLUMN {column}")
     leases._db.execute("PRAGMA user_version = 1")
     leases.close()
     again = Leases(path)
     (lease,) = again.all()
     assert (lease.attachment.container_id, lease.terms.ports) == ("c", ())
-    assert again._db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert again._db.execute("PRAGMA user_version").fetchone() == (3,)
     again.close()
+
+
+def test_a_wanted_address_is_given_once_and_moves_nobody_elses(path):
+    leases = Leases(path)
+    wanted = (ip_address("10.9.0.7"),)
+    first = leases.reserve(Attachment("net", "a", "eth0"), (POOL,), terms("a"), wanted)
+    assert first.addresses == wanted
+    with pytest.raises(CniError, match=r"10\.9\.0\.7.*in use") as caught:
+        leases.reserve(Attachment("net", "b", "eth0"), (POOL,), terms("b"), wanted)
+    assert caught.value.code is Code.ADDRESS_TAKEN
+    assert len(leases.all()) == 1
+    assert leases.reserve(Attachment("net", "b", "eth0"), (POOL,), terms("b")).addresses == (
+        ip_address("10.9.0.2"),
+    )
+    leases.close()

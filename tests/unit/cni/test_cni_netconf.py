@@ -99,8 +99,7 @@ def test_what_is_ours_and_wrong_is_7_and_named(document, named):
         ({"ipam": {"type": "host-local", "ranges": [["10.0.0.0/24"]]}}, ["ipam.type", "host-local"]),
         (config(ipMasq=True), ["ipMasq", "true"]),
         (config(runtimeConfig={"bandwidth": {"ingressRate": 1}}), ["runtimeConfig.bandwidth"]),
-        (config(runtimeConfig={"ips": ["10.0.0.9"]}), ["runtimeConfig.ips", "10.0.0.9"]),
-        (config(args={"cni": {"mac": "02:00:00:00:00:01"}}), ["args.cni.mac", "02:00"]),
+        (config(runtimeConfig={"deviceID": "0000:01"}), ["runtimeConfig.deviceID", "0000:01"]),
     ],
 )
 def test_what_is_known_and_not_offered_is_2_with_key_and_value(document, named):

@@ -112,11 +112,60 @@ def test_cni_args_that_runtimes_send_pass(args):
     assert parse({"CNI_ARGS": args}).command is Command.ADD
 
 
-@pytest.mark.parametrize("pair", ["IP=10.244.1.9", "MAC=02:00:00:00:00:01"])
-def test_an_asked_address_is_refused_by_name_not_dropped(pair):
-    code, message = refused({"CNI_ARGS": f"IgnoreUnknown=1;{pair}"})
-    assert code == 2
-    assert pair in message
+@pytest.mark.parametrize(
+    ("environment", "keys", "mac", "ips"),
+    [
+        ("IP=10.244.1.9;MAC=06-00-00-00-00-0A", {}, "06:00:00:00:00:0a", ["10.244.1.9"]),
+        ("IP=10.244.1.9", {"args": {"cni": {"ips": ["10.244.1.8/24"]}}}, None, ["10.244.1.8"]),
+        (
+            "MAC=06:00:00:00:00:01",
+            {
+                "args": {"cni": {"mac": "06:00:00:00:00:02", "ips": ["10.244.1.8"]}},
+                "runtimeConfig": {"mac": "06:00:00:00:00:03", "ips": ["10.244.1.7"]},
+            },
+            "06:00:00:00:00:03",
+            ["10.244.1.7"],
+        ),
+        ("", {"runtimeConfig": {"ips": [], "mac": ""}}, None, []),
+    ],
+)
+def test_wishes_have_an_order(environment, keys, mac, ips):
+    config = parse({"CNI_ARGS": environment}, **keys).config
+    assert (config.mac, [str(address) for address in config.ips]) == (mac, ips)
+
+
+@pytest.mark.parametrize(
+    ("environment", "keys", "named"),
+    [
+        ("MAC=01:00:00:00:00:01", {}, ["CNI_ARGS MAC", "01:00"]),
+        ("MAC=nonsense", {}, ["CNI_ARGS MAC", "nonsense"]),
+        ("IP=nowhere", {}, ["CNI_ARGS IP", "nowhere"]),
+        ("", {"args": {"cni": {"ips": "10.244.1.8"}}}, ["args.cni.ips"]),
+        ("", {"args": {"cni": []}}, ["args.cni"]),
+        ("", {"runtimeConfig": {"ips": ["192.0.2.1"]}}, ["192.0.2.1", "not an address of a range"]),
+        ("", {"runtimeConfig": {"ips": ["10.244.1.8", "10.244.1.9"]}}, ["10.244.1.9", "second"]),
+        ("", {"runtimeConfig": {"dns": {"servers": "10.0.0.1"}}}, ["runtimeConfig.dns"]),
+    ],
+)
+def test_wishes_that_cannot_be_are_named(environment, keys, named):
+    code, message = refused({"CNI_ARGS": environment}, **keys)
+    assert code == 7
+    for part in named:
+        assert part in message
+
+
+def test_dns_of_the_runtime_goes_over_the_configurations():
+    runtime = {"dns": {"servers": ["192.0.2.53"], "searches": ["a.example"], "options": []}}
+    config = parse({}, dns={"nameservers": ["10.96.0.10"], "domain": "b"}, runtimeConfig=runtime).config
+    assert config.dns == {"nameservers": ["192.0.2.53"], "domain": "b", "search": ["a.example"]}
+
+
+def test_ranges_of_the_runtime_come_first():
+    runtime = {"ipRanges": [[{"subnet": "fd00::/64"}]]}
+    assert [str(pool.ranges[0]) for pool in parse({}, runtimeConfig=runtime).config.pools] == [
+        "fd00::/64",
+        "10.244.1.0/24",
+    ]
 
 
 @pytest.mark.parametrize("stdin", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
