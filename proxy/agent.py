@@ -26,6 +26,7 @@ from netplane.kube.client import Client, follow
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.metrics import serve_http
 from netplane.runner import Daemon
+from proxy import kubeproxy
 from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.health import Health
@@ -33,7 +34,7 @@ from proxy.metrics import SyncMetrics, TrafficCollector
 from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
 from proxy.userspace.describe import describe_flows
-from proxy.wanted import Wanted
+from proxy.wanted import Wanted, node_port_networks
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Settings:
     mode: Mode = Mode.USERSPACE
     cluster_cidrs: tuple[IPNetwork, ...] = config.CLUSTER_CIDRS
     service_cidrs: tuple[IPNetwork, ...] = config.SERVICE_CIDRS
+    node_port_addresses: tuple[str, ...] = ()
     connect_deadline: float = 5.0
     drain_seconds: float = 30.0
     metrics_port: int = 10249
@@ -71,6 +73,23 @@ class Settings:
             raise ValueError("connectDeadline must be above 0")
         if self.drain_seconds < 0:
             raise ValueError("drainSeconds must not be below 0")
+        node_port_networks(self.node_port_addresses, ())
+
+
+def load_settings(path: Path | None, **overrides: Any) -> Settings:
+    """Settings from our own file, or from a KubeProxyConfiguration. Raises ConfigError.
+
+    What of the latter has no effect is warned about by name.
+    """
+    document = kubeproxy.read(path)
+    if document is None:
+        return config.load(Settings, path, **overrides)
+    ours, ignored = kubeproxy.translate(document)
+    for warning in ignored:
+        log.warning("%s: %s", path, warning)
+    return config.parse(
+        Settings, {**ours, **{k: v for k, v in overrides.items() if v is not None}}, str(path)
+    )
 
 
 async def serve(settings: Settings, daemon: Daemon) -> None:
@@ -95,6 +114,7 @@ class _Agent:
             settings.service_cidrs,
             settings.node_addresses,
             started=time(),
+            node_port_addresses=settings.node_port_addresses,
         )
         self._datapath = UserspaceDataPath(
             keeper=daemon, kept=daemon.listeners, deadline=settings.connect_deadline

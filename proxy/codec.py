@@ -111,6 +111,7 @@ def _encode_node(node: NodeFacts) -> Json:
         "clusterCIDRs": [str(cidr) for cidr in node.cluster_cidrs],
         "serviceCIDRs": [str(cidr) for cidr in node.service_cidrs],
         "zone": node.zone,
+        "nodePortNetworks": [str(network) for network in node.node_port_networks],
     }
 
 
@@ -122,4 +123,5 @@ def _decode_node(node: Mapping[str, Any]) -> NodeFacts:
         cluster_cidrs=tuple(ip_network(text) for text in node["clusterCIDRs"]),
         service_cidrs=tuple(ip_network(text) for text in node["serviceCIDRs"]),
         zone=node["zone"],
+        node_port_networks=tuple(ip_network(text) for text in node.get("nodePortNetworks", ())),
     )

@@ -118,7 +118,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a data path must know of the node it runs on. ``addresses``: the node's own, preferred first."""
+    """What a data path must know of the node it runs on. ``addresses``: the node's own, preferred first.
+
+    ``node_port_networks``: NodePorts are served on this node's addresses within these only; empty for all.
+    """
 
     name: str
     addresses: tuple[IPAddress, ...] = ()
@@ -126,6 +129,7 @@ class NodeFacts:
     cluster_cidrs: tuple[IPNetwork, ...] = ()
     service_cidrs: tuple[IPNetwork, ...] = ()
     zone: str = ""
+    node_port_networks: tuple[IPNetwork, ...] = ()
 
     def address(self, version: int) -> IPAddress | None:
         """The node's preferred address of an IP version (4 or 6)."""

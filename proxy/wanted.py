@@ -7,6 +7,7 @@ path is in; turning all that is known into a snapshot happens later, once for ma
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 
 from netplane.kube.cache import Cache, Change
 from netplane.kube.objects import annotations_of, parse_time
@@ -30,6 +31,24 @@ class Pending:
     triggers: list[float] = field(default_factory=list)
 
 
+def node_port_networks(said: Sequence[str], addresses: Sequence[IPAddress]) -> tuple[IPNetwork, ...]:
+    """kube-proxy's nodePortAddresses (CIDRs, or ``primary``, ``localhost``, ``all``) as networks; () is all.
+
+    ``addresses`` are the node's. Raises ValueError where an entry is neither a word nor a CIDR.
+    """
+    found: list[IPNetwork] = []
+    for entry in said:
+        if entry == "all":
+            return ()
+        if entry == "primary":
+            found += [ip_network(address) for address in addresses]
+        elif entry == "localhost":
+            found += [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+        else:
+            found.append(ip_network(entry))
+    return tuple(found)
+
+
 class Wanted:
     """The caches of one node's proxy and what they add up to. ``started``: wall-clock seconds."""
 
@@ -40,6 +59,7 @@ class Wanted:
         service_cidrs: Sequence[IPNetwork],
         addresses: Sequence[IPAddress],
         started: float,
+        node_port_addresses: Sequence[str] = (),
     ) -> None:
         self.services = Cache(SERVICES)
         self.slices = Cache(ENDPOINTSLICES)
@@ -49,6 +69,7 @@ class Wanted:
         self._cidrs = (tuple(cluster_cidrs), tuple(service_cidrs))
         self._addresses = tuple(addresses)
         self._started = started
+        self._node_port_addresses = tuple(node_port_addresses)
         self._known: Known = {}
         self._facts = NodeFacts(node_name, self._addresses, (), *self._cidrs)
 
@@ -109,7 +130,12 @@ class Wanted:
             log.warning("cannot use Node %s: %s", self._node_name, error)
             return self._facts
         addresses = self._addresses or facts.addresses or self._facts.addresses
-        return replace(facts, addresses=addresses, pod_cidrs=facts.pod_cidrs or self._facts.pod_cidrs)
+        return replace(
+            facts,
+            addresses=addresses,
+            pod_cidrs=facts.pod_cidrs or self._facts.pod_cidrs,
+            node_port_networks=node_port_networks(self._node_port_addresses, addresses),
+        )
 
     def _note_trigger(self, change: Change) -> None:
         """kube-proxy measures from the slice's trigger time; what happened before our start is not ours."""

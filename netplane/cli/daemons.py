@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,10 @@ def run_daemon(
         if "kubeconfig" not in {field.name for field in dataclasses.fields(settings_class)}:
             raise ConfigError(f"cannot give --kubeconfig to {name}: it reads those in its own directory")
         overrides["kubeconfig"] = kubeconfig
-    settings = load(settings_class, config or Paths(root).etc / f"{name}.yaml", **overrides)
+    path = config or Paths(root).etc / f"{name}.yaml"
+    # A part may know other forms of its settings than our own.
+    read: Callable[..., Any] = getattr(part, "load_settings", partial(load, settings_class))
+    settings = read(path, **overrides)
     sys.exit(runner.run(lambda daemon: serve(settings, daemon), name=name, loop=loop))
 
 

@@ -348,7 +348,7 @@ def _tell(keeper: Keeper, told: Sequence[tuple[str, int | None]]) -> None:
 
 def plan_of(want: Snapshot) -> Plan:
     """What a snapshot asks of the plumbing."""
-    addresses, drops = set(), set()
+    addresses, drops, node_ports = set(), set(), set()
     for frontend, target in want.targets.items():
         address = frontend.address
         if not (address.is_unspecified or address.is_loopback or within(address, want.node.service_cidrs)):
@@ -356,12 +356,14 @@ def plan_of(want: Snapshot) -> Plan:
         if frontend.protocol not in (Protocol.TCP, Protocol.UDP):
             continue
         where = None if address.is_unspecified else address
+        if where is None and want.node.node_port_networks:
+            node_ports.add((frontend.protocol, frontend.port))
         at = partial(Drop, address.version, where, frontend.port, protocol=frontend.protocol)
         if _silent(target.outside):
             drops.add(at(everyone=_silent(target.inside)))
         if target.allowed:
             drops.add(at(allowed=target.allowed))
-    return Plan(want.node, frozenset(addresses), frozenset(drops))
+    return Plan(want.node, frozenset(addresses), frozenset(drops), frozenset(node_ports))
 
 
 def _silent(pool: Pool) -> bool:

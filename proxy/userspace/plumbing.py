@@ -19,7 +19,7 @@ from pyroute2 import IPRoute, NetlinkError
 from netplane.errors import KernelError
 from netplane.linux import nft, sysctl
 from netplane.linux.rtnl import rtnl
-from proxy.model import IPAddress, IPNetwork, NodeFacts
+from proxy.model import IPAddress, IPNetwork, NodeFacts, Protocol
 from proxy.userspace.ruleset import FAMILY, MARK, TABLE, Drop, marker, render
 
 ROUTE_PROTOCOL = 96
@@ -33,11 +33,20 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is wanted of the kernel. ``addresses``: Service addresses outside the Service networks."""
+    """All that is wanted of the kernel. ``addresses``: Service addresses outside the Service networks.
+
+    ``node_ports``: those of our wildcard sockets, where not every address of the node is to serve them.
+    """
 
     node: NodeFacts
     addresses: frozenset[IPAddress] = frozenset()
     drops: frozenset[Drop] = frozenset()
+    node_ports: frozenset[tuple[Protocol, int]] = frozenset()
+
+    @property
+    def rules(self) -> str:
+        """The nft table that it asks for."""
+        return render(self.node, self.addresses, self.drops, self.node_ports)
 
     @property
     def versions(self) -> list[int]:
@@ -56,7 +65,7 @@ def ensure(plan: Plan) -> list[str]:
     except (NetlinkError, OSError) as error:
         raise KernelError(f"cannot look at this node's routes and rules: {error}") from None
     done += _reuse_ports()
-    if _observed_marker() != marker(render(plan.node, plan.addresses, plan.drops)):
+    if _observed_marker() != marker(plan.rules):
         _apply_rules(plan)
         done.append(f"nft table {FAMILY} {TABLE}")
     return done
@@ -237,7 +246,7 @@ def _reuse_ports() -> list[str]:
 
 
 def _apply_rules(plan: Plan) -> None:
-    script = render(plan.node, plan.addresses, plan.drops)
+    script = plan.rules
     try:
         nft.apply(script)
     except KernelError as error:

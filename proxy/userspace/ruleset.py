@@ -37,7 +37,12 @@ class Drop:
         return (self.version, at, self.port, self.protocol, self.everyone, str(self.allowed))
 
 
-def render(node: NodeFacts, addresses: Iterable[IPAddress], drops: Iterable[Drop]) -> str:
+def render(
+    node: NodeFacts,
+    addresses: Iterable[IPAddress],
+    drops: Iterable[Drop],
+    node_ports: Iterable[tuple[Protocol, int]] = (),
+) -> str:
     """The whole table as one transaction that replaces whatever was there under this name.
 
     guard: a packet to a Service address that would reach a wildcard socket of the node (its agent, its sshd,
@@ -49,8 +54,9 @@ def render(node: NodeFacts, addresses: Iterable[IPAddress], drops: Iterable[Drop
     own = [ip_network(address) for address in node.addresses]
     inside = _collapsed([*node.cluster_cidrs, *own])
     drops = sorted(set(drops), key=lambda drop: drop.order)
-    body = _chains(guarded, inside, drops)
-    rules = 2 * len(guarded) + len(drops) + 1
+    closed = _closed_lines(node.node_port_networks, node_ports)
+    body = _chains(guarded, inside, drops, closed)
+    rules = 2 * len(guarded) + len(drops) + len(closed) + 1
     mark = f"{hashlib.sha256(body.encode()).hexdigest()[:16]} {rules} rules"
     identity = f'chain identity {{\n    counter comment "{mark}"\n  }}'
     return (
@@ -64,9 +70,26 @@ def marker(script: str) -> str:
     return script.partition('comment "')[2].partition('"')[0]
 
 
-def _chains(guarded: list[IPNetwork], inside: list[IPNetwork], drops: list[Drop]) -> str:
+def _closed_lines(open_to: Iterable[IPNetwork], node_ports: Iterable[tuple[Protocol, int]]) -> list[str]:
+    """NodePorts at addresses that were not chosen for them: refused, though our socket has every address."""
+    networks = _collapsed([*open_to])
+    if not networks:
+        return []
+    lines = []
+    for protocol, answer in ((Protocol.TCP, "reject with tcp reset"), (Protocol.UDP, "reject")):
+        ports = ", ".join(str(port) for port in sorted({n for p, n in node_ports if p is protocol}))
+        for version, word in ((4, "ip"), (6, "ip6")) if ports else ():
+            mine = ", ".join(str(network) for network in networks if network.version == version)
+            where = f"{word} daddr != {{ {mine} }}" if mine else f"meta nfproto ipv{version}"
+            lower = protocol.lower()
+            lines.append(f"  {where} {lower} dport {{ {ports} }} socket wildcard 1 {answer}")
+    return lines
+
+
+def _chains(guarded: list[IPNetwork], inside: list[IPNetwork], drops: list[Drop], closed: list[str]) -> str:
     lines = ["chain guard {", "  type filter hook input priority filter; policy accept;"]
     lines += [f"  {_drop_line(drop, inside)}" for drop in drops]
+    lines += closed
     for network in guarded:
         word = "ip" if network.version == 4 else "ip6"
         to = f"  {word} daddr {network} meta l4proto"

@@ -367,3 +367,21 @@ def test_least_connections_by_annotation(world, running) -> None:
         sock.close()
     gone(running)
     assert next(iter(running.datapath._listeners.values())).load == {}
+
+
+def test_node_ports_at_chosen_addresses_only(world, running) -> None:
+    """nodePortAddresses: the node's loopback here. The ClusterIP is not touched."""
+    from dataclasses import replace
+    from ipaddress import ip_network
+
+    from tests.netns.proxy.conftest import snapshot
+
+    want = snapshot([flows.service("web", ADDRESS, node_port=30080)], [flows.endpoint_slice("web", "web1")])
+    node = replace(want.node, node_port_networks=(ip_network("127.0.0.0/8"),))
+    running.call(running.datapath.sync(replace(want, node=node)))
+    for source in ("outside", "client", "n1"):
+        with pytest.raises(ConnectionRefusedError):
+            world.connect(source, flows.NODES["n1"], 30080)
+    for address, port in (("127.0.0.1", 30080), (ADDRESS, PORT)):
+        with world.connect("n1", address, port) as sock:
+            assert sock.recv(4) == b"web1"

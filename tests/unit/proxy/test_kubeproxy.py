@@ -1,0 +1,90 @@
+"""kube-proxy's configuration file as ours, and what it says that has no effect."""
+
+import logging
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from netplane.errors import ConfigError
+from proxy.agent import load_settings
+from proxy.wanted import node_port_networks
+
+# As kubeadm writes it.
+KUBEADM = """
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: ""
+  burst: 0
+  contentType: ""
+  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
+  qps: 0
+clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: 32768
+enableProfiling: false
+healthzBindAddress: 0.0.0.0:10256
+hostnameOverride: worker-1
+iptables:
+  masqueradeAll: false
+kind: KubeProxyConfiguration
+metricsBindAddress: "127.0.0.1:10349"
+mode: iptables
+nodePortAddresses: [primary]
+"""
+
+
+def test_a_file_of_kubeadm_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "config.conf"
+    path.write_text(KUBEADM)
+    with caplog.at_level(logging.WARNING):
+        settings = load_settings(path, root=tmp_path)
+    assert settings.node_name == "worker-1"
+    assert settings.kubeconfig == Path("/var/lib/kube-proxy/kubeconfig.conf")
+    assert settings.cluster_cidrs == (ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56"))
+    assert (settings.metrics_port, settings.health_port) == (10349, 10256)
+    assert settings.node_port_addresses == ("primary",)
+    assert settings.root == tmp_path
+    assert "mode: iptables is served by mode userspace" in caplog.text
+    for key in ("bindAddress", "conntrack", "iptables"):
+        assert f"{key}: has no effect" in caplog.text
+
+
+def test_our_own_file_is_read_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "proxy.yaml"
+    path.write_text("nodeName: n1\nnodePortAddresses: [192.168.77.0/24]\n")
+    assert load_settings(path, root=tmp_path).node_name == "n1"
+    assert load_settings(tmp_path / "none.yaml").node_name == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("apiVersion: v2\nkind: KubeProxyConfiguration\n", "only kubeproxy.config.k8s.io/v1alpha1 is known"),
+        (KUBEADM.replace("0.0.0.0:10256", "everywhere"), "healthzBindAddress 'everywhere'"),
+        (KUBEADM.replace("[primary]", "[here]"), "here"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "config.conf"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_settings(path)
+
+
+def test_node_port_addresses() -> None:
+    node = (ip_address("192.168.77.11"), ip_address("fd00:77::11"))
+    assert node_port_networks([], node) == ()
+    assert node_port_networks(["all", "10.0.0.0/8"], node) == ()
+    assert node_port_networks(["primary"], node) == (
+        ip_network("192.168.77.11/32"),
+        ip_network("fd00:77::11/128"),
+    )
+    assert node_port_networks(["localhost", "10.0.0.0/8"], node) == (
+        ip_network("127.0.0.0/8"),
+        ip_network("::1/128"),
+        ip_network("10.0.0.0/8"),
+    )
