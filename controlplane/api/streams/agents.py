@@ -4,6 +4,8 @@ A node is reached by its InternalIP; the agent's certificate must be of our own 
 """
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +28,7 @@ class Agents:
     def __init__(self, pki: Path, hub: Hub) -> None:
         self._pki, self._hub = pki, hub
         self._session: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,12 +54,29 @@ class Agents:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """Opened with the first use. Raises ConfigError when there is no certificate."""
+        """For plain requests; opened with the first. Raises ConfigError when there is no certificate."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, ssl=self._tls())
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+            self._session = self._new_session()
         return self._session
+
+    @asynccontextmanager
+    async def conversation(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """For one WebSocket: what is left of it at the end is cut off, also when its agent reads nothing."""
+        session = self._new_session()
+        try:
+            yield session
+        finally:
+            connector = session.connector
+            if connector is not None:
+                await connector.close(abort_ssl=True)  # a polite end would wait for the agent to read
+            await session.close()
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        if self._context is None:
+            self._context = self._tls()
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._context)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        return aiohttp.ClientSession(connector=connector, timeout=timeout)
 
     def _tls(self) -> ssl.SSLContext:
         certificate = self._pki / "apiserver-kubelet-client.crt"

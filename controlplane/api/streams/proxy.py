@@ -7,7 +7,7 @@ for nothing; 1.30 itself needs it for port-forward).
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import aiohttp
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -21,7 +21,8 @@ from netplane.kube.objects import Object, name_of, namespace_of
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one WebSocket message, which is held whole
-PING_SECONDS = 10.0
+PING_SECONDS = 5.0  # as often as kubectl does
+CLOSE_SECONDS = 5.0
 _LOG = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes")
 _STDIO = ("stdin", "stdout", "stderr")
 _FLAGS = frozenset({"follow", "previous", "timestamps", *_STDIO, "tty"})
@@ -67,18 +68,19 @@ class AgentProxy:
     ) -> web.StreamResponse:
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
         protocols = [word.strip() for word in offered.split(",") if word.strip()]
-        try:
-            if request.method != "GET" or request.headers.get("Upgrade", "").lower() != "websocket":
-                raise await self._refused(url, query, request.headers.get("Upgrade", ""))
+        async with AsyncExitStack() as stack:
             try:
-                agent = await self._agents.session.ws_connect(
-                    url, params=query, protocols=protocols, compress=0, max_msg_size=MAX_MESSAGE
-                )
-            except aiohttp.WSServerHandshakeError:
-                raise await self._refused(url, query, "websocket") from None
-        except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise unreachable(pod, error) from None
-        async with agent:
+                if request.method != "GET" or request.headers.get("Upgrade", "").lower() != "websocket":
+                    raise await self._refused(url, query, request.headers.get("Upgrade", ""))
+                session = await stack.enter_async_context(self._agents.conversation())
+                try:
+                    agent = await session.ws_connect(
+                        url, params=query, protocols=protocols, compress=0, max_msg_size=MAX_MESSAGE
+                    )
+                except aiohttp.WSServerHandshakeError:
+                    raise await self._refused(url, query, "websocket") from None
+            except (aiohttp.ClientConnectionError, TimeoutError) as error:
+                raise unreachable(pod, error) from None
             chosen = [agent.protocol] if agent.protocol else []
             client = web.WebSocketResponse(protocols=chosen, compress=False, max_msg_size=MAX_MESSAGE)
             await client.prepare(request)
@@ -156,9 +158,8 @@ async def tunnel(client: web.WebSocketResponse, agent: aiohttp.ClientWebSocketRe
             for task in pings:
                 task.cancel()
     except* (aiohttp.ClientError, ConnectionError):
-        pass  # one side is gone: the other is told below, and a side that is closed stays so
-    for side in (client, agent):
-        await _close(side, WSCloseCode.GOING_AWAY)
+        pass  # one side is gone: the client is told here, the agent cut off by our caller
+    await _close(client, WSCloseCode.GOING_AWAY)
 
 
 async def _pass(source: Socket, target: Socket) -> None:
@@ -175,8 +176,10 @@ async def _pass(source: Socket, target: Socket) -> None:
 
 
 async def _close(side: Socket, code: int) -> None:
-    with suppress(aiohttp.ClientError, ConnectionError):
-        await side.close(code=code)
+    """A side that reads nothing cannot be told: after a while it is cut off."""
+    with suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await side.close(code=code)
 
 
 async def _ping(side: Socket) -> None:
