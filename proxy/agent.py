@@ -30,6 +30,7 @@ from proxy import kubeproxy
 from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.health import Health
+from proxy.health_checks import HealthChecks
 from proxy.metrics import SyncMetrics, TrafficCollector
 from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
@@ -129,6 +130,8 @@ class _Agent:
             grace=0.0 if daemon.listeners else GRACE,
         )
         self._registry.register(TrafficCollector(lambda: self._datapath.traffic))
+        self._checks = HealthChecks(lambda: self._health.alive(time()))
+        self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
         self._export_staleness()
         ejected = Gauge(
             "netplane_proxy_ejected_endpoints",
@@ -159,6 +162,7 @@ class _Agent:
             self._announce(),
             self._reload(),
             self._go_on(),
+            self._checks.run(),
         ]
 
     async def _follow_all(self) -> None:

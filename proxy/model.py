@@ -137,17 +137,27 @@ class NodeFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What a Service's healthCheckNodePort answers from: its name, and its ready endpoints on this node."""
+
+    namespace: str
+    name: str
+    local_endpoints: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that a node is to forward, fully resolved.
 
     ``revision`` is the newest resource version it was built from (0: unknown) and takes no part in equality.
-    ``problems`` names what the API's objects said that could not be honoured, and why.
+    ``problems`` names what the API's objects said that could not be honoured, and why. ``checks``: by port.
     """
 
     node: NodeFacts
     targets: Mapping[Frontend, Target] = field(default_factory=dict)
     revision: int = field(default=0, compare=False)
     problems: tuple[str, ...] = ()
+    checks: Mapping[int, HealthCheck] = field(default_factory=dict)
 
 
 def joined(address: IPAddress, port: int) -> str:

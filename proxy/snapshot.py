@@ -15,6 +15,7 @@ from netplane.kube.objects import Object, ObjectKey, annotations_of, key_of, lab
 from proxy.model import (
     Balance,
     Frontend,
+    HealthCheck,
     IPAddress,
     IPNetwork,
     NodeFacts,
@@ -44,6 +45,7 @@ class Resolved:
     node: NodeFacts
     frontends: Sequence[tuple[Frontend, Target]]
     problems: Sequence[str]
+    check: tuple[int, HealthCheck] | None = None
 
     def still_holds(self, service: Object, slices: Sequence[Object], node: NodeFacts) -> bool:
         """Whether these are the very same objects; whoever feeds ``build`` replaces objects, never edits them."""
@@ -70,6 +72,7 @@ def build(
     before = dict(known) if known is not None else {}
     targets: dict[Frontend, Target] = {}
     problems: list[str] = []
+    checks: dict[int, HealthCheck] = {}
     after: Known = {}
     for service in sorted(filter(is_ours, services), key=_age):
         key = key_of(service)
@@ -78,6 +81,8 @@ def build(
             part = _resolve(key, service, by_service.get(key, ()), node)
         after[key] = part
         problems.extend(part.problems)
+        if part.check is not None:
+            checks.setdefault(*part.check)
         for frontend, target in part.frontends:
             holder = targets.setdefault(frontend, target)
             if holder is not target:
@@ -85,7 +90,7 @@ def build(
     if known is not None:
         known.clear()
         known.update(after)
-    return Snapshot(node, targets, problems=tuple(sorted(set(problems))))
+    return Snapshot(node, targets, problems=tuple(sorted(set(problems))), checks=checks)
 
 
 def _resolve(key: ObjectKey, service: Object, slices: Sequence[Object], node: NodeFacts) -> Resolved:
@@ -93,7 +98,21 @@ def _resolve(key: ObjectKey, service: Object, slices: Sequence[Object], node: No
         frontends, notes = targets_of(service, slices, node)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return Resolved(service, slices, node, (), (f"Service {key}: left out: {error!s}",))
-    return Resolved(service, slices, node, frontends, [f"Service {key}: {note}" for note in notes])
+    notes = [f"Service {key}: {note}" for note in notes]
+    return Resolved(service, slices, node, frontends, notes, _check(key, service, frontends))
+
+
+def _check(
+    key: ObjectKey, service: Object, frontends: Sequence[tuple[Frontend, Target]]
+) -> tuple[int, HealthCheck] | None:
+    """kube-proxy: LoadBalancer Services with policy Local, by all their ports' endpoints on this node."""
+    spec = service["spec"]
+    port = int(spec.get("healthCheckNodePort") or 0)
+    if not port or spec.get("type") != "LoadBalancer" or spec.get("externalTrafficPolicy") != "Local":
+        return None
+    pools = [target.outside for _, target in frontends if target.keep_outside_address]
+    local = {e.address for pool in pools for e in pool.endpoints if e.local and not e.terminating}
+    return port, HealthCheck(key.namespace, key.name, len(local))
 
 
 def is_ours(obj: Object) -> bool:

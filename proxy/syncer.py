@@ -54,6 +54,7 @@ class Syncer:
         self.snapshot: Snapshot | None = None
         self.report = SyncReport(0)
         self.synced_once = asyncio.Event()
+        self.on_synced: Callable[[Snapshot], None] = lambda _snapshot: None
 
     def wake(self) -> None:
         """Something has changed: sync soon, together with all else that changes in this turn of the loop."""
@@ -134,6 +135,7 @@ class Syncer:
         self._count(snapshot, pending, now - started, now, first=first)
         self._name_problems(snapshot, report)
         self.synced_once.set()
+        self.on_synced(snapshot)
         return True
 
     def _count(

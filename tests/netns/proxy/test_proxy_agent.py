@@ -48,7 +48,7 @@ def eventually(check: Callable[[], Any], seconds: float = 10) -> Any:
         try:
             if value := check():
                 return value
-        except (OSError, AssertionError, KeyError, PeerError):
+        except (OSError, AssertionError, KeyError, PeerError, subprocess.CalledProcessError):
             if time.monotonic() > deadline:
                 raise
         assert time.monotonic() < deadline, value
@@ -441,3 +441,27 @@ def test_flows_that_nobody_takes_end_after_a_while(world, api, supervisor) -> No
         assert read_exactly(sock, 10) == b"still here"
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
+
+
+def test_health_check_node_port(world, api, supervisor) -> None:
+    """200 with a local endpoint, 503 without, gone with the Service; for whoever balances load outside."""
+    made = flows.balanced("lb", "10.96.0.60", "198.51.100.9")
+    made["spec"] |= {"externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
+    api.put("endpointslices", flows.endpoint_slice("lb", "web1", "web2", "remote"))
+    api.put("services", made)
+    url = f"http://{flows.NODES['n1']}:32000/healthz"
+    assert eventually(lambda: json.loads(page(world, url))) == {
+        "service": {"namespace": "default", "name": "lb"},
+        "localEndpoints": 2,
+        "serviceProxyHealthy": True,
+    }
+    api.put("endpointslices", flows.endpoint_slice("lb", "remote"))
+    eventually(lambda: json.loads(page(world, url))["localEndpoints"] == 0)
+    assert world.run("outside", status_of, url) == "503"
+    api.delete("services", "lb")
+    eventually(lambda: world.run("outside", status_of, url) == "000")
+
+
+def status_of(url: str) -> str:
+    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout
