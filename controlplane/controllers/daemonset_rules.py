@@ -22,7 +22,14 @@ from controlplane.controllers.pods import (
     seconds_until_available,
     spec_of,
 )
-from controlplane.controllers.taints import NOT_READY, UNREACHABLE, UNSCHEDULABLE, taints_of, untolerated
+from controlplane.controllers.taints import (
+    NETWORK_UNAVAILABLE,
+    NOT_READY,
+    UNREACHABLE,
+    UNSCHEDULABLE,
+    taints_of,
+    untolerated,
+)
 from controlplane.controllers.templates import pod_from_template
 from netplane.kube.objects import Object, is_deleting, key_of, labels_of, name_of, uid_of
 from netplane.kube.resources import DAEMONSETS, PODS
@@ -79,7 +86,7 @@ def tolerations(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     scheduled = [f"node.kubernetes.io/{pressure}" for pressure in _PRESSURES]
     scheduled.append(UNSCHEDULABLE)
     if spec.get("hostNetwork"):
-        scheduled.append("node.kubernetes.io/network-unavailable")
+        scheduled.append(NETWORK_UNAVAILABLE)
     added += [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in scheduled]
     own = list(spec.get("tolerations") or [])
     return own + [toleration for toleration in added if toleration not in own]

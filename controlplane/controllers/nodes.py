@@ -15,6 +15,7 @@ from controlplane.controllers.actions import Action, Delete, Record, metadata_pa
 from controlplane.controllers.options import Options
 from controlplane.controllers.pods import is_ready, is_terminal, status_of
 from controlplane.controllers.taints import (
+    NETWORK_UNAVAILABLE,
     NOT_READY,
     UNREACHABLE,
     seconds_tolerated,
@@ -37,7 +38,7 @@ from netplane.kube.resources import NODES, PODS
 HEARTBEAT_CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 UNKNOWN_REASON = "NodeStatusUnknown"
 UNKNOWN_TEXT = "The node agent stopped renewing its Lease."
-OURS = (UNREACHABLE, NOT_READY)
+OURS = (UNREACHABLE, NOT_READY, NETWORK_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +80,26 @@ def _unknown_conditions(node: Object, now: datetime) -> list[Action]:
 
 
 def _wanted_taints(node: Object, verdict: Verdict, now: datetime) -> list[dict[str, Any]]:
+    wanted = [*_readiness_taints(node, verdict), *_network_taints(node)]
+    present = taints_of(node)
+    kept = [t for t in present if t.get("key") not in OURS or (t.get("key"), t.get("effect")) in wanted]
+    there = {(t.get("key"), t.get("effect")) for t in kept}
+    added = [pair for pair in wanted if pair not in there]
+    return [*kept, *({"key": key, "effect": effect, "timeAdded": rfc3339(now)} for key, effect in added)]
+
+
+def _readiness_taints(node: Object, verdict: Verdict) -> list[tuple[str, str]]:
     # A node that has never said anything is not ready; Unknown is what we said of one that fell silent.
     ready = (condition(node, "Ready") or {}).get("status", "False")
     unreachable = not verdict.alive or ready == "Unknown"
     ours = UNREACHABLE if unreachable else {"True": ""}.get(ready, NOT_READY)
-    present = taints_of(node)
-    kept = [t for t in present if t.get("key") not in OURS or t.get("key") == ours]
-    if not ours:
-        return kept
-    for effect in ("NoSchedule", "NoExecute"):
-        if not any(t.get("key") == ours and t.get("effect") == effect for t in kept):
-            kept.append({"key": ours, "effect": effect, "timeAdded": rfc3339(now)})
-    return kept
+    return [(ours, "NoSchedule"), (ours, "NoExecute")] if ours else []
+
+
+def _network_taints(node: Object) -> list[tuple[str, str]]:
+    """No further pod where the network cannot take one; those that are there stay."""
+    unavailable = (condition(node, "NetworkUnavailable") or {}).get("status") == "True"
+    return [(NETWORK_UNAVAILABLE, "NoSchedule")] if unavailable else []
 
 
 def unready_pods(pods: Iterable[Object], now: datetime) -> list[Action]:

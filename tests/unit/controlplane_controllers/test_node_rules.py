@@ -117,6 +117,12 @@ def taints_after(machine: Object, verdict: Verdict) -> list[tuple[str, str]] | N
     return [(t["key"].rpartition("/")[2], t["effect"]) for t in patches[0].body["spec"]["taints"]]
 
 
+def without_network(status: str, **spec: Any) -> Object:
+    found = node(**spec)
+    found["status"]["conditions"].append({"type": "NetworkUnavailable", "status": status})
+    return found
+
+
 TAINTS: list[tuple[str, Object, Verdict, list[tuple[str, str]] | None]] = [
     ("well", node(), ALIVE, None),
     ("well again", node(taints=[taint("unreachable")]), ALIVE, []),
@@ -126,6 +132,13 @@ TAINTS: list[tuple[str, Object, Verdict, list[tuple[str, str]] | None]] = [
         node(ready=None),
         ALIVE,
         [("not-ready", "NoSchedule"), ("not-ready", "NoExecute")],
+    ),
+    ("takes no further pod", without_network("True"), ALIVE, [("network-unavailable", "NoSchedule")]),
+    (
+        "takes pods again",
+        without_network("False", taints=[taint("network-unavailable", "NoSchedule")]),
+        ALIVE,
+        [],
     ),
     (
         "silent, and known to be",
