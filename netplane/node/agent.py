@@ -200,7 +200,12 @@ class Agent:
             labels=settings.labels,
         )
         node = NodeObject(
-            self._client, machine, self._nodes, lambda: self._network.problem, lambda: self._notice
+            self._client,
+            machine,
+            self._nodes,
+            problem=lambda: self._network.problem,
+            closed=lambda: self._network.closed,
+            notice=lambda: self._notice,
         )
         await node.register(settings.lease_duration)
         self._node = node
@@ -279,17 +284,18 @@ class Agent:
     async def _keep_network(self) -> None:
         """Ask the network whether it can take pods; often until it can."""
         collected = False
-        problem: str | None = None
+        said: tuple[str, str, str] | None = None
         while True:
-            found = await self._network.check()
-            if found != problem:
-                problem = found
-                log.info("network: %s", problem or "ready")
-                if self._node is not None:
-                    self._node.changed.set()
+            await self._network.check()
+            problem, closed = self._network.problem, self._network.closed
+            if (self._network.name, problem, closed) != said:
+                said = (self._network.name, problem, closed)
+                log.info("network %s: %s", self._network.name, problem or closed or "ready")
+                self._changed()  # also another network's file in our place is to be told
             if not problem and not collected and self._registered.is_set():
                 collected = await self._collect_garbage()
-            await asyncio.sleep(self._settings.network_check if not problem else 0.5)
+            hurry = 0.5 if problem else 2.0 if closed else self._settings.network_check
+            await asyncio.sleep(min(hurry, self._settings.network_check))
 
     async def _collect_garbage(self) -> bool:
         try:

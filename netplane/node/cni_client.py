@@ -18,11 +18,13 @@ import orjson
 
 from netplane.errors import NetplaneError, PeerError
 from netplane.node.cni_config import Json, Network, parse
+from netplane.node.turns import Turns
 
 log = logging.getLogger(__name__)
 
 PLUGIN_SECONDS = 60.0
 STATUS_SECONDS = 10.0
+NOT_AVAILABLE = 50  # the specification's: no ADD now, but what is attached goes on
 
 
 class CniError(NetplaneError):
@@ -68,9 +70,14 @@ class CniClient:
         self._cache = cache
         self._observe = observe
         self._plugin_seconds = plugin_seconds
+        self._turns = Turns()
 
     async def add(self, network: Network, attachment: Attachment) -> Json:
         """Attach. On failure everything is deleted again, as the specification asks, and CniError is raised."""
+        async with self._turns.beside_others():
+            return await self._add(network, attachment)
+
+    async def _add(self, network: Network, attachment: Attachment) -> Json:
         result: Json | None = None
         try:
             for plugin in network.plugins:
@@ -100,8 +107,9 @@ class CniClient:
             attachment = Attachment(
                 attachment.container_id, netns, attachment.ifname, attachment.args, attachment.capability_args
             )
-        await self._delete(Cached(cached.network, attachment, cached.result))
-        self._file(cached.network.name, attachment).unlink(missing_ok=True)
+        async with self._turns.beside_others():
+            await self._delete(Cached(cached.network, attachment, cached.result))
+            self._file(cached.network.name, attachment).unlink(missing_ok=True)
 
     async def _delete(self, cached: Cached) -> None:
         network, attachment = cached.network, cached.attachment
@@ -118,10 +126,14 @@ class CniClient:
             for plugin in network.plugins:
                 await self._run("STATUS", plugin, network.request(plugin, {}, None), None)
 
-    async def collect_garbage(self, network: Network, valid: Sequence[Cached]) -> None:
-        """Tell plugins which attachments live; they free all others of this network."""
+    async def collect_garbage(self, network: Network) -> None:
+        """Tell plugins which attachments live, and they free all others of this network; no ADD or DEL meanwhile."""
         if network.disable_gc or not network.at_least("1.1.0"):
             return
+        async with self._turns.alone():
+            await self._collect_garbage(network, await asyncio.to_thread(self.attachments))
+
+    async def _collect_garbage(self, network: Network, valid: Sequence[Cached]) -> None:
         living = [
             {"containerID": cached.attachment.container_id, "ifname": cached.attachment.ifname}
             for cached in valid

@@ -16,7 +16,7 @@ import orjson
 from netplane.config import IPNetwork, Paths
 from netplane.errors import ConfigError, KernelError, NetplaneError
 from netplane.node import cni_config
-from netplane.node.cni_client import CniClient
+from netplane.node.cni_client import NOT_AVAILABLE, CniClient, CniError
 from netplane.node.cni_config import Network
 from netplane.node.pod_context import NetworkNotReady
 
@@ -94,13 +94,18 @@ def _ranges(document: dict[str, Any]) -> list[Any]:
 
 
 class NodeNetwork:
-    """Which network pods get, and whether it can take them."""
+    """Which network pods get, and whether it can take them.
+
+    ``problem``: why the node is not ready. ``closed``: why it takes no further pod, while those it has go on. "" for
+    neither.
+    """
 
     def __init__(self, paths: Paths, cni: CniClient) -> None:
         self._directory = paths.cni_conf_dir
         self._cni = cni
         self._network: Network | None = None
         self.problem = "no network configuration yet"
+        self.closed = ""
 
     def current(self) -> Network:
         """For a pod's worker. Raises NetworkNotReady saying what is missing."""
@@ -108,21 +113,34 @@ class NodeNetwork:
             raise NetworkNotReady(f"cannot attach pods to the network: {self.problem}")
         return self._network
 
-    async def check(self) -> str:
-        """Look again: "" when pods can be attached, else what is in the way (kubelet's NetworkPluginNotReady)."""
+    async def check(self) -> None:
+        """Look again. What is in the way of any pod is kubelet's NetworkPluginNotReady."""
+        problem = closed = ""
         try:
             network = cni_config.first_usable(cni_config.candidates(self._directory))
             if network is None:
                 raise ConfigError(f"no network configuration in {self._directory}")
             self._network = network
             await self._cni.status(network)
-            self.problem = ""
+        except CniError as error:
+            # Not ready would cost the node the pods that run well: a full pod CIDR is no reason for that.
+            if error.code == NOT_AVAILABLE and await asyncio.to_thread(self._has_pods):
+                closed = str(error)
+            else:
+                problem = str(error)
         except NetplaneError as error:
-            self.problem = str(error)
-        return self.problem
+            problem = str(error)
+        self.problem, self.closed = problem, closed
+
+    @property
+    def name(self) -> str:
+        """Of the network in use, "" before there is one."""
+        return self._network.name if self._network is not None else ""
+
+    def _has_pods(self) -> bool:
+        return any(cached.network.name == self.name for cached in self._cni.attachments())
 
     async def collect_garbage(self) -> None:
         """Have the plugins free what no sandbox of ours holds. Raises CniError."""
         if self._network is not None and not self.problem:
-            cached = await asyncio.to_thread(self._cni.attachments)
-            await self._cni.collect_garbage(self._network, cached)
+            await self._cni.collect_garbage(self._network)

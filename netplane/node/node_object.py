@@ -22,7 +22,9 @@ REFUSALS = (403, 409, 422)
 
 
 class NodeObject:
-    """``nodes`` is the followed cache of all Nodes; ``problem()`` says what keeps this one from being ready."""
+    """``nodes`` is the followed cache of all Nodes; ``problem()`` says what keeps this one from being ready, and
+    ``closed()`` what keeps it from taking more pods.
+    """
 
     def __init__(
         self,
@@ -30,12 +32,13 @@ class NodeObject:
         machine: Machine,
         nodes: Cache,
         problem: Callable[[], str],
+        closed: Callable[[], str],
         notice: Callable[[], str],
     ) -> None:
         self._client = client
         self._machine = machine
         self._nodes = nodes
-        self._problem, self._notice = problem, notice
+        self._problem, self._closed, self._notice = problem, closed, notice
         self._written: dict[str, Any] | None = None
         self.changed = asyncio.Event()
         self._duration = 40
@@ -174,6 +177,7 @@ class NodeObject:
         old = (node.get("status") or {}).get("conditions") or []
         now = now_rfc3339()
         conditions = registration.ready_condition(old, self._problem(), self._notice(), now)
+        conditions = registration.closed_condition(conditions, self._closed(), now)
         status = registration.node_status(self._machine, conditions)
         said = {**status, "conditions": _timeless(conditions), "uid": uid_of(node)}
         if said == self._written and said["conditions"] == _timeless(old):

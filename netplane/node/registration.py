@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "s390x": "s390x",
 }
 LEASE_NAMESPACE = "kube-node-lease"
+NETWORK_UNAVAILABLE, CLOSED = "NetworkUnavailable", "NoPodCanBeAttached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,21 @@ def ready_condition(old: list[dict[str, Any]], problem: str, notice: str, now: s
         message = "the node agent is posting ready status" + (f"; {notice}" if notice else "")
         found = set_condition(old, "Ready", "True", "KubeletReady", message, now)
     return [{**c, "lastHeartbeatTime": now} if c.get("type") == "Ready" else c for c in found]
+
+
+def closed_condition(old: list[dict[str, Any]], closed: str, now: str) -> list[dict[str, Any]]:
+    """`NetworkUnavailable` while the node takes no further pod ("" for it does); the scheduler goes elsewhere then.
+
+    What another component says by that condition is left alone.
+    """
+    if closed:
+        return set_condition(old, NETWORK_UNAVAILABLE, "True", CLOSED, closed, now)
+    said = next((c for c in old if c.get("type") == NETWORK_UNAVAILABLE), {})
+    if (said.get("status"), said.get("reason")) != ("True", CLOSED):
+        return old
+    return set_condition(
+        old, NETWORK_UNAVAILABLE, "False", "PodsCanBeAttached", "the network takes pods", now
+    )
 
 
 def is_alive(node: Object, lease: Object | None, now: datetime) -> bool:

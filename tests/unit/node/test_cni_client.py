@@ -135,13 +135,43 @@ async def test_a_missing_plugin_is_named(client):
         await client.add(network(plugins=[{"type": "nope"}]), attachment())
 
 
+WAITS = """
+import time
+while verb == "ADD" and not os.path.exists({gate!r}):
+    time.sleep(0.01)
+"""
+
+
+async def test_garbage_is_not_collected_beside_an_add(client, bin_dir, tmp_path):
+    """A pod that is being attached is on no list of valid attachments yet: GC would free its address."""
+    gate = tmp_path / "gate"
+    write_plugin(bin_dir, "one", WAITS.format(gate=str(gate)) + GIVES_ADDRESS)
+    net = network(cniVersion="1.1.0", plugins=[{"type": "one"}])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(client.add(net, attachment()))
+        async with asyncio.timeout(5):
+            while not calls(bin_dir):
+                await asyncio.sleep(0.01)
+        tasks.create_task(client.collect_garbage(net))
+        tasks.create_task(client.add(net, Attachment("bb22", "/proc/1/ns/net")))
+        await asyncio.sleep(0.05)  # time enough to do it wrong
+        gate.touch()
+    assert [(c["verb"], c["env"].get("CNI_CONTAINERID")) for c in calls(bin_dir)] == [
+        ("ADD", CID),
+        ("GC", None),
+        ("ADD", "bb22"),
+    ]
+    valid = calls(bin_dir)[1]["conf"]["cni.dev/valid-attachments"]
+    assert valid == [{"containerID": CID, "ifname": "eth0"}]
+
+
 async def test_status_and_gc_only_from_1_1_0(client, bin_dir):
     await client.status(network())
     assert calls(bin_dir) == []
     new = network(cniVersion="1.1.0")
     await client.status(new)
     await client.add(new, attachment())
-    await client.collect_garbage(new, client.attachments())
+    await client.collect_garbage(new)
     gc = calls(bin_dir)[-1]
     assert gc["verb"] == "GC"
     assert gc["conf"]["cni.dev/valid-attachments"] == [{"containerID": CID, "ifname": "eth0"}]

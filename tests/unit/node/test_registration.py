@@ -16,7 +16,7 @@ from netplane.kube.resources import LEASES, NODES
 from netplane.node import network
 from netplane.node.agent import Settings, only_one
 from netplane.node.node_object import NodeObject
-from netplane.node.registration import Machine, machine_id
+from netplane.node.registration import Machine, closed_condition, machine_id
 from tests.unit.node_fakes import FakeApi
 
 
@@ -25,8 +25,10 @@ def machine(ident="id-1", address="192.168.77.11", name="n1"):
 
 
 def node_object(api, who, nodes=None, problem="no network yet"):
-    said = [problem]
-    made = NodeObject(api, who, Cache(NODES) if nodes is None else nodes, lambda: said[0], lambda: "")
+    said = [problem, ""]
+    made = NodeObject(
+        api, who, Cache(NODES) if nodes is None else nodes, lambda: said[0], lambda: said[1], lambda: ""
+    )
     made.said = said
     return made
 
@@ -61,6 +63,30 @@ async def test_registered_not_ready_then_ready():
     nodes.replace([await api.get(NODES, "n1")], "2")
     await me._keep()
     assert api.revision == before  # nothing new, nothing written
+
+
+async def test_a_node_that_takes_no_further_pod_stays_ready_and_says_so():
+    api, nodes = FakeApi(), Cache(NODES)
+    me = node_object(api, machine(), nodes, problem="")
+    await me.register(40)
+
+    async def reported(closed):
+        me.said[1] = closed
+        nodes.replace([await api.get(NODES, "n1")], str(api.revision))
+        await me._keep()
+        node = await api.get(NODES, "n1")
+        assert ready(node)["status"] == "True"
+        found = [c for c in node["status"]["conditions"] if c["type"] == "NetworkUnavailable"]
+        return [(c["status"], c["message"]) for c in found]
+
+    assert await reported("") == []
+    assert await reported("every address is in use") == [("True", "every address is in use")]
+    assert await reported("") == [("False", "the network takes pods")]
+
+
+def test_what_others_say_of_the_network_is_left_alone():
+    others = [{"type": "NetworkUnavailable", "status": "True", "reason": "NoPodCIDR"}]
+    assert closed_condition(others, "", "now") == others
 
 
 async def age_lease(api, seconds):
