@@ -41,6 +41,7 @@ from netplane.kube.errors import (
     internal,
     method_not_allowed,
     no_such_path,
+    not_acceptable,
     unauthorized,
     unavailable,
 )
@@ -199,6 +200,10 @@ class ApiServer:
         if media == APPLY_PATCH:
             obj, new = await apply(self._machinery, order, sent)
             return self._one(form, obj, route, 201 if new else 200)
+        if route.kind.ask is not None:
+            if form.form != "json":
+                raise not_acceptable("only the following media types are accepted: application/json")
+            return json_response(route.kind.ask(user, sent), 201)
         if route.verb == "create":
             obj = await create(self._machinery, order, sent)
         elif route.verb == "update":

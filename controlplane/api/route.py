@@ -76,7 +76,9 @@ def _verb(kind: Kind, method: str, namespace: str, name: str, subresource: str, 
     else:
         verbs = _OBJECT_VERBS if name else _COLLECTION_VERBS
     verb = verbs.get("GET" if method == "HEAD" else method)
-    if not kind.stored and verb in ("create", "update", "patch"):
+    if kind.ask is not None and verb is not None and verb != "create":
+        raise method_not_allowed()
+    if kind.ask is None and not kind.stored and verb in ("create", "update", "patch"):
         raise not_served(kind.resource)
     across = kind.resource.namespaced and not namespace
     if verb is None or (across and verb not in ("list", "watch")):
@@ -90,6 +92,8 @@ def verbs_of(kind: Kind, subresource: str = "") -> list[str]:
     """The verbs that discovery lists for a resource or one of its subresources."""
     if subresource:
         return sorted(_SUBRESOURCE_VERBS.get(subresource, {}).values())
+    if kind.ask is not None:
+        return ["create"]
     if not kind.stored:
         return ["get", "list", "watch"]
     return sorted({*_COLLECTION_VERBS.values(), *_OBJECT_VERBS.values(), "watch"})

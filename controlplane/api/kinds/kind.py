@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from controlplane.auth.authn import User
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 from netplane.kube.resources import Resource
@@ -95,6 +96,7 @@ class Kind:
     prepare_status   (new, old) in place: keeps everything but the status
     warnings         what who writes a valid object should know, for the answer's Warning headers
     stored           False: the collection is always empty, and creating in it is refused by name
+    ask              (who, question) → answer, of a kind that is only asked: POST is its one verb
     """
 
     resource: Resource
@@ -109,3 +111,4 @@ class Kind:
     validate_status: Callable[[Object, Object], list[Cause]] = valid_status
     warnings: Callable[[Object], list[str]] = nothing_to_warn_of
     stored: bool = True
+    ask: Callable[[User, Object], Object] | None = None

@@ -6,9 +6,12 @@ watches and deletes as an empty collection does, and refuses by name whoever wan
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.kinds.metadata import name_fields
 from controlplane.api.kinds.printing import AGE, NAME
+from controlplane.auth.authn import User
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 from netplane.kube.resources import Resource
@@ -81,8 +84,8 @@ def _no_causes(_new: Object, _old: Object | None) -> list[Cause]:
     return []
 
 
-def listed_kind(resource: Resource) -> Kind:
-    """The Kind of an empty collection."""
+def listed_kind(resource: Resource, ask: Callable[[User, Object], Object] | None = None) -> Kind:
+    """The Kind of an empty collection, or of questions that `ask` answers."""
     return Kind(
         resource=resource,
         default=_nothing,
@@ -90,4 +93,5 @@ def listed_kind(resource: Resource) -> Kind:
         columns=(NAME, AGE),
         fields=name_fields,
         stored=False,
+        ask=ask,
     )

@@ -24,6 +24,7 @@ from controlplane.api.kinds import (
 )
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.kinds.listed import LISTED, listed_kind
+from controlplane.api.kinds.reviews import REVIEWS
 from netplane.kube.resources import Resource
 
 KINDS: Mapping[Resource, Kind] = MappingProxyType(
@@ -50,6 +51,7 @@ KINDS: Mapping[Resource, Kind] = MappingProxyType(
             networkpolicies.KIND,
             priorityclasses.KIND,
             *(listed_kind(resource) for resource in LISTED),
+            *REVIEWS,
         )
     }
 )

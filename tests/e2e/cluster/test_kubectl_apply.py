@@ -223,3 +223,9 @@ def test_dry_run_deletes_nothing(kubectl: Kubectl) -> None:
     assert "(server dry run)" in kubectl("delete", "configmap", "web", "--dry-run=server")
     assert "(server dry run)" in kubectl("delete", "configmap", "--all", "--dry-run=server")
     assert kubectl.path("configmap/web", ".data.a") == "b"
+
+
+def test_auth_says_who_one_is_and_what_one_may(lab: Lab) -> None:
+    assert "Username    kubernetes-admin" in lab.kubectl("auth", "whoami")
+    assert lab.kubectl("auth", "can-i", "delete", "nodes") == "yes\n"
+    assert lab.kubectl("auth", "can-i", "--list").splitlines()[1].split()[0] == "*.*"

@@ -7,6 +7,7 @@ import pytest
 from controlplane.api.kinds.listed import LISTED
 from controlplane.api.kinds.pod_defaults import qos_class
 from controlplane.api.kinds.registry import KINDS
+from controlplane.api.kinds.reviews import REVIEWS
 from netplane.kube.resources import (
     ALL,
     DEPLOYMENTS,
@@ -55,7 +56,7 @@ def container(**fields):
 
 
 def test_registry_serves_every_resource_netplane_speaks():
-    assert set(KINDS) == {*ALL, *LISTED}
+    assert set(KINDS) == {*ALL, *LISTED, *(kind.resource for kind in REVIEWS)}
     assert {resource for resource, kind in KINDS.items() if kind.stored} == set(ALL)
     assert all(kind.resource == resource for resource, kind in KINDS.items())
 
