@@ -4,7 +4,7 @@ A node is reached by its InternalIP; the agent's certificate must be of our own 
 """
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -19,6 +19,7 @@ from netplane.kube.objects import Object, name_of
 from netplane.kube.resources import NODES
 
 AGENT_PORT = 10250
+MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one WebSocket message, which is held whole
 TEXT_LIMIT = 500  # characters of an agent's refusal
 
 
@@ -60,16 +61,23 @@ class Agents:
         return self._session
 
     @asynccontextmanager
-    async def conversation(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """For one WebSocket: what is left of it at the end is cut off, also when its agent reads nothing."""
-        session = self._new_session()
-        try:
-            yield session
-        finally:
-            connector = session.connector
-            if connector is not None:
-                await connector.close(abort_ssl=True)  # a polite end would wait for the agent to read
-            await session.close()
+    async def conversation(
+        self, url: str, query: Sequence[tuple[str, str]], protocols: Sequence[str]
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket. What is left of it at the end is cut off: an agent that reads nothing would not let it go.
+
+        Raises aiohttp's errors.
+        """
+        async with self._new_session() as session:
+            agent = await session.ws_connect(
+                url, params=query, protocols=protocols, compress=0, max_msg_size=MAX_MESSAGE
+            )
+            try:
+                yield agent
+            finally:
+                assert session.connector is not None
+                await session.connector.close(abort_ssl=True)
+                await agent.close()  # nothing is sent any more: it only lets go of what was cut
 
     def _new_session(self) -> aiohttp.ClientSession:
         if self._context is None:

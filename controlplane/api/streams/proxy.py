@@ -14,13 +14,12 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from multidict import MultiMapping
 
 from controlplane.api.selection import flag
-from controlplane.api.streams.agents import Agents, refusal, unreachable
+from controlplane.api.streams.agents import MAX_MESSAGE, Agents, refusal, unreachable
 from controlplane.api.streams.containers import container_of
 from netplane.kube.errors import StatusError, bad_request
 from netplane.kube.objects import Object, name_of, namespace_of
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
-MAX_MESSAGE = 16 * 1024 * 1024  # bytes of one WebSocket message, which is held whole
 PING_SECONDS = 5.0  # as often as kubectl does
 CLOSE_SECONDS = 5.0
 _LOG = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes")
@@ -72,11 +71,8 @@ class AgentProxy:
             try:
                 if request.method != "GET" or request.headers.get("Upgrade", "").lower() != "websocket":
                     raise await self._refused(url, query, request.headers.get("Upgrade", ""))
-                session = await stack.enter_async_context(self._agents.conversation())
                 try:
-                    agent = await session.ws_connect(
-                        url, params=query, protocols=protocols, compress=0, max_msg_size=MAX_MESSAGE
-                    )
+                    agent = await stack.enter_async_context(self._agents.conversation(url, query, protocols))
                 except aiohttp.WSServerHandshakeError:
                     raise await self._refused(url, query, "websocket") from None
             except (aiohttp.ClientConnectionError, TimeoutError) as error:
