@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def sources() -> list[Path]:
     return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Each file once for all the tests here: parsing is most of what they cost."""
+    return ast.parse(path.read_text())
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -89,7 +96,7 @@ def imports(path: Path) -> set[str]:
     name = module_name(path)
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -130,7 +137,7 @@ def test_pure_modules_do_no_input_or_output(name: str) -> None:
 
 
 def test_every_module_says_why_it_exists() -> None:
-    silent = [str(p.relative_to(ROOT)) for p in sources() if not ast.get_docstring(ast.parse(p.read_text()))]
+    silent = [str(p.relative_to(ROOT)) for p in sources() if not ast.get_docstring(parsed(p))]
     assert not silent, f"no docstring: {silent}"
 
 
@@ -141,7 +148,7 @@ def test_modules_and_functions_stay_small() -> None:
         lines = len(text.splitlines())
         if lines > MODULE_LINES:
             large.append(f"{path.relative_to(ROOT)}: {lines} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > FUNCTION_LINES:
@@ -165,7 +172,7 @@ def test_architecture_document_names_only_what_exists() -> None:
 
 def defines(path: Path, symbol: str) -> bool:
     """Whether a module defines ``name`` or ``Class.method``."""
-    scope: ast.AST = ast.parse(path.read_text())
+    scope: ast.AST = parsed(path)
     for part in symbol.split("."):
         found = next((n for n in ast.iter_child_nodes(scope) if part in names_of(n)), None)
         if found is None:
