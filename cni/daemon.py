@@ -69,7 +69,9 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
         await asyncio.to_thread(mend.mend, node)
         gc.freeze()  # what is loaded stays: no pause of 10 ms to look through it again
         with _working(listener, settings.workers, node):
-            daemon.ready(f"{len(leases.all())} attachments")
+            daemon.ready(
+                "answering"
+            )  # how many attachments there are, `netplane cni status` counts at its time
             await daemon.stopping.wait()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netplane.config import Paths
-from netplane.errors import NetplaneError
+from netplane.errors import ConfigError, NetplaneError
 
 Row = dict[str, Any]
 Target = Mapping[str, Any]
@@ -32,7 +32,12 @@ def services(targets: Sequence[Target]) -> list[Row]:
 
 
 def endpoints(targets: Sequence[Target], service: str | None = None) -> list[Row]:
-    """One row an endpoint of a Service port; `service` is namespace/name."""
+    """One row an endpoint of a Service port; `service` is namespace/name. Raises ConfigError for one unknown here."""
+    served = sorted({_service(target).rpartition(":")[0] for target in targets})
+    if service is not None and service.rpartition(":")[0] not in served and service not in served:
+        raise ConfigError(
+            f"cannot find Service {service}: this node's proxy serves {', '.join(served) or 'none'}"
+        )
     rows: dict[tuple[str, str], Row] = {}
     for target in targets:
         name = _service(target)

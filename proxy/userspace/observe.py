@@ -69,7 +69,8 @@ def ask(path: Path, op: str, *, timeout: float = 5.0) -> Any:
                 line = stream.readline(MAX_ANSWER)
         answer = orjson.loads(line)
     except (OSError, orjson.JSONDecodeError) as error:
-        raise PeerError(f"cannot ask the proxy at {path}: {error}", "Is `netplane proxy` running?") from None
+        cause = getattr(error, "strerror", None) or error
+        raise PeerError(f"cannot ask the proxy at {path}: {cause}", "Is `netplane proxy` running?") from None
     if "error" in answer:
         raise PeerError(f"cannot ask the proxy for {op}: {answer['error']}")
     return answer[op]

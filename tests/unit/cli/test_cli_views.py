@@ -1,6 +1,9 @@
 """What the proxy says, as rows."""
 
+import pytest
+
 from netplane.cli.views import endpoints, flows, services
+from netplane.errors import ConfigError
 
 
 def target(address, port, service, *pods):
@@ -40,8 +43,17 @@ def test_an_endpoint_is_one_row_however_many_frontends_lead_to_it():
         ("10.244.1.2:8080", "yes", "ready"),
         ("10.244.2.2:8080", "no", "ready"),
     ]
-    assert endpoints(TARGETS, "default/nobody") == []
+    assert endpoints(TARGETS, "default/empty") == []
+    assert len(endpoints(TARGETS, "default/six:http")) == 1
     assert len(endpoints(TARGETS)) == 3
+
+
+def test_a_service_that_is_not_there_is_named_with_those_that_are():
+    wanted = (
+        "cannot find Service default/nobody: this node's proxy serves default/empty, default/six, default/web"
+    )
+    with pytest.raises(ConfigError, match=wanted):
+        endpoints(TARGETS, "default/nobody")
 
 
 def test_a_flow_says_whether_it_is_connected():
