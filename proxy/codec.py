@@ -66,6 +66,8 @@ def _encode_entry(frontend: Frontend, target: Target) -> Json:
         entry["keepOutsideAddress"] = True
     if target.balance is not Balance.ROUND_ROBIN:
         entry["balance"] = target.balance
+    if target.proxy_protocol:
+        entry["proxyProtocol"] = True
     if target.allowed:
         entry["allowed"] = [str(network) for network in target.allowed]
     return entry
@@ -83,6 +85,7 @@ def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
         bool(entry.get("keepOutsideAddress")),
         tuple(ip_network(text) for text in entry.get("allowed", ())),
         Balance(entry.get("balance", Balance.ROUND_ROBIN)),
+        bool(entry.get("proxyProtocol")),
     )
     return frontend, target
 

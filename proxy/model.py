@@ -100,6 +100,7 @@ class Target:
     differ only where externalTrafficPolicy is Local, and then ``keep_outside_address`` says that endpoints
     are to see the outside client's own address. ``affinity``: seconds a client stays with its endpoint, None
     for not at all. ``allowed``: the only client networks let in (loadBalancerSourceRanges); empty for all.
+    ``proxy_protocol``: endpoints are told the client's address by the PROXY protocol, version 2 (TCP only).
     """
 
     service: ServicePort
@@ -109,6 +110,7 @@ class Target:
     keep_outside_address: bool = False
     allowed: tuple[IPNetwork, ...] = ()
     balance: Balance = Balance.ROUND_ROBIN
+    proxy_protocol: bool = False
 
     @property
     def empty(self) -> bool:

@@ -31,6 +31,7 @@ PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+PROXY_PROTOCOL_ANNOTATION = "netplane.io/proxy-protocol"
 BALANCE_ANNOTATION = "netplane.io/balance"
 DEFAULT_AFFINITY_SECONDS = 10800  # core/v1 DefaultClientIPServiceAffinitySeconds
 EVERY_ADDRESS: Mapping[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
@@ -151,7 +152,7 @@ def targets_of(
     Raises ValueError, TypeError or KeyError where the Service itself cannot be read.
     """
     resolved: list[tuple[Frontend, Target]] = []
-    balance, notes = _balance(service)
+    wishes, notes = _wishes(service)
     spec = service["spec"]
     for port in spec.get("ports") or []:
         protocol = Protocol(port.get("protocol") or "TCP")
@@ -159,18 +160,27 @@ def targets_of(
             among, unread = candidates(slices, port.get("name") or "", protocol, version, node)
             notes.extend(unread)
             resolved.extend(_frontends(service, port, protocol, address, among, node))
-    if balance is not Balance.ROUND_ROBIN:
-        resolved = [(frontend, replace(target, balance=balance)) for frontend, target in resolved]
+    if wishes:
+        resolved = [(frontend, replace(target, **wishes)) for frontend, target in resolved]
     return resolved, notes
 
 
-def _balance(service: Object) -> tuple[Balance, list[str]]:
-    text = annotations_of(service).get(BALANCE_ANNOTATION, Balance.ROUND_ROBIN)
-    try:
-        return Balance(text), []
-    except ValueError:
-        known = ", ".join(Balance)
-        return Balance.ROUND_ROBIN, [f"annotation {BALANCE_ANNOTATION}={text}: not one of {known}"]
+def _wishes(service: Object) -> tuple[dict[str, Any], list[str]]:
+    """What our annotations ask for, as fields of a target; and notes on those that make no sense."""
+    annotations = annotations_of(service)
+    wishes: dict[str, Any] = {}
+    notes = []
+    if text := annotations.get(BALANCE_ANNOTATION):
+        if text in tuple(Balance):
+            wishes["balance"] = Balance(text)
+        else:
+            notes.append(f"annotation {BALANCE_ANNOTATION}={text}: not one of {', '.join(Balance)}")
+    if text := annotations.get(PROXY_PROTOCOL_ANNOTATION):
+        if text == "v2":
+            wishes["proxy_protocol"] = True
+        else:
+            notes.append(f"annotation {PROXY_PROTOCOL_ANNOTATION}={text}: only v2 is known")
+    return wishes, notes
 
 
 def _frontends(

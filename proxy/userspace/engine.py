@@ -20,6 +20,7 @@ from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Listener
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
+from proxy.userspace.preface import of_accepted
 from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
 from proxy.userspace.sources import Client
@@ -189,7 +190,17 @@ class Engine:
         if traffic.connections % TIMED_ONE_IN == 0:
             flow.started = now
         traffic.connections += 1
+        if listener.target.proxy_protocol and not self._preface(flow, fd):
+            return
         self._dial(flow)
+
+    def _preface(self, flow: Flow, fd: int) -> bool:
+        try:
+            self.relay.preface(flow, of_accepted(fd))
+        except OSError:  # the client has gone, or no descriptor is left
+            self._give_up(flow, "descriptors")
+            return False
+        return True
 
     def _pause(self, why: str) -> None:
         """Out of descriptors: clients wait in the kernel's queue until flows have ended."""

@@ -49,6 +49,14 @@ class Relay:
         flow.client_side = side
         return side
 
+    def preface(self, flow: Flow, data: bytes) -> None:
+        """What the endpoint is to read before anything of the client. Raises OSError where it cannot be kept."""
+        side = flow.client_side
+        assert side is not None
+        side.pipe = pipe = self.pipes.take()
+        pipe.held += os.write(pipe.writer, data)
+        side.half = Half.HELD
+
     def attach(self, flow: Flow, endpoint_fd: int) -> None:
         """Give the flow a (new) endpoint's socket; what the client sent meanwhile is kept for it."""
         client = flow.client_side

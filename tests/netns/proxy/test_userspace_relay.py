@@ -385,3 +385,29 @@ def test_node_ports_at_chosen_addresses_only(world, running) -> None:
     for address, port in (("127.0.0.1", 30080), (ADDRESS, PORT)):
         with world.connect("n1", address, port) as sock:
             assert sock.recv(4) == b"web1"
+
+
+def test_proxy_protocol_by_annotation(world, running, peer) -> None:
+    """The header comes first, and once, also where the first endpoint refused."""
+    told = flows.service("web", ADDRESS)
+    told["metadata"]["annotations"] = {"netplane.io/proxy-protocol": "v2"}
+    running.sync([told], [flows.endpoint_slice("web", "web1", "10.244.1.99", "remote", port=peer.port)])
+    for _ in range(3):
+        client, server = pair(world, peer)
+        with client, server:
+            client.sendall(b"question")
+            port = client.getsockname()[1]
+            expected = (
+                b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"
+                + socket.inet_aton("10.244.1.2")
+                + socket.inet_aton(ADDRESS)
+                + struct.pack("!HH", port, PORT)
+                + b"question"
+            )
+            received = b""
+            while len(received) < len(expected):
+                received += server.recv(100)
+            assert received == expected
+            server.sendall(b"answer")
+            assert client.recv(10) == b"answer"
+    gone(running)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.model import Frontend, NodeFacts, Protocol, ServicePort, Snapshot, Target, WhenEmpty
+from proxy.model import Frontend, HealthCheck, NodeFacts, Protocol, ServicePort, Snapshot, Target, WhenEmpty
 from proxy.snapshot import Known, build, node_facts
 
 NODE = NodeFacts("n1", (ip_address("192.168.77.11"),), (ip_network("10.244.1.0/24"),), zone="east")
@@ -358,3 +358,36 @@ def test_only_endpoints_that_may_serve_are_chosen(cluster: tuple[list[Any], list
         for pool in (target.inside, target.outside):
             assert {str(e.address) for e in pool.endpoints} <= able
             assert list(pool.endpoints) == sorted(pool.endpoints, key=lambda e: e.order)
+
+
+def test_annotations_of_ours() -> None:
+    made = service()
+    made["metadata"]["annotations"] = {"netplane.io/balance": "p2c", "netplane.io/proxy-protocol": "v2"}
+    found = at(build([made], [slice_of(endpoint("10.0.0.9", READY))], NODE))
+    assert (found.balance, found.proxy_protocol) == ("p2c", True)
+    made = service()
+    made["metadata"]["annotations"] = {"netplane.io/balance": "fair", "netplane.io/proxy-protocol": "v1"}
+    snapshot = build([made], [], NODE)
+    assert at(snapshot).balance == "round-robin"
+    assert snapshot.problems == (
+        "Service default/web: annotation netplane.io/balance=fair: not one of round-robin, random, "
+        "least-connections, p2c",
+        "Service default/web: annotation netplane.io/proxy-protocol=v1: only v2 is known",
+    )
+
+
+def test_health_checks_count_what_is_here() -> None:
+    balanced = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
+    ports = [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}]
+    here = slice_of(
+        endpoint("10.0.0.9", READY),
+        endpoint("10.0.0.10", READY),
+        endpoint("10.0.0.11", READY, node="n2"),
+        ports=[{"name": "a", "port": 8080}, {"name": "b", "port": 8081}],
+    )
+    (check,) = build([service(ports=ports, **balanced)], [here], NODE).checks.items()
+    assert check == (32000, HealthCheck("default", "web", 2))
+    assert (
+        build([service(ports=ports, **{**balanced, "externalTrafficPolicy": "Cluster"})], [here], NODE).checks
+        == {}
+    )
