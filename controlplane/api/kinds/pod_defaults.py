@@ -30,7 +30,6 @@ def default_pod(pod: Object) -> None:
 
 def default_template(template: Object) -> None:
     """The defaults of a pod template."""
-    template.setdefault("metadata", {})
     default_pod_spec(template.setdefault("spec", {}))
 
 

@@ -183,3 +183,14 @@ async def test_what_is_merely_listed_is_empty_and_takes_nothing(server, resource
         refusal = await server.refused(method, where, json.dumps(body).encode(), kind=kind)
         assert (refusal.code, refusal.reason) == (405, "MethodNotAllowed")
         assert f"netplane does not serve {resource.qualified}" in refusal.message
+
+
+async def test_nobody_owns_what_the_server_makes_up_for_a_job(server):
+    """Else whoever applies the Job again would take the generated labels away, and be refused."""
+    template = {"spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}}
+    made = await server.ok("POST", JOBS, {"metadata": {"name": "j"}, "spec": {"template": template}})
+    assert made["spec"]["template"]["metadata"]["labels"]["job-name"] == "j"
+    (entry,) = made["metadata"]["managedFields"]
+    owned = entry["fieldsV1"]["f:spec"]
+    assert "f:selector" not in owned
+    assert set(owned["f:template"]) == {"f:spec"}

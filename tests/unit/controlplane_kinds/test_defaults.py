@@ -228,7 +228,7 @@ def test_deployment():
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}},
         "revisionHistoryLimit": 10,
         "progressDeadlineSeconds": 600,
-        "template": {"metadata": {}, "spec": {**POD_DEFAULTS, "containers": [CONTAINER_DEFAULTS]}},
+        "template": {"spec": {**POD_DEFAULTS, "containers": [CONTAINER_DEFAULTS]}},
     }
 
 
