@@ -118,7 +118,13 @@ def _interval(summary: Mapping[str, Any]) -> str:
 
 @bench.command()
 @click.option("--count", default=50, show_default=True, help="Services, one after the other.")
-@click.option("--kubeconfig", type=click.Path(path_type=Path), envvar="KUBECONFIG", required=True)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path),
+    envvar="KUBECONFIG",
+    required=True,
+    help="How to reach the API server.  [default: KUBECONFIG]",
+)
 @output_option
 def programming(count: int, kubeconfig: Path, output: str) -> None:
     """From the write of an endpoint to the first connection at the ClusterIP; run it on a node of a cluster.
