@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cni.bandwidth import Bandwidth
 from cni.ports import PortMapping
 from cni.protocol import Attachment
 from netplane.config import IPAddress, IPNetwork
@@ -32,6 +33,7 @@ class Terms:
     exclude: tuple[IPNetwork, ...] | None
     ports: tuple[PortMapping, ...] = ()
     mac: str | None = None  # of the pod's end; None: made from the attachment's identity
+    bandwidth: Bandwidth | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from cni import ipam, ports
+from cni import bandwidth, ipam, ports
 from cni.bursts import Bursts
 from cni.errors import CniError, Code
 from cni.ipam import Pool
@@ -33,7 +33,7 @@ from cni.protocol import Attachment
 from netplane.config import IPAddress, IPNetwork
 
 Operation = Callable[[sqlite3.Connection], Any]
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _LOG_PAGES = 1100  # SQLite begins it anew after 1000
 _SCHEMA = """
 CREATE TABLE attachment (
@@ -49,6 +49,7 @@ CREATE TABLE attachment (
     exclude TEXT,
     ports TEXT NOT NULL DEFAULT '[]',
     mac TEXT,
+    bandwidth TEXT NOT NULL DEFAULT '{}',
     state TEXT NOT NULL CHECK (state IN ('reserving', 'live', 'deleting')),
     created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     UNIQUE (network, container_id, ifname)
@@ -63,9 +64,11 @@ CREATE TABLE last_given (pool TEXT PRIMARY KEY, address TEXT NOT NULL) WITHOUT R
 _MIGRATIONS = {  # from this version on
     1: "ALTER TABLE attachment ADD COLUMN ports TEXT NOT NULL DEFAULT '[]';",
     2: "ALTER TABLE attachment ADD COLUMN mac TEXT;",
+    3: "ALTER TABLE attachment ADD COLUMN bandwidth TEXT NOT NULL DEFAULT '{}';",
 }
 _SELECT = (
-    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, ports, mac, state, created,"
+    "SELECT network, container_id, ifname, link, netns, netns_inode, boot_id, mtu, exclude, ports, mac, bandwidth,"
+    " state, created,"
     " (SELECT group_concat(address) FROM address WHERE attachment = attachment.id) FROM attachment"
 )
 _IDENTITY = " WHERE network = ? AND container_id = ? AND ifname = ?"
@@ -255,11 +258,13 @@ def _insert(db: sqlite3.Connection, lease: Lease) -> str:
     terms = lease.terms
     exclude = None if terms.exclude is None else _exclude(terms.exclude)
     mapped = orjson.dumps([mapping.as_plain() for mapping in terms.ports]).decode()
+    shaped = orjson.dumps(terms.bandwidth.as_plain() if terms.bandwidth is not None else {}).decode()
     values = (*_identity(lease.attachment), terms.link, terms.netns, terms.netns_inode, terms.boot_id)
     made: tuple[int, str] = db.execute(
         "INSERT INTO attachment (network, container_id, ifname, link, netns, netns_inode, boot_id,"
-        " mtu, exclude, ports, mac, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id, created",
-        (*values, terms.mtu, exclude, mapped, terms.mac, lease.state),
+        " mtu, exclude, ports, mac, bandwidth, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " RETURNING id, created",
+        (*values, terms.mtu, exclude, mapped, terms.mac, shaped, lease.state),
     ).fetchone()
     db.executemany("INSERT INTO address VALUES (?, ?)", [(str(a), made[0]) for a in lease.addresses])
     return made[1]
@@ -294,10 +299,14 @@ def _identity(attachment: Attachment) -> tuple[str, str, str]:
 
 def _lease(row: tuple[str | int | None, ...]) -> Lease:
     network, container_id, ifname, link, netns, inode, boot_id, mtu, exclude, *rest = row
-    mapped, mac, state, created, addresses = rest
+    mapped, mac, shaped, state, created, addresses = rest
     networks = None if exclude is None else tuple(ip_network(text) for text in orjson.loads(str(exclude)))
     identity = (str(link), str(netns), str(inode), str(boot_id))
-    asked = (_ports(str(mapped)), str(mac) if mac is not None else None)
+    asked = (
+        _ports(str(mapped)),
+        str(mac) if mac is not None else None,
+        bandwidth.parse(orjson.loads(str(shaped))),
+    )
     terms = Terms(*identity, int(str(mtu)), networks, *asked)
     held = sorted((ip_address(text) for text in str(addresses or "").split(",") if text), key=_by_family)
     attachment = Attachment(str(network), str(container_id), str(ifname))

@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from cni import ports, wishes
+from cni import bandwidth, ports, wishes
+from cni.bandwidth import Bandwidth
 from cni.errors import CniError, Code
 from cni.ipam import Pool, Range
 from cni.ports import PortMapping
@@ -23,7 +24,7 @@ MTU_RANGE = range(576, 65536)
 MTU_RANGE_IPV6 = range(1280, 65536)  # RFC 8200: a link below that cannot carry IPv6
 
 # Known to runtimes, not offered here. An empty value asks for nothing.
-_REFUSED = ("bandwidth", "deviceID", "infinibandGUID")
+_REFUSED = ("deviceID", "infinibandGUID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class NetworkConfig:
     ports: tuple[PortMapping, ...] = ()
     mac: str | None = None
     ips: tuple[IPAddress, ...] = ()
+    bandwidth: Bandwidth | None = None
 
 
 def parse(document: Mapping[str, Any], arguments: Mapping[str, str] | None = None) -> NetworkConfig:
@@ -54,9 +56,8 @@ def parse(document: Mapping[str, Any], arguments: Mapping[str, str] | None = Non
     dns = wishes.dns(document, _object(document, "dns"))
     ips = wishes.ips(document, arguments or {})
     _in_pools(ips, pools)
-    return NetworkConfig(
-        pools, masquerade, mtu, dns, _ports(document), wishes.mac(document, arguments or {}), ips
-    )
+    asked = (_ports(document), wishes.mac(document, arguments or {}), ips, _bandwidth(document))
+    return NetworkConfig(pools, masquerade, mtu, dns, *asked)
 
 
 def _refuse_what_is_not_offered(document: Mapping[str, Any]) -> None:
@@ -121,6 +122,14 @@ def _ports(document: Mapping[str, Any]) -> tuple[PortMapping, ...]:
     if pair := ports.conflict(found, ()):
         raise _invalid("runtimeConfig.portMappings", str(pair[0]), f"conflicts with {pair[1]}")
     return tuple(found)
+
+
+def _bandwidth(document: Mapping[str, Any]) -> Bandwidth | None:
+    entry = _object(_object(document, "runtimeConfig"), "bandwidth", "runtimeConfig")
+    try:
+        return bandwidth.parse(entry)
+    except ValueError as error:
+        raise _invalid("runtimeConfig.bandwidth", dict(entry), f"cannot be: {error}") from None
 
 
 def _mtu(document: Mapping[str, Any], pools: tuple[Pool, ...]) -> int | None:

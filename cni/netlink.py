@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from cni import firewall, templates
 from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
@@ -30,17 +32,20 @@ from cni.plan import (
     Neighbour,
     PodAddress,
     Setting,
+    Shape,
     Step,
     Where,
 )
 from netplane.errors import KernelError, NetplaneError
 from netplane.linux import nft, sysctl
+from netplane.linux.rtnl import rtnl
 
 _LOOPBACK = 1
 _DOOMED = 0x4E500000  # the group of links that are deleted together, and a number below 2 ** 20
 _NFPROTO_INET = 1
 _FIRST_INDEX, _INDICES = 1 << 20, 1 << 20  # links of ours, above what the kernel gives by itself
 _INDEX_TRIES = 64
+_TBF_HANDLE, _ROOT = 0x10000, 0xFFFFFFFF  # 1:, TC_H_ROOT
 _DETACHING = (DeleteLink, Firewall, ForgetFlows)
 
 
@@ -159,6 +164,9 @@ class _Worker:
                     _set(step)  # type: ignore[arg-type]  # as above
             case Firewall():
                 _change_firewall(steps, self._change)  # type: ignore[arg-type]  # as above
+            case Shape():
+                for step in steps:
+                    self._shape(step)  # type: ignore[arg-type]  # as above
             case ForgetFlows():
                 forget_udp({port for step in steps if isinstance(step, ForgetFlows) for port in step.ports})
             case DeleteLink():
@@ -232,6 +240,16 @@ class _Worker:
             raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
         raise KernelError(f"cannot {describe(step)}: no free interface index from {start}")
 
+    def _shape(self, step: Shape) -> None:
+        """pyroute2 as it is: few pods ask for this."""
+        rate, burst = step.bucket.rate, step.bucket.burst
+        options = {"handle": _TBF_HANDLE, "parent": _ROOT, "rate": rate, "burst": burst, "latency": "25ms"}
+        try:
+            with rtnl(self._netns if step.where is Where.POD else None) as ipr:
+                ipr.tc("replace", "tbf", index=self._made, **options)
+        except NetlinkError as error:
+            raise KernelError(f"cannot {describe(step)}: {os.strerror(abs(error.code))}") from error
+
     def _delete(self, links: Sequence[str]) -> None:
         """Grouped: the kernel waits for its readers (17 to 30 ms) once for all of them."""
         group = _DOOMED + int(links[0][2:] or "0", 16) % (1 << 20)
@@ -301,6 +319,7 @@ _WORDS: dict[type, str] = {
     AddRoute: "add the route to {s.dst} on {s.link} ({s.where})",
     Setting: "set {s.name}={s.value}",
     Firewall: "change the nftables table netplane_cni",
+    Shape: "limit {s.link} to {s.bucket.rate} bytes a second",
     ForgetFlows: "forget the UDP flows to {s.ports}",
     DeleteLink: "delete the link {s.link}",
 }

@@ -7,11 +7,12 @@ answers for another's address is not asked.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
+from cni.bandwidth import Bucket
 from cni.lease import Lease
 from cni.netconf import NetworkConfig
 from cni.protocol import Attachment
@@ -104,6 +105,15 @@ class Firewall:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """A token bucket for what leaves by a link."""
+
+    where: Where
+    link: str
+    bucket: Bucket
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetFlows:
     """UDP flows towards these ports of the node: they were translated, or not, before the mapping changed."""
 
@@ -126,6 +136,7 @@ Step = (
     | AddRoute
     | Setting
     | Firewall
+    | Shape
     | ForgetFlows
     | DeleteLink
 )
@@ -165,6 +176,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
+        *_shapes(lease),
         Firewall(True, lease),
         *_flows(lease),
     )
@@ -182,6 +194,15 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
 def detach(lease: Lease) -> tuple[Step, ...]:
     """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
     return (DeleteLink(lease.terms.link), Firewall(False, lease), *_flows(lease))
+
+
+def _shapes(lease: Lease) -> Iterator[Shape]:
+    """What the pod receives leaves by the host's end, what it sends by its own: both go with the link."""
+    asked = lease.terms.bandwidth
+    if asked is not None and asked.ingress is not None:
+        yield Shape(Where.HOST, lease.terms.link, asked.ingress)
+    if asked is not None and asked.egress is not None:
+        yield Shape(Where.POD, lease.attachment.ifname, asked.egress)
 
 
 def _flows(lease: Lease) -> tuple[ForgetFlows, ...]:

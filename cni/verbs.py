@@ -105,7 +105,8 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
     link = plan.link_name(attachment)
     own = tuple(r.subnet for pool in config.pools for r in pool.ranges)
     exclude = None if config.exclude is None else tuple(dict.fromkeys((*config.exclude, *own)))
-    terms = Terms(link, request.netns, inode, node.boot_id, mtu, exclude, ports=config.ports, mac=config.mac)
+    asked = (config.ports, config.mac, config.bandwidth)
+    terms = Terms(link, request.netns, inode, node.boot_id, mtu, exclude, *asked)
     return node.leases.reserve(attachment, config.pools, terms, config.ips)
 
 

@@ -150,7 +150,8 @@ def test_an_invalid_configuration_is_7_and_an_unsupported_field_2(node, pod, con
         "10.0.0.0/99",
     )
     error(node.call("ADD", container, pod, ipam={"type": "dhcp"}), 2, "ipam.type", "dhcp")
-    error(node.call("ADD", container, pod, runtimeConfig={"bandwidth": {"ingressRate": 1}}), 2, "bandwidth")
+    error(node.call("ADD", container, pod, runtimeConfig={"bandwidth": {"ingressRate": 1}}), 7, "bandwidth")
+    error(node.call("ADD", container, pod, runtimeConfig={"deviceID": "0000:01"}), 2, "deviceID", "0000:01")
     assert node.residue() == {}
 
 
@@ -284,6 +285,25 @@ def test_wishes_are_granted_and_seen_in_the_kernel(node, pod, container):
     node.command("ping", "-c1", "-W1", "10.244.1.77")
     with pods(1) as (other,):
         error(node.call("ADD", f"{container}-b", other, args="IP=10.244.1.77"), 106, "10.244.1.77")
+
+
+def test_bandwidth_is_a_token_bucket_each_way(node, pod, container):
+    asked = {
+        "ingressRate": 8_000_000,
+        "ingressBurst": 800_000,
+        "egressRate": 4_000_000,
+        "egressBurst": 400_000,
+    }
+    answer = node.call("ADD", container, pod, runtimeConfig={"bandwidth": asked})
+    assert answer.code == 0, answer.stdout
+    received = node.command("tc", "qdisc", "show", "dev", answer.json["interfaces"][0]["name"])
+    sent = run_in(pod, "tc", "qdisc", "show", "dev", "eth0")
+    assert "tbf" in received
+    assert "rate 8Mbit burst" in received
+    assert "rate 4Mbit burst" in sent
+    only = node.call("ADD", container, pod, ifname="net1", runtimeConfig={"bandwidth": {"egressRate": 0}})
+    assert only.code == 0
+    assert "tbf" not in run_in(pod, "tc", "qdisc", "show", "dev", "net1")
 
 
 def test_ranges_of_the_runtime_give_a_second_family(node, pod, container):

@@ -142,14 +142,14 @@ def test_a_full_disk_is_an_error_and_nothing_is_given(path):
 def test_a_store_of_version_1_is_carried_over(path):
     leases = Leases(path)
     leases.reserve(Attachment("net", "c", "eth0"), (POOL,), terms("c"))
-    for column in ("ports", "mac"):
+    for column in ("ports", "mac", "bandwidth"):
         leases._db.execute(f"ALTER TABLE attachment DROP COLUMN {column}")
     leases._db.execute("PRAGMA user_version = 1")
     leases.close()
     again = Leases(path)
     (lease,) = again.all()
     assert (lease.attachment.container_id, lease.terms.ports) == ("c", ())
-    assert again._db.execute("PRAGMA user_version").fetchone() == (3,)
+    assert again._db.execute("PRAGMA user_version").fetchone() == (4,)
     again.close()
 
 

@@ -98,7 +98,6 @@ def test_what_is_ours_and_wrong_is_7_and_named(document, named):
     [
         ({"ipam": {"type": "host-local", "ranges": [["10.0.0.0/24"]]}}, ["ipam.type", "host-local"]),
         (config(ipMasq=True), ["ipMasq", "true"]),
-        (config(runtimeConfig={"bandwidth": {"ingressRate": 1}}), ["runtimeConfig.bandwidth"]),
         (config(runtimeConfig={"deviceID": "0000:01"}), ["runtimeConfig.deviceID", "0000:01"]),
     ],
 )
