@@ -372,7 +372,7 @@ def test_conversations_leave_nothing_behind_at_the_agent(lab: Lab, talk: str) ->
     node = lab.get("pod", talk)["spec"]["nodeName"]
 
     def descriptors() -> int:
-        pid = lab.exec(node, "pgrep", "-f", "netplane node serve").split()[0]
+        pid = lab.exec(node, "pgrep", "-f", "netplane node --root").split()[0]
         return len(lab.exec(node, "ls", f"/proc/{pid}/fd").split())
 
     execute = ("exec", "-i", talk, "-c", "lines", "--", "cat")
