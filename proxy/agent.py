@@ -200,6 +200,8 @@ class _Agent:
             async with asyncio.timeout(10):
                 await self._syncer.synced_once.wait()
             self._daemon.ready("forwarding")
+            served, room = len(self._datapath.targets), self._datapath.room
+            log.info("%d frontends; the descriptor limit leaves room for %d connections", served, room)
         except TimeoutError:
             self._daemon.ready("waiting for the API server")
 
@@ -257,6 +259,7 @@ class _Agent:
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
             "flows": self._datapath.active,
+            "room": self._datapath.room,
             "ejected": self._datapath.ejected,
             "unserved": [str(entry) for entry in report.unserved],
             "problems": list(self._syncer.snapshot.problems) if self._syncer.snapshot else [],

@@ -242,6 +242,11 @@ class UserspaceDataPath:
         return sum(part.active for part in (self._engine, self._datagrams) if part is not None)
 
     @property
+    def room(self) -> int:
+        """How many more connections the descriptor limit allows."""
+        return self._engine.room if self._engine is not None else 0
+
+    @property
     def ejected(self) -> list[str]:
         """Endpoints that new connections pass over for now."""
         return [joined(ip_address(address), port) for address, port in self._ejections.out(self._clock())]

@@ -92,6 +92,11 @@ class Engine:
         """How many flows there are."""
         return self.relay.active
 
+    @property
+    def room(self) -> int:
+        """How many more connections the descriptor limit allows, at two descriptors each."""
+        return max(0, self.limit - len(self.poller.entries) - 2 * self.relay.pipes.open) // 2
+
     def flows(self) -> Iterator[Flow]:
         """All flows with an endpoint."""
         for entry in list(self.poller.entries.values()):
