@@ -5,18 +5,20 @@ import io
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 
 from controlplane.api.app import Api, build
 from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
-from controlplane.api.listening import serving, tls_context
+from controlplane.api.listening import listen, serving, tls_context
 from controlplane.api.publish import Published, publish
 from controlplane.api.route import catalog
 from controlplane.api.streams.agents import Agents
@@ -32,7 +34,7 @@ ADMIN = ("kubernetes-admin", "system:masters")
 async def until(condition, seconds=10.0) -> None:
     """Wait for something that nobody announces."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -141,3 +143,26 @@ async def server(tmp_path, etc) -> AsyncIterator[Server]:
             await session.close()
         api.hub.end()
     await store.close()
+
+
+@asynccontextmanager
+async def agent_at(server, tmp_path, answer) -> AsyncIterator[None]:
+    """A node agent that answers every GET with ``answer``, the Node n1 that leads to it, and the pod x there."""
+    listener = listen(IPv4Address("127.0.0.1"), 0)
+    certificate, key, authority = (tmp_path / name for name in ("node.crt", "node.key", "ca.crt"))
+    server.authority.issue_server("system:node:n1", ["127.0.0.1"]).write(certificate, key)
+    authority.write_bytes(server.authority.certificate_pem)
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    await server.ok("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}})
+    status = {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": listener.getsockname()[1]}},
+    }
+    merge = "application/merge-patch+json"
+    await server.ok("PATCH", "/api/v1/nodes/n1/status", {"status": status}, kind=merge)
+    containers = [{"name": name, "image": "netplane/echo"} for name in ("web", "broken")]
+    pod = {"metadata": {"name": "x"}, "spec": {"nodeName": "n1", "containers": containers}}
+    await server.ok("POST", "/api/v1/namespaces/default/pods", pod)
+    async with serving(application, [listener], tls_context(str(certificate), str(key), str(authority))):
+        yield

@@ -2,12 +2,11 @@
 
 import asyncio
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
 
 import pytest
 from aiohttp import web
 
-from controlplane.api.listening import listen, serving, tls_context
+from tests.contract.controlplane_api.conftest import agent_at
 
 PODS = "/api/v1/namespaces/default/pods"
 MERGE = "application/merge-patch+json"
@@ -35,25 +34,8 @@ class Agent:
 
 @asynccontextmanager
 async def agent_of(server, tmp_path):
-    """An agent on a port of its own, with the Node and the pod that lead to it."""
-    agent, listener = Agent(), listen(IPv4Address("127.0.0.1"), 0)
-    certificate, key = tmp_path / "node.crt", tmp_path / "node.key"
-    server.authority.issue_server("system:node:n1", ["127.0.0.1"]).write(certificate, key)
-    authority = tmp_path / "ca.crt"
-    authority.write_bytes(server.authority.certificate_pem)
-    application = web.Application()
-    application.router.add_get("/{path:.*}", agent.answer)
-    await server.ok("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}})
-    status = {
-        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": listener.getsockname()[1]}},
-    }
-    await server.ok("PATCH", "/api/v1/nodes/n1/status", {"status": status}, kind=MERGE)
-    containers = [{"name": name, "image": "netplane/echo"} for name in ("web", "broken")]
-    pod = {"metadata": {"name": "x"}, "spec": {"nodeName": "n1", "containers": containers}}
-    await server.ok("POST", PODS, pod)
-    tls = tls_context(str(certificate), str(key), str(authority))
-    async with serving(application, [listener], tls):
+    agent = Agent()
+    async with agent_at(server, tmp_path, agent.answer):
         yield agent
 
 
