@@ -31,7 +31,7 @@ def listener(pod, port=80, address=POD):
 def reaches(netns, address, port, server=None):
     """The address the server sees a client of ``netns`` come from; None where it does not arrive."""
     with socket_in(netns, socket.AF_INET) as client:
-        client.settimeout(1)
+        client.settimeout(5)
         try:
             client.connect((address, port))
         except OSError:
