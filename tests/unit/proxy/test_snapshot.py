@@ -370,8 +370,10 @@ def test_annotations_of_ours() -> None:
     snapshot = build([made], [], NODE)
     assert at(snapshot).balance == "round-robin"
     assert snapshot.problems == (
-        "Service default/web: annotation netplane.io/balance=fair: not one of round-robin, random, "
-        "least-connections, p2c",
+        (
+            "Service default/web: annotation netplane.io/balance=fair: not one of round-robin, random, "
+            "least-connections, p2c"
+        ),
         "Service default/web: annotation netplane.io/proxy-protocol=v1: only v2 is known",
     )
 

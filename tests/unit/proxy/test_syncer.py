@@ -61,7 +61,7 @@ class Rig:
 
     async def until(self, count: int) -> None:
         async with asyncio.timeout(5):
-            while len(self.datapath.syncs) < count:  # noqa: ASYNC110 - the fake tells nobody
+            while len(self.datapath.syncs) < count:
                 await asyncio.sleep(0.001)
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -133,7 +133,7 @@ async def test_without_the_api_the_last_snapshot_is_used(tmp_path: Path) -> None
         first.hear_all()
         await first.until(1)
         async with asyncio.timeout(5):
-            while not path.exists():  # noqa: ASYNC110 - a file tells nobody
+            while not path.exists():
                 await asyncio.sleep(0.001)
     second = Rig(path)
     async with running(second):
