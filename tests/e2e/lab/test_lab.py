@@ -102,7 +102,10 @@ def test_when_lab_up_is_killed_the_lab_ends_by_itself(name: str, seconds: float)
     inside = inhabitants(name)
     making.kill()
     making.communicate()
-    eventually(lambda: processes_of(name) == [], "the lab's processes ended", 20)
+    if making.returncode == 0:  # on a fast machine it was whole before the kill came: then it stays
+        assert place.is_alive(LABS / name)
+    else:
+        eventually(lambda: processes_of(name) == [], "the lab's processes ended", 20)
     down(name)
     assert remains(name, inside) == []
 
