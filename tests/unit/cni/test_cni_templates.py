@@ -4,7 +4,7 @@ import string
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cni import templates as t
@@ -19,7 +19,6 @@ def same(template: t.Template, **values: object) -> None:
     assert bytes(template.fill(**values)) == template.encode(**values)
 
 
-@settings(max_examples=200)
 @given(NUMBERS, NAMES, NAMES, MACS, MACS, NUMBERS, NUMBERS, NUMBERS)
 def test_a_veth_pair(index, host, pod, host_mac, pod_mac, mtu, group, netns):
     values = {"host": host, "pod": pod, "host_mac": host_mac, "pod_mac": pod_mac}

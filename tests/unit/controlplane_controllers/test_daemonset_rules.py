@@ -232,7 +232,7 @@ def test_the_history_keeps_templates_and_forgets_the_oldest():
     surge=st.integers(0, 3),
     steps=st.lists(st.tuples(st.sampled_from(["ready", "break", "gone", "act"]), st.integers(0, 20))),
 )
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_an_update_ends_and_never_takes_too_much(nodes, unavailable, surge, steps):
     """Whatever pods do meanwhile: our deletes leave all but maxUnavailable nodes with an available pod."""
     if (unavailable == 0) == (surge == 0):

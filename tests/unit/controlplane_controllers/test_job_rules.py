@@ -308,7 +308,7 @@ EVENTS = st.tuples(st.sampled_from(["Succeeded", "Failed", "remove", "step", "wa
     limit=st.integers(0, 4),
     events=st.lists(EVENTS, max_size=60),
 )
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_a_job_ends_and_counts_right_whatever_happens(parallelism, completions, limit, events):
     world = World(parallelism=parallelism, completions=completions, backoffLimit=limit)
     for kind, number in events:

@@ -157,7 +157,7 @@ OPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(OPS)
 def test_no_node_is_ever_over_committed(operations: list[tuple[str, int, int, int]]) -> None:
     nodes = [node(f"n{i}", allocatable={"pods": "4"}) for i in range(3)]

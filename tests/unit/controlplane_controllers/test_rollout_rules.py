@@ -118,7 +118,7 @@ def test_resize(limits: Bounds, new: Size, old: list[Size], expected: dict[str, 
     surge=st.integers(0, 5),
     sizes=st.lists(st.integers(1, 20), min_size=2, max_size=5),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None)
 def test_resizing_ends_exactly_at_the_most(replicas: int, surge: int, sizes: list[int]) -> None:
     limits = bounds(replicas, surge, 1)
     running = [Size(f"s{i}", n, n, 0, annotated_max=sum(sizes)) for i, n in enumerate(sizes)]
@@ -204,7 +204,7 @@ STEP_NAMES = [
 STEPS = st.lists(st.tuples(st.sampled_from(STEP_NAMES), st.integers(0, 3)), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(replicas=st.integers(1, 8), surge=st.integers(0, 3), unavailable=st.integers(0, 3), steps=STEPS)
 def test_no_interleaving_breaks_availability_or_surge(
     replicas: int, surge: int, unavailable: int, steps: list[tuple[str, int]]
