@@ -150,5 +150,5 @@ class LeaseMachine(RuleBasedStateMachine):
         assert self.leases.free(POOLS[0]) is (len(self.known) < 5)
 
 
-LeaseMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+LeaseMachine.TestCase.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
 TestLeases = LeaseMachine.TestCase
