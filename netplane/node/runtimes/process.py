@@ -30,7 +30,7 @@ SANDBOX_PROGRAM = Path(__file__).parent.parent / "sandbox"
 PACKAGE_ROOT = Path(__file__).parents[3]
 START_SECONDS = 20.0
 END_SECONDS = 10.0
-SYSCTLS = {"net/ipv4/ip_local_port_range": "30000 60999"}  # apart from the proxy's own range, 10240-29999
+SYSCTLS = {"net/ipv4/ip_local_port_range": "30000 60999"}  # apart from the proxy's own range, 10300-29999
 
 
 class StartError(PeerError):
