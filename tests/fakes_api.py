@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from controlplane.api.patch import merge_patch
 from netplane.errors import PeerError
 from netplane.kube import errors
 from netplane.kube.cache import Cache
@@ -142,7 +143,7 @@ class FakeApi:
         assert kind == "merge", "the fake knows merge patches only"
         self._meddle(self.before, "patch", resource, body)
         key = ObjectKey(namespace or "", name)
-        return await self._update("patch", resource, key, lambda old: merged(old, body), subresource)
+        return await self._update("patch", resource, key, lambda old: merge_patch(old, body), subresource)
 
     async def delete(
         self,
@@ -262,19 +263,6 @@ class FakeApi:
         self.log.append((self.revision, resource, kind, copy.deepcopy(obj)))
         async with self._news:
             self._news.notify_all()
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
 
 
 def lose_answer(verb: str, resource: Resource, times: int = 1) -> Fault:

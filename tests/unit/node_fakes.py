@@ -6,22 +6,10 @@ import json
 import sys
 from contextlib import asynccontextmanager
 
+from controlplane.api.patch import merge_patch
 from netplane.errors import PeerError
 from netplane.kube import errors
 from netplane.kube.client import ObjectList
-
-
-def merge(target, patch):
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merge(result.get(key), value)
-    return result
 
 
 class FakeApi:
@@ -78,7 +66,7 @@ class FakeApi:
     async def patch(self, resource, name, body, *, namespace=None, kind="merge", subresource=""):
         self._here()
         old = await self.get(resource, name, namespace)
-        new = merge(old, body)
+        new = merge_patch(old, body)
         return await self._store("MODIFIED", self._key(resource, namespace, name), new)
 
     async def delete(self, resource, name, namespace=None, *, grace_seconds=None, propagation=None, uid=None):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.api.patch import merge_patch
 from controlplane.controllers.actions import Create, Delete, Patch, Record
 from controlplane.controllers.job import decide, job_key
 from controlplane.controllers.job_rules import backoff_left, manage, verdict
@@ -14,7 +15,6 @@ from controlplane.controllers.job_status import status
 from controlplane.controllers.job_tally import FINALIZER, INDEX, Tally, count, format_indexes, parse_indexes
 from netplane.kube.objects import condition, is_true, key_of, name_of, rfc3339
 from netplane.kube.resources import JOBS, PODS
-from tests.fakes_api import merged
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 NONE = Tally(0, 0, 0, 0, (), (), frozenset(), ())
@@ -262,10 +262,10 @@ class World:
                 made["status"] = {"phase": "Pending"}
                 self.pods[key_of(made)] = made
             case Patch(resource, key, body) if resource == PODS:
-                self.pods[key] = merged(self.pods[key], body)
+                self.pods[key] = merge_patch(self.pods[key], body)
                 self.drop(key)
             case Patch(resource, _, body) if resource == JOBS:
-                self.job = merged(self.job, body)
+                self.job = merge_patch(self.job, body)
             case Delete(resource, key) if resource == PODS:
                 self.pods[key]["metadata"]["deletionTimestamp"] = rfc3339(self.time)
                 self.drop(key)
