@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "netplane.bench": FOUNDATION | {"netplane.lab", "proxy.datapath", "cni.install", "cni.client"},
     "netplane.lab": FOUNDATION
     | {"netplane.debug", "netplane.machine", "controlplane.auth", "cni.install"}
-    | {f"netplane.node.supervise_{name}" for name in ("control", "files", "log", "notify", "process")},
+    | {f"netplane.node.supervise.{name}" for name in ("control", "files", "logs", "notify", "process")},
     # Makes a machine part of a cluster and takes that back: it must know what each part leaves behind.
     "netplane.machine": FOUNDATION
     | {"netplane.node", "netplane.dns", "cni", "proxy", "controlplane.auth", "controlplane.server"},

@@ -98,7 +98,7 @@ def node(
         joined = joining.join(root, join, ca_hash, name)
         click.echo(f"joined {joined.server} as node {joined.node}", err=True)
         if not configure_only:
-            run_daemon("supervise", "netplane.node.supervise", root, None, None, loop="asyncio")
+            run_daemon("supervise", "netplane.node.supervise.serve", root, None, None, loop="asyncio")
         return
     run_daemon("node", "netplane.node.agent", root, config, kubeconfig, loop="asyncio")
 

@@ -37,7 +37,7 @@ def up(root: Path, address: str | None, name: str | None) -> None:
     made = setup.configure(root, setup.Role.ALL_IN_ONE, address, name)
     click.echo(f"node {made.node}, API server {made.server}", err=True)
     click.echo(f"export KUBECONFIG={Paths(root.absolute()).kubeconfig('admin')}", err=True)
-    run_daemon("supervise", "netplane.node.supervise", root.absolute(), None, None, loop="asyncio")
+    run_daemon("supervise", "netplane.node.supervise.serve", root.absolute(), None, None, loop="asyncio")
 
 
 @click.command()

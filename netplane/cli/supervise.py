@@ -39,14 +39,14 @@ def supervise(context: click.Context, root: Path, config: Path | None) -> None:
     if context.invoked_subcommand is None:
         from netplane.cli.daemons import run_daemon
 
-        run_daemon("supervise", "netplane.node.supervise", root, config, None, loop="asyncio")
+        run_daemon("supervise", "netplane.node.supervise.serve", root, config, None, loop="asyncio")
 
 
 def _ask(root: Path, **request: Any) -> dict[str, Any]:
     from netplane.config import Paths
-    from netplane.node import supervise_control
+    from netplane.node.supervise import control as supervisor
 
-    return supervise_control.ask(Paths(root).supervise_socket, request, timeout=60.0)
+    return supervisor.ask(Paths(root).supervise_socket, request, timeout=60.0)
 
 
 @supervise.command()

@@ -99,9 +99,9 @@ def _answer(part: str, ask: Callable[[Paths], tuple[bool, str]], paths: Paths) -
 
 
 def _daemons(paths: Paths) -> tuple[bool, str]:
-    from netplane.node import supervise_control
+    from netplane.node.supervise import control as supervisor
 
-    daemons = supervise_control.ask(paths.supervise_socket, {"op": "status"})["daemons"]
+    daemons = supervisor.ask(paths.supervise_socket, {"op": "status"})["daemons"]
     detail = ", ".join(f"{daemon['name']} {daemon['state']}" for daemon in daemons)
     return all(daemon["state"] == "running" for daemon in daemons), detail
 

@@ -28,11 +28,11 @@ import orjson
 from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, IPNetwork, parse
 from netplane.debug import packets, places
 from netplane.debug.exchange import Outcome
-from netplane.debug.explain import world_of
 from netplane.debug.intent import Intent, resolve
 from netplane.debug.packets import Captured, Seen
 from netplane.debug.probe import Question, Reply
 from netplane.debug.sniff import Copy
+from netplane.debug.world import world_of
 from netplane.errors import ConfigError, NetplaneError, PeerError
 from netplane.kube.client import Client
 

@@ -24,12 +24,12 @@ from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, IPNetwork
 from netplane.debug import places
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Facts, Request, decode_facts, encode
-from netplane.debug.intent import Intent, World, resolve
+from netplane.debug.intent import Intent, resolve
 from netplane.debug.verdict import Outcome, Verdict, judge
 from netplane.debug.walk import Branch, Hop, State, Walk, requests, walk
+from netplane.debug.world import world_of
 from netplane.errors import NetplaneError
 from netplane.kube.client import Client
-from netplane.kube.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 
 if TYPE_CHECKING:
     from netplane.debug.capture import View
@@ -139,15 +139,6 @@ async def run(
 
         view = await capture.view_of(intent, spawn=spawn)
     return Explanation(intent, seen, judge(intent, seen), view)
-
-
-async def world_of(
-    client: Client, cluster_cidrs: tuple[IPNetwork, ...], service_cidrs: tuple[IPNetwork, ...]
-) -> World:
-    """The API's objects that a connection depends on."""
-    lists = [client.list(resource) for resource in (SERVICES, ENDPOINTSLICES, PODS, NODES)]
-    services, slices, pods, nodes = await asyncio.gather(*lists)
-    return World(services.items, slices.items, pods.items, nodes.items, cluster_cidrs, service_cidrs)
 
 
 async def look(wanted: dict[str, Request], spawn: places.Spawn) -> dict[str, Facts]:

@@ -6,7 +6,7 @@ from typing import Any
 from netplane.errors import PeerError
 from netplane.lab import place
 from netplane.lab.spec import LabSpec
-from netplane.node import supervise_control
+from netplane.node.supervise import control as supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class LabStatus:
 def status(spec: LabSpec) -> LabStatus:
     """What the lab and its machines say of themselves."""
     try:
-        machines = supervise_control.ask(place.socket_of(spec.directory), {"op": "status"})["machines"]
+        machines = supervisor.ask(place.socket_of(spec.directory), {"op": "status"})["machines"]
     except PeerError:
         return LabStatus(spec.name, False, (), ())
     return LabStatus(spec.name, True, tuple(machines), tuple(_daemons(spec)))
@@ -50,7 +50,7 @@ def _daemons(spec: LabSpec) -> list[DaemonStatus]:
     found = []
     for machine in spec.machines:
         try:
-            answer = supervise_control.ask(machine.paths.supervise_socket, {"op": "status"})
+            answer = supervisor.ask(machine.paths.supervise_socket, {"op": "status"})
         except PeerError:
             continue
         found += [
@@ -63,6 +63,4 @@ def _daemons(spec: LabSpec) -> list[DaemonStatus]:
 def power(spec: LabSpec, operation: str, machine: str) -> None:
     """`kill` or `start` a machine. Raises ConfigError for an unknown machine, PeerError with the lab's refusal."""
     spec.machine(machine)
-    supervise_control.ask(
-        place.socket_of(spec.directory), {"op": operation, "machine": machine}, timeout=30.0
-    )
+    supervisor.ask(place.socket_of(spec.directory), {"op": operation, "machine": machine}, timeout=30.0)

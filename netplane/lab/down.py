@@ -16,7 +16,7 @@ from netplane.errors import KernelError, PeerError
 from netplane.lab import place
 from netplane.lab.spec import LABS, check_name
 from netplane.linux.cgroups import Cgroup
-from netplane.node import supervise_control
+from netplane.node.supervise import control as supervisor
 
 END_SECONDS = 15.0
 LOCK_SECONDS = 10.0
@@ -60,7 +60,7 @@ def end_processes(directory: Path) -> None:
     """
     deadline = time.monotonic() + END_SECONDS
     with suppress(PeerError, ProcessLookupError):
-        os.kill(supervise_control.peer_pid(place.socket_of(directory)), signal.SIGKILL)
+        os.kill(supervisor.peer_pid(place.socket_of(directory)), signal.SIGKILL)
     while pids := _running(directory):
         for pid in pids:
             with suppress(ProcessLookupError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from netplane.errors import KernelError, PeerError
 from netplane.lab import place
 from netplane.lab.spec import OUTSIDE, LabSpec
-from netplane.node import supervise_control
+from netplane.node.supervise import control as supervisor
 
 # A killed nsenter must not leave its command behind.
 TIED = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -53,7 +53,7 @@ def pid_of(spec: LabSpec, machine: str) -> int:
         hint = f"netplane lab start --name {spec.name} {machine} boots it"
         what = f"machine {machine}"
     try:
-        return supervise_control.peer_pid(path)
+        return supervisor.peer_pid(path)
     except PeerError:
         raise PeerError(f"cannot enter {what}: it is off", hint) from None
 

@@ -14,8 +14,8 @@ from controlplane.auth.identities import ADMIN
 from controlplane.auth.pki import Authority
 from netplane.lab import place
 from netplane.lab.spec import LabSpec, Machine
-from netplane.node import supervise_files
-from netplane.node.supervise_files import API_LOOPBACK, write_yaml
+from netplane.node.supervise import files as supervise_files
+from netplane.node.supervise.files import API_LOOPBACK, write_yaml
 
 ANYONE_MAY_LIST = 0o755
 

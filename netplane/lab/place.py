@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from netplane.errors import ConfigError, PeerError
 from netplane.lab.spec import LABS, LabSpec, Machine, check_name, every_possible_machine
 from netplane.linux.cgroups import Cgroup, detect
-from netplane.node import supervise_control
+from netplane.node.supervise import control as supervisor
 
 
 def socket_of(directory: Path) -> Path:
@@ -68,7 +68,7 @@ def load(name: str) -> LabSpec:
 def is_alive(directory: Path) -> bool:
     """Whether the lab's PID 1 answers."""
     try:
-        supervise_control.peer_pid(socket_of(directory))
+        supervisor.peer_pid(socket_of(directory))
     except PeerError:
         return False
     return True

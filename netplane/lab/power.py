@@ -21,11 +21,12 @@ from socket import socket
 from netplane.errors import ConfigError, KernelError
 from netplane.lab import place, topology
 from netplane.lab.spec import LabSpec, Machine
-from netplane.node import supervise_control, supervise_log, supervise_process
-from netplane.node.supervise_control import Answer
-from netplane.node.supervise_files import API_LOOPBACK
-from netplane.node.supervise_notify import Held
-from netplane.node.supervise_process import Reaper
+from netplane.node.supervise import control as supervisor
+from netplane.node.supervise import logs, process
+from netplane.node.supervise.control import Answer
+from netplane.node.supervise.files import API_LOOPBACK
+from netplane.node.supervise.notify import Held
+from netplane.node.supervise.process import Reaper
 from netplane.runner import Daemon, run
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,7 @@ async def serve(directory: Path, daemon: Daemon) -> None:
     await asyncio.to_thread(topology.make_underlay)
     with Reaper() as reaper:
         house = _House(spec, daemon.listeners[API_LOOPBACK], reaper)
-        server = await supervise_control.answer(
-            supervise_control.listen(place.socket_of(directory)), house.respond
-        )
+        server = await supervisor.answer(supervisor.listen(place.socket_of(directory)), house.respond)
         async with asyncio.TaskGroup() as tasks:
             held = tasks.create_task(_hold(lifeline, daemon))
             for machine in spec.machines:
@@ -108,10 +107,10 @@ class _House:
             await self._release(machine)  # it had ended by itself
         shutil.rmtree(machine.root / "run", ignore_errors=True)  # gone at every boot
         wired = await asyncio.to_thread(topology.wire, machine, nat_interface=self._spec.nat_interface)
-        output = supervise_log.open_for_append(machine.paths.logs / "supervise.log")
+        output = logs.open_for_append(machine.paths.logs / "supervise.log")
         try:
             place.daemons_cgroup(machine).create()
-            pid = supervise_process.spawn(
+            pid = process.spawn(
                 boot_command(machine, wired.netns),
                 output=output,
                 held=self._api if machine.is_master else (),
@@ -133,7 +132,7 @@ class _House:
             )
         pid, ended, _wired = self._on[machine.name]
         for first in _children(pid):  # PID 1 of the machine: unshare waits for it
-            supervise_process.send(first, signal.SIGKILL)
+            process.send(first, signal.SIGKILL)
         try:
             async with asyncio.timeout(10):
                 await asyncio.shield(ended)

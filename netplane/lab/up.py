@@ -24,9 +24,10 @@ from netplane.kube.resources import NODES
 from netplane.lab import down, files, place
 from netplane.lab.power import KEEP, LIFELINE, joining
 from netplane.lab.spec import API_PORT, LabSpec, Machine
-from netplane.node import supervise_control, supervise_log, supervise_process
-from netplane.node.supervise_files import API_LOOPBACK
-from netplane.node.supervise_notify import Held
+from netplane.node.supervise import control as supervisor
+from netplane.node.supervise import logs, process
+from netplane.node.supervise.files import API_LOOPBACK
+from netplane.node.supervise.notify import Held
 
 Say = Callable[[str], None]
 
@@ -134,7 +135,7 @@ def _start(spec: LabSpec, listener: socket.socket) -> Started:
     cgroup = place.lab_cgroup(spec.directory)
     cgroup.create()
     ours, theirs = socket.socketpair()
-    output = supervise_log.open_for_append(place.log_of(spec.directory))
+    output = logs.open_for_append(place.log_of(spec.directory))
     command = [
         *joining([str(path) for path in cgroup.procs]),
         *("unshare", *NAMESPACES, "--"),
@@ -142,7 +143,7 @@ def _start(spec: LabSpec, listener: socket.socket) -> Started:
     ]
     held = [Held(API_LOOPBACK, listener.fileno()), Held(LIFELINE, theirs.fileno())]
     try:
-        pid = supervise_process.spawn(command, output=output, held=held, init=True, tied=False)
+        pid = process.spawn(command, output=output, held=held, init=True, tied=False)
     finally:
         os.close(output)
         theirs.close()
@@ -175,7 +176,7 @@ def _has_ended(pid: int) -> bool:
 def _first_not_running(spec: LabSpec) -> str | None:
     for machine in spec.machines:
         try:
-            answer = supervise_control.ask(machine.paths.supervise_socket, {"op": "status"})
+            answer = supervisor.ask(machine.paths.supervise_socket, {"op": "status"})
         except PeerError:
             return f"waiting for {machine.name} to boot"
         for daemon in answer["daemons"]:
@@ -212,7 +213,7 @@ def _with_last_words(error: NetplaneError, spec: LabSpec) -> NetplaneError:
         for machine in spec.machines
         for path in sorted(machine.paths.logs.glob("*.log"))
         if (line := _last_failure(machine, path))
-    ] or supervise_log.tail(place.log_of(spec.directory), 1)
+    ] or logs.tail(place.log_of(spec.directory), 1)
     hint = "Last words: " + " | ".join(words[:3])
     return type(error)(error.message, f"{error.hint} {hint}".strip() if words else error.hint)
 
@@ -220,11 +221,11 @@ def _with_last_words(error: NetplaneError, spec: LabSpec) -> NetplaneError:
 def _last_failure(machine: Machine, path: Path) -> str:
     """The last line of a daemon that does not run, or nothing."""
     try:
-        answer = supervise_control.ask(machine.paths.supervise_socket, {"op": "status"}, timeout=1.0)
+        answer = supervisor.ask(machine.paths.supervise_socket, {"op": "status"}, timeout=1.0)
     except PeerError:
         answer = {"daemons": []}
     running = {daemon["name"] for daemon in answer["daemons"] if daemon["state"] == "running"}
-    lines = supervise_log.tail(path, 1)
+    lines = logs.tail(path, 1)
     return lines[0][:300] if lines and path.stem not in running and path.stem != "supervise" else ""
 
 

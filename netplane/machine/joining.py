@@ -20,7 +20,7 @@ from netplane.config import IPAddress, Paths
 from netplane.errors import ConfigError, PeerError
 from netplane.machine import before, setup
 from netplane.node import address as node_address
-from netplane.node import supervise_files
+from netplane.node.supervise import files as supervise_files
 
 SECONDS = 15.0
 

@@ -17,8 +17,8 @@ from netplane.config import IPAddress, Paths
 from netplane.errors import ConfigError
 from netplane.machine import before
 from netplane.node import address as node_address
-from netplane.node import supervise_files
-from netplane.node.supervise_files import MASTER, NODE, write_yaml
+from netplane.node.supervise import files as supervise_files
+from netplane.node.supervise.files import MASTER, NODE, write_yaml
 
 API_PORT = 6443
 # Nothing is sent there: it only makes the kernel name the source of packets that leave by the default route.

@@ -27,7 +27,7 @@ from netplane.linux import nft
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.rtnl import rtnl
 from netplane.machine import before
-from netplane.node import supervise_control
+from netplane.node.supervise import control as supervisor
 from proxy.userspace import plumbing
 
 ROUTE_PROTOCOLS = (96, 97, 98)
@@ -63,7 +63,7 @@ def stop_daemons(paths: Paths) -> Iterator[str]:
     if paths.root == Path("/"):
         yield from _stop_units()
     try:
-        pid = supervise_control.peer_pid(paths.supervise_socket)
+        pid = supervisor.peer_pid(paths.supervise_socket)
     except PeerError:
         return
     os.kill(pid, signal.SIGTERM)
@@ -91,7 +91,7 @@ def _stop_units() -> Iterator[str]:
 
 def _answers(path: Path) -> bool:
     try:
-        supervise_control.peer_pid(path)
+        supervisor.peer_pid(path)
     except PeerError:
         return False
     return True
@@ -101,7 +101,7 @@ def end_pods(paths: Paths) -> Iterator[str]:
     """Sandboxes, with everything inside them, and their cgroups and logs."""
     for directory in sorted((paths.run / "pods").glob("*")):
         with suppress(PeerError, ProcessLookupError):
-            os.kill(supervise_control.peer_pid(directory / "s"), signal.SIGKILL)
+            os.kill(supervisor.peer_pid(directory / "s"), signal.SIGKILL)
             yield f"pod {_pod_name(directory)}"
         if uid := _pod(directory).get("uid"):
             for log in (paths.root / "var/log/pods").glob(f"*_{uid}"):

@@ -6,8 +6,8 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netplane.node.supervise_notify import LOWEST_KEPT, Held
-from netplane.node.supervise_process import environment_for, layout, restart_delay, spawn
+from netplane.node.supervise.notify import LOWEST_KEPT, Held
+from netplane.node.supervise.process import environment_for, layout, restart_delay, spawn
 
 
 @given(st.sets(st.integers(LOWEST_KEPT, LOWEST_KEPT + 300), max_size=200))

@@ -12,7 +12,8 @@ import pytest
 
 from netplane.config import Paths, parse
 from netplane.errors import ConfigError, PeerError
-from netplane.node import supervise, supervise_control, supervise_process
+from netplane.node.supervise import control, process
+from netplane.node.supervise import serve as supervise
 from netplane.runner import Daemon
 
 KEEPER = """
@@ -51,9 +52,7 @@ async def supervised(root, *daemons, listeners=None):
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(supervise.serve(settings, daemon))
         try:
-            yield lambda request: asyncio.to_thread(
-                supervise_control.ask, Paths(root).supervise_socket, request, 15.0
-            )
+            yield lambda request: asyncio.to_thread(control.ask, Paths(root).supervise_socket, request, 15.0)
         finally:
             daemon.stopping.set()
             await serving
@@ -134,7 +133,7 @@ async def test_a_daemon_that_cannot_start_is_tried_again_ever_more_slowly(root):
 
 
 async def test_a_refused_fork_is_not_the_supervisors_end(root, monkeypatch):
-    spawn, refused = supervise_process.spawn, []
+    spawn, refused = process.spawn, []
 
     def refuse_once(*arguments, **options):
         if not refused:
@@ -142,7 +141,7 @@ async def test_a_refused_fork_is_not_the_supervisors_end(root, monkeypatch):
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return spawn(*arguments, **options)
 
-    monkeypatch.setattr(supervise_process, "spawn", refuse_once)
+    monkeypatch.setattr(process, "spawn", refuse_once)
     async with supervised(root, entry("keeper", KEEPER)) as ask:
         assert (await until(ask, "keeper", ready))["restarts"] == 1
 
@@ -164,7 +163,7 @@ async def test_what_cannot_be_kept_is_closed(root, monkeypatch):
     def fail(*_arguments):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("netplane.node.supervise_notify.Store.add", fail)
+    monkeypatch.setattr("netplane.node.supervise.notify.Store.add", fail)
     async with supervised(root, entry("keeper", KEEPER)) as ask:
         first = await until(ask, "keeper", ready)
         await ask({"op": "kill", "daemon": "keeper"})
@@ -177,7 +176,7 @@ async def test_the_peer_behind_the_socket_is_the_supervisor(root):
     async with supervised(root) as ask:
         assert (await answering(ask))["pid"] == os.getpid()
         path = Paths(root).supervise_socket
-        assert await asyncio.to_thread(supervise_control.peer_pid, path) == os.getpid()
+        assert await asyncio.to_thread(control.peer_pid, path) == os.getpid()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from netplane.lab import place, up
 from netplane.lab.down import down
 from netplane.lab.spec import LABS, LabSpec
 from netplane.linux.cgroups import Cgroup, detect
-from netplane.node import supervise_control
+from netplane.node.supervise import control as supervisor
 from tests.e2e.cluster.driver import KUBECTL, Lab, eventually
 from tests.e2e.lab.conftest import inhabitants, links, processes_of, remains, start
 
@@ -113,7 +113,7 @@ def test_when_lab_up_is_killed_the_lab_ends_by_itself(name: str, seconds: float)
 def test_a_lab_whose_first_process_was_killed(lab: Lab, name: str) -> None:
     lab.up("--nodes", "1")
     inside = inhabitants(name)
-    first = supervise_control.peer_pid(place.socket_of(LABS / name))
+    first = supervisor.peer_pid(place.socket_of(LABS / name))
     subprocess.run(["kill", "-9", str(first)], check=True)
     eventually(lambda: processes_of(name) == [], "its processes ended with it", 20)
     assert "dead" in lab.netplane("lab", "status", "--name", name, check=False)

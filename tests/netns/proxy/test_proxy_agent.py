@@ -20,7 +20,7 @@ from aiohttp import web
 
 from netplane.errors import PeerError
 from netplane.linux.namespaces import entered_netns
-from netplane.node.supervise_notify import Store, open_socket, receive
+from netplane.node.supervise.notify import Store, open_socket, receive
 from proxy.userspace import observe
 from tests import flows
 

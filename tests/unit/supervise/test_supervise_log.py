@@ -2,7 +2,7 @@
 
 import os
 
-from netplane.node.supervise_log import open_for_append, rotate, tail
+from netplane.node.supervise.logs import open_for_append, rotate, tail
 
 
 def test_rotation_empties_the_file_under_its_writer(tmp_path):

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from netplane.node.supervise_notify import Notice, Store, open_socket, parse, receive
+from netplane.node.supervise.notify import Notice, Store, open_socket, parse, receive
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from socket import socket
 from typing import Any
 
 from netplane.errors import ConfigError
-from netplane.node import supervise_log, supervise_notify, supervise_process
-from netplane.node.supervise_notify import Held, Notice, Store
-from netplane.node.supervise_process import Reaper
+from netplane.node.supervise import logs, notify, process
+from netplane.node.supervise.notify import Held, Notice, Store
+from netplane.node.supervise.process import Reaper
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Supervised:
 
     async def keep(self) -> None:
         """Keep the daemon running whenever it is wanted, until cancelled."""
-        listener = supervise_notify.open_socket(self._notify_path)
+        listener = notify.open_socket(self._notify_path)
         loop = asyncio.get_running_loop()
         loop.add_reader(listener, self._hear, listener)
         try:
@@ -153,14 +153,14 @@ class Supervised:
             self._status = ""
             self._ended.set()
         ran = time.monotonic() - began
-        self._failures = 0 if ran >= supervise_process.STEADY else self._failures + 1
+        self._failures = 0 if ran >= process.STEADY else self._failures + 1
         log.info("%s ended with %s after %.1f s", self.name, self._last_exit, ran)
         self._become(State.WAITING if self._wanted.is_set() else State.STOPPED)
 
     def _spawn(self) -> int:
-        output = supervise_log.open_for_append(self._log_file)
+        output = logs.open_for_append(self._log_file)
         try:
-            return supervise_process.spawn(
+            return process.spawn(
                 self._settings.command,
                 output=output,
                 held=[*self._inherited, *self._store.held()],
@@ -173,7 +173,7 @@ class Supervised:
     async def _pause(self) -> None:
         """Wait out the back-off, unless what is wanted changes first."""
         self._restarts += 1
-        delay = supervise_process.restart_delay(0.0, self._failures - 1) if self._failures else 0.0
+        delay = process.restart_delay(0.0, self._failures - 1) if self._failures else 0.0
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):  # not wait_for: before 3.12 it can swallow a cancellation
@@ -184,7 +184,7 @@ class Supervised:
         self._on_change()
 
     def _hear(self, listener: socket) -> None:
-        while (heard := supervise_notify.receive(listener)) is not None:
+        while (heard := notify.receive(listener)) is not None:
             notice, fds = heard
             try:
                 self._heed(notice, fds)
@@ -218,14 +218,14 @@ class Supervised:
         self._wanted.clear()
         self._changed.set()
         if self._pid is not None:
-            supervise_process.send(self._pid, signal.SIGTERM)
+            process.send(self._pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(self._settings.stop_seconds):
                     await self._ended.wait()
             except TimeoutError:
                 log.warning("%s did not end within %s s: killed", self.name, self._settings.stop_seconds)
                 if self._pid is not None:
-                    supervise_process.send(self._pid, signal.SIGKILL)
+                    process.send(self._pid, signal.SIGKILL)
                 await self._ended.wait()
         self._become(State.STOPPED)
 
@@ -233,4 +233,4 @@ class Supervised:
         """Send a signal; an end that follows is an accident to recover from, not a wish to stop."""
         if self._pid is None:
             raise ConfigError(f"cannot signal {self.name}: it is {self._state}")
-        supervise_process.send(self._pid, number)
+        process.send(self._pid, number)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from netplane.node.supervise_notify import Held
+from netplane.node.supervise.notify import Held
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 SHELL = "/bin/sh"

@@ -17,7 +17,7 @@ MAX_MESSAGE = 4096
 # SCM_MAX_FD: the kernel carries at most 253 descriptors in one message (unix(7)).
 MAX_DESCRIPTORS = 253
 # Kept descriptors live above this number, so that they can be laid out from 3 upwards for a child
-# without one overwriting another (see supervise_process.layout).
+# without one overwriting another (see process.layout).
 LOWEST_KEPT = 100
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from netplane.config import Paths
 from netplane.errors import ConfigError
-from netplane.node import supervise_control, supervise_log
-from netplane.node.supervise_control import Answer
-from netplane.node.supervise_daemon import DaemonSettings, State, Supervised
-from netplane.node.supervise_notify import Held, Store
-from netplane.node.supervise_process import Reaper
+from netplane.node.supervise import control, logs
+from netplane.node.supervise.control import Answer
+from netplane.node.supervise.daemon import DaemonSettings, State, Supervised
+from netplane.node.supervise.notify import Held, Store
+from netplane.node.supervise.process import Reaper
 from netplane.runner import Daemon
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ class _Supervisor:
         self._children = {child.name: child for child in children}
 
     async def serve(self, daemon: Daemon) -> None:
-        control = supervise_control.listen(Paths(self._root).supervise_socket)
-        server = await supervise_control.answer(control, self.respond)
+        listener = control.listen(Paths(self._root).supervise_socket)
+        server = await control.answer(listener, self.respond)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(child.keep(), name=name) for name, child in self._children.items()]
             running.append(tasks.create_task(self._watch_logs(), name="logs"))
@@ -90,7 +90,7 @@ class _Supervisor:
         while True:
             await asyncio.sleep(LOOK_AT_LOGS)
             for name in (*self._children, "supervise"):
-                supervise_log.rotate(log_file(self._root, name))
+                logs.rotate(log_file(self._root, name))
 
     async def _pass_on_reload(self, daemon: Daemon) -> None:
         """SIGHUP is for the daemons: each reads its own files again."""
