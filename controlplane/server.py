@@ -28,6 +28,7 @@ from controlplane.api.streams.proxy import AgentProxy
 from controlplane.api.writes import Machinery
 from controlplane.auth import join
 from controlplane.auth.pki import Authority
+from controlplane.auth.tokens import load_issuer
 from controlplane.controllers.options import Options
 from controlplane.scheduler import Scheduler
 from controlplane.store.sqlite import SQLiteStore
@@ -92,13 +93,16 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
         raise ConfigError("cannot serve the API: addresses is empty", hint)
     tls = tls_context(*_serving_pair(settings), str(settings.paths.pki / "ca.crt"))
     kubeconfig = Kubeconfig.load(settings.kubeconfig or settings.paths.kubeconfig("controlplane"))
+    issuer = load_issuer(settings.paths.pki, settings.cluster_domain)
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(listen(address, settings.port)) for address in settings.listened]
         sockets += daemon.listeners.get(LOOPBACK_LISTENER, [])
         store = await _open_store(settings.paths.state / "state.db")
         stack.push_async_callback(store.close)
         address = f"{_url_host(settings.addresses[0])}:{settings.port}"
-        api = await build(store, KINDS.values(), allocate_service=allocator(settings), address=address)
+        api = await build(
+            store, KINDS.values(), allocate_service=allocator(settings), issuer=issuer, address=address
+        )
         published = _published(settings)
         await publish(api.machinery, catalog(api.kinds), published)
         agents = await stack.enter_async_context(Agents(settings.paths.pki, api.hub))

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from controlplane.api.admission import Admission, AllocateService
 from controlplane.api.bodies import MAX_BODY
+from controlplane.api.callers import Callers
 from controlplane.api.discovery import Discovery
 from controlplane.api.http import ApiServer, Doors
 from controlplane.api.hub import Hub
@@ -17,6 +18,7 @@ from controlplane.api.kinds.kind import Kind
 from controlplane.api.measures import Measures
 from controlplane.api.route import catalog
 from controlplane.api.writes import Machinery
+from controlplane.auth.tokens import Issuer
 from controlplane.store.contract import Delete, Stale, Store, StoreError
 from netplane.kube.objects import Object, meta, parse_time
 from netplane.kube.resources import EVENTS
@@ -33,13 +35,14 @@ class Api:
     """A server that has read its store: `application` answers, `keep` does what time asks for."""
 
     machinery: Machinery
+    callers: Callers
     kinds: tuple[Kind, ...]
     address: str
 
     def application(self, doors: Doors) -> web.Application:
         """What aiohttp serves."""
         measures, discovery = Measures(self.hub), Discovery(self.kinds, self.address)
-        server = ApiServer(self.machinery, catalog(self.kinds), discovery, measures, doors)
+        server = ApiServer(self.machinery, self.callers, catalog(self.kinds), discovery, measures, doors)
         application = web.Application(client_max_size=MAX_BODY)
         application.router.add_route("*", "/{path:.*}", server.answer)
         return application
@@ -80,14 +83,16 @@ async def build(
     kinds: Iterable[Kind],
     *,
     allocate_service: AllocateService,
+    issuer: Issuer,
     address: str,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Api:
-    """Read the store into memory. ``address`` (host:port) is what discovery names."""
+    """Read the store into memory. ``issuer`` signs tokens; ``address`` (host:port) is what discovery names."""
     served = tuple(kinds)
     hub = Hub(store, served)
     await hub.load()
-    return Api(Machinery(hub, Admission(hub, allocate_service), clock), served, address)
+    machinery = Machinery(hub, Admission(hub, allocate_service), clock)
+    return Api(machinery, Callers(hub, issuer, clock), served, address)
 
 
 async def drop_old_events(hub: Hub, now: datetime) -> None:

@@ -16,9 +16,11 @@ from controlplane.api import reads, watches
 from controlplane.api.applies import apply
 from controlplane.api.authorization import authorize
 from controlplane.api.bodies import APPLY_PATCH, OBJECT_TYPES, an_object, decode, media_type
+from controlplane.api.callers import Callers
 from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
 from controlplane.api.evictions import evict
+from controlplane.api.kinds.kind import Asker
 from controlplane.api.lifecycle import delete_options
 from controlplane.api.measures import Measures
 from controlplane.api.orders import dry_if_said, order_for
@@ -30,9 +32,10 @@ from controlplane.api.schema.openapi import OpenApi
 from controlplane.api.selection import flag, parse
 from controlplane.api.streams.proxy import SUBRESOURCES as STREAMS
 from controlplane.api.subresources import bind, finalize, scale_of, write_scale
+from controlplane.api.tokens import request_token
 from controlplane.api.watches import Watcher
 from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
-from controlplane.auth.authn import User, identify
+from controlplane.auth.authn import User
 from controlplane.auth.authz import JOIN_PATH, METRICS_PATH, allowed_path
 from controlplane.store.contract import StoreError
 from netplane import metrics
@@ -68,9 +71,15 @@ class ApiServer:
     """The aiohttp side of the API; `answer` is the application's only handler."""
 
     def __init__(
-        self, machinery: Machinery, kinds: Catalog, discovery: Discovery, measures: Measures, doors: Doors
+        self,
+        machinery: Machinery,
+        callers: Callers,
+        kinds: Catalog,
+        discovery: Discovery,
+        measures: Measures,
+        doors: Doors,
     ) -> None:
-        self._machinery, self._hub = machinery, machinery.hub
+        self._machinery, self._hub, self._callers = machinery, machinery.hub, callers
         self._kinds, self._discovery = kinds, discovery
         self._openapi = OpenApi(kinds.values())
         self._measures, self._doors = measures, doors
@@ -82,7 +91,7 @@ class ApiServer:
         warnings: list[str] = []
         try:
             path = request.path.rstrip("/") or "/"
-            user = self._user(request)
+            user = self._callers.caller(request)
             if self._is_resource(path):
                 if user is None:
                     raise unauthorized()
@@ -118,12 +127,6 @@ class ApiServer:
             self._measures.answered(
                 route.verb, resource.group, resource.plural, route.subresource, status, seconds
             )
-
-    def _user(self, request: web.Request) -> User | None:
-        transport = request.transport
-        certificate = transport.get_extra_info("peercert") if transport is not None else None
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        return identify(certificate, token.strip() if scheme.lower() == "bearer" else None)
 
     def _is_resource(self, path: str) -> bool:
         parts = path.split("/")
@@ -203,7 +206,7 @@ class ApiServer:
         if route.kind.ask is not None:
             if form.form != "json":
                 raise not_acceptable("only the following media types are accepted: application/json")
-            return json_response(route.kind.ask(user, sent), 201)
+            return json_response(route.kind.ask(Asker(user, self._callers.authenticate), sent), 201)
         if route.verb == "create":
             obj = await create(self._machinery, order, sent)
         elif route.verb == "update":
@@ -260,6 +263,9 @@ class ApiServer:
                 return await bind(self._machinery, order, an_object(content_type, body))
             case "eviction":
                 return await evict(self._machinery, order, an_object(content_type, body))
+            case "token":
+                asked = an_object(content_type, body)
+                return request_token(self._machinery, self._callers.issuer, order, asked)
             case "finalize":
                 return await finalize(self._machinery, order, an_object(content_type, body))
         raise no_such_path()

@@ -18,6 +18,7 @@ _SUBRESOURCE_VERBS = {
     "scale": {"GET": "get", "PUT": "update", "PATCH": "patch"},
     "binding": {"POST": "create"},
     "eviction": {"POST": "create"},
+    "token": {"POST": "create"},
     "finalize": {"PUT": "update"},
     "log": {"GET": "get"},
     **{name: {"GET": "get", "POST": "create"} for name in ("exec", "attach", "portforward")},

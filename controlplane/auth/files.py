@@ -24,6 +24,7 @@ from controlplane.auth.identities import (
     proxy_identity,
 )
 from controlplane.auth.pki import Authority, Pair, load_key, write_file
+from controlplane.auth.tokens import ensure_key
 from netplane.kube import kubeconfig
 
 
@@ -40,11 +41,12 @@ def write_cluster(
 
     `server` is the URL in the kubeconfigs; `addresses` are the machine's own, `service_addresses` those of
     the Service default/kubernetes, `names` further DNS names. Makes `.crt` and `.key` of `pki/ca`, `pki/apiserver` and
-    `pki/apiserver-kubelet-client`, `admin.kubeconfig` and `controlplane.kubeconfig`.
+    `pki/apiserver-kubelet-client`, `pki/sa.key`, `admin.kubeconfig` and `controlplane.kubeconfig`.
     Raises ConfigError if what is there is not a usable authority.
     """
     pki = etc / "pki"
     authority = Authority.create(pki)
+    ensure_key(pki)
     sans = [*api_server_names(zone), *names, "127.0.0.1", "::1"]
     sans += [str(address) for address in (*service_addresses, *addresses)]
     ensure_server(authority, pki, "apiserver", "kube-apiserver", sans)

@@ -12,6 +12,8 @@ PROXIERS = "system:node-proxier"
 RESOLVERS = "netplane:dns"
 AUTHENTICATED = "system:authenticated"
 MONITORING = "system:monitoring"
+SERVICE_ACCOUNTS = "system:serviceaccounts"
+ACCOUNT_PREFIX = "system:serviceaccount:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""ServiceAccount. netplane issues no tokens for them: they are names that pods run under.
+"""ServiceAccount: a name that pods run under, and for which tokens are issued (`controlplane.api.tokens`).
 
 Source: Kubernetes `pkg/apis/core/validation/validation.go` (ValidateServiceAccount).
 """
@@ -31,4 +31,5 @@ KIND = Kind(
     validate=validating(SERVICEACCOUNTS, SERVICEACCOUNT, _causes),
     columns=(NAME, Column("Secrets", "string", lambda account: len(account.get("secrets") or [])), AGE),
     fields=name_fields,
+    subresources=frozenset({"token"}),
 )

@@ -12,7 +12,7 @@ are left alone, and `validate` names them. None of the functions raises on any J
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controlplane.auth.authn import User
@@ -44,6 +44,22 @@ class Column:
     priority: int = 0
     format: str = ""
     description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """Whom a token stands for, and for which of the audiences that were asked for it is good."""
+
+    user: User
+    audiences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks a question, and what answers the one about tokens: (token, audiences), ValueError for a bad one."""
+
+    user: User
+    authenticate: Callable[[str, Sequence[str]], Authenticated]
 
 
 def nothing_to_warn_of(_obj: Object) -> list[str]:
@@ -111,4 +127,4 @@ class Kind:
     validate_status: Callable[[Object, Object], list[Cause]] = valid_status
     warnings: Callable[[Object], list[str]] = nothing_to_warn_of
     stored: bool = True
-    ask: Callable[[User, Object], Object] | None = None
+    ask: Callable[[Asker, Object], Object] | None = None

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from controlplane.api.kinds.kind import Kind
+from controlplane.api.kinds.kind import Asker, Kind
 from controlplane.api.kinds.metadata import name_fields
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.auth.authn import User
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 from netplane.kube.resources import Resource
@@ -84,7 +83,7 @@ def _no_causes(_new: Object, _old: Object | None) -> list[Cause]:
     return []
 
 
-def listed_kind(resource: Resource, ask: Callable[[User, Object], Object] | None = None) -> Kind:
+def listed_kind(resource: Resource, ask: Callable[[Asker, Object], Object] | None = None) -> Kind:
     """The Kind of an empty collection, or of questions that `ask` answers."""
     return Kind(
         resource=resource,

@@ -25,6 +25,7 @@ from controlplane.api.streams.agents import Agents
 from controlplane.api.streams.proxy import AgentProxy
 from controlplane.auth.files import write_cluster
 from controlplane.auth.pki import Authority
+from controlplane.auth.tokens import load_issuer
 from controlplane.store.sqlite import SQLiteStore
 from netplane.kube import errors
 
@@ -120,7 +121,8 @@ async def server(tmp_path, etc) -> AsyncIterator[Server]:
     allocator = ServiceAllocator(
         (IPv4Network("10.96.0.0/12"),), reserved=frozenset({IPv4Address("10.96.0.1")})
     )
-    api = await build(store, KINDS.values(), allocate_service=allocator, address="192.0.2.10:6443")
+    issuer, address = load_issuer(etc / "pki", "cluster.local"), "192.0.2.10:6443"
+    api = await build(store, KINDS.values(), allocate_service=allocator, issuer=issuer, address=address)
     published = Published(
         [IPv4Address("192.0.2.10")], 6443, [IPv4Address("10.96.0.1")], [IPv4Address("10.96.0.10")]
     )

@@ -14,7 +14,8 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import tls_context
-from controlplane.auth.pki import Authority
+from controlplane.auth.pki import Authority, new_key
+from controlplane.auth.tokens import Issuer
 from controlplane.store.sqlite import SQLiteStore
 from netplane.kube.client import Client
 from netplane.kube.kubeconfig import Kubeconfig, render
@@ -53,7 +54,8 @@ async def served(root: Path) -> AsyncIterator[Kubeconfig]:
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     services = ServiceAllocator((ip_network("10.96.0.0/12"),), range(30000, 32768), frozenset())
-    api = await build(store, KINDS.values(), allocate_service=services, address=address)
+    issuer = Issuer(new_key(), "https://kubernetes.default.svc.cluster.local")
+    api = await build(store, KINDS.values(), allocate_service=services, issuer=issuer, address=address)
     runner = web.AppRunner(
         api.application(Doors(None, None)), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
     )

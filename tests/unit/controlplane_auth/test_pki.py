@@ -156,6 +156,7 @@ def test_write_cluster_makes_what_a_control_plane_needs(tmp_path: Path):
         *(f"pki/apiserver-kubelet-client.{end}" for end in ("crt", "key")),
         *(f"pki/apiserver.{end}" for end in ("crt", "key")),
         *(f"pki/ca.{end}" for end in ("crt", "key")),
+        "pki/sa.key",
     ]
     for path in (*tmp_path.rglob("*.key"), *tmp_path.glob("*.kubeconfig")):
         assert mode(path) == 0o600, path

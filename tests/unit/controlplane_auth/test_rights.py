@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.auth.authn import User, identify, token_digest
+from controlplane.auth.authn import User, of_certificate
 from controlplane.auth.authz import allowed, allowed_path, restriction, unrelated
 from netplane.kube.resources import CONFIGMAPS, PODS, SECRETS
 
@@ -134,25 +134,14 @@ def test_the_certificate_names_user_and_groups():
     certificate = subject(
         ("organizationName", "system:masters"), ("organizationName", "ops"), ("commonName", "ann")
     )
-    assert identify(certificate, None) == User("ann", ("system:masters", "ops", "system:authenticated"))
+    assert of_certificate(certificate) == User("ann", ("system:masters", "ops", "system:authenticated"))
 
 
-def test_nobody_without_a_credential():
-    assert identify(None, None) is None
-    assert identify({}, None) is None
-    assert identify({}, "") is None
-    assert identify(subject(("organizationName", "system:masters")), None) is None
-    assert identify(subject(("commonName", "")), None) is None
-    assert identify(None, "guess") is None
-
-
-def test_a_known_token_is_its_user():
-    tokens = {token_digest("s3cret"): NOBODY}
-    assert identify(None, "s3cret", tokens) == NOBODY
-    assert identify(None, "s3cre", tokens) is None
-    assert identify(subject(("commonName", "ann")), "s3cret", tokens) == User(
-        "ann", ("system:authenticated",)
-    )
+def test_nobody_without_a_certificate_that_names_one():
+    assert of_certificate(None) is None
+    assert of_certificate({}) is None
+    assert of_certificate(subject(("organizationName", "system:masters"))) is None
+    assert of_certificate(subject(("commonName", ""))) is None
 
 
 def pod_on(node, namespace="default", **spec):
