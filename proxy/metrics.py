@@ -4,6 +4,7 @@ Why a collector: the data path counts in plain integers (``userspace.traffic``);
 somebody asks. Buckets are kube-proxy's (``pkg/proxy/metrics``), so that its dashboards work unchanged.
 """
 
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 
@@ -11,7 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from proxy.model import Protocol, ServicePort, Snapshot, WhenEmpty
+from proxy.diff import diff
+from proxy.model import Frontend, Protocol, ServicePort, Snapshot, Target, WhenEmpty
 from proxy.userspace.traffic import CONNECT_BUCKETS, Traffic
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
@@ -83,6 +85,8 @@ class SyncMetrics:
         self.unserved = Gauge(
             "netplane_proxy_unserved_frontends", "Frontends wanted that do not work", registry=registry
         )
+        self._seen: Mapping[Frontend, Target] = {}
+        self._silent: Tally[tuple[str, str]] = Tally()
 
     def synced(self, families: Iterable[str], seconds: float, now: float, *, first: bool) -> None:
         """Count one successful sync."""
@@ -93,20 +97,23 @@ class SyncMetrics:
 
     def policies(self, snapshot: Snapshot, families: Iterable[str]) -> None:
         """Count the Service ports that policy Local leaves without an endpoint on this node."""
+        changes = diff(self._seen, snapshot.targets)
+        for frontend in {*changes.removed, *changes.changed}:
+            self._silent[_silence(frontend, self._seen[frontend])] -= 1
+        for frontend, target in {**changes.added, **changes.changed}.items():
+            self._silent[_silence(frontend, target)] += 1
+        self._seen = snapshot.targets
         for family in families:
-            version = 4 if family == "IPv4" else 6
-            counts = dict.fromkeys(("internal", "external"), 0)
-            for frontend, target in snapshot.targets.items():
-                pool = target.outside
-                if (
-                    frontend.address.version != version
-                    or pool.endpoints
-                    or pool.when_empty is WhenEmpty.REJECT
-                ):
-                    continue
-                counts["external" if target.keep_outside_address else "internal"] += 1
-            for policy, count in counts.items():
-                self.no_local.labels(family, policy).set(count)
+            for policy in ("internal", "external"):
+                self.no_local.labels(family, policy).set(self._silent[family, policy])
+
+
+def _silence(frontend: Frontend, target: Target) -> tuple[str, str]:
+    """By which policy an outside client meets silence there; ("", "") where it does not."""
+    pool = target.outside
+    if pool.endpoints or pool.when_empty is WhenEmpty.REJECT:
+        return ("", "")
+    return f"IPv{frontend.address.version}", "external" if target.keep_outside_address else "internal"
 
 
 def _histogram(registry: CollectorRegistry, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:

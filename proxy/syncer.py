@@ -7,6 +7,7 @@ tries with whatever is wanted by then.
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 
@@ -17,6 +18,7 @@ from proxy.datapath import DataPath, SyncReport
 from proxy.health import Health
 from proxy.metrics import SyncMetrics
 from proxy.model import Snapshot
+from proxy.targets import copied
 from proxy.wanted import Pending, Wanted
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,9 @@ class Syncer:
             await self._unsaved.wait()
             self._unsaved.clear()
             if self.snapshot is not None:
-                await asyncio.to_thread(saved.save, self._path, self.snapshot)
+                # A dictionary of its own: the next version of the targets is made while the thread reads.
+                still = replace(self.snapshot, targets=copied(self.snapshot.targets))
+                await asyncio.to_thread(saved.save, self._path, still)
             await asyncio.sleep(SAVE_EVERY)
 
     async def _within(self, seconds: float) -> bool:

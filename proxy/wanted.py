@@ -14,7 +14,7 @@ from netplane.kube.objects import annotations_of, parse_time
 from netplane.kube.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
 from proxy.health import is_eligible
 from proxy.model import IPAddress, IPNetwork, NodeFacts, Snapshot
-from proxy.snapshot import Known, build, node_facts
+from proxy.snapshot import Resolution, node_facts
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ class Wanted:
         self._addresses = tuple(addresses)
         self._started = started
         self._node_port_addresses = tuple(node_port_addresses)
-        self._known: Known = {}
         self._facts = NodeFacts(node_name, self._addresses, (), *self._cidrs)
+        self._resolution = Resolution(self._facts)
 
     @property
     def synced(self) -> bool:
@@ -84,15 +84,24 @@ class Wanted:
         return is_eligible(self.nodes.get("", self._node_name))
 
     def note(self, resource: Resource, change: Change, now: float) -> None:
-        """Remember that something changed, and since when it has been waiting."""
+        """Remember what changed, and since when it has been waiting."""
         pending = self.pending
         if pending.since is None:
             pending.since = now
+        resolution = self._resolution
         if resource is ENDPOINTSLICES:
             pending.endpoints += 1
             self._note_trigger(change)
+            if change.new is None:
+                resolution.drop_slice(change.key)
+            else:
+                resolution.put_slice(change.new)
         elif resource is SERVICES:
             pending.services += 1
+            if change.new is None:
+                resolution.drop_service(change.key)
+            else:
+                resolution.put_service(change.new)
 
     def take_pending(self) -> Pending:
         """Hand out what waits, and begin anew."""
@@ -116,8 +125,8 @@ class Wanted:
         node = self._facts = self._newest_facts()
         if not node.addresses:
             return None
-        snapshot = build(self.services.values(), self.slices.values(), node, self._known)
-        return replace(snapshot, revision=self._revision())
+        self._resolution.set_node(node)
+        return replace(self._resolution.snapshot(), revision=self._revision())
 
     def _newest_facts(self) -> NodeFacts:
         """The Node as it is now; one that is gone or makes no sense stays as it was last known."""

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     # Explain predicts with the proxy's own rules, so that the two cannot drift.
     "netplane.debug": FOUNDATION
     | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"}
-    | {"proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
+    | {"proxy.frontends", "proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
     # The CNI plugin is measured as a runtime meets it: installed, and its daemon asked whether it is there.
     "netplane.bench": FOUNDATION | {"netplane.lab", "proxy.datapath", "cni.install", "cni.client"},
     "netplane.lab": FOUNDATION
@@ -80,8 +80,11 @@ PURE = (
     "netplane/node/status.py",
     "proxy/balance.py",
     "proxy/diff.py",
+    "proxy/frontends.py",
     "proxy/model.py",
+    "proxy/selection.py",
     "proxy/snapshot.py",
+    "proxy/targets.py",
     "proxy/userspace/ruleset.py",
     "netplane/kube/cache.py",
     "netplane/kube/errors.py",

@@ -19,8 +19,9 @@ from netplane.kube.objects import (
     namespace_of,
     resource_version_of,
 )
+from proxy.frontends import EVERY_ADDRESS
 from proxy.model import Frontend, NodeFacts, Protocol, Target, joined
-from proxy.snapshot import EVERY_ADDRESS, PROXY_NAME_LABEL, SERVICE_NAME_LABEL, build, node_facts
+from proxy.snapshot import PROXY_NAME_LABEL, SERVICE_NAME_LABEL, build, node_facts
 from proxy.userspace.sources import classify, keeps_address
 
 

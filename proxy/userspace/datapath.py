@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
@@ -19,27 +19,17 @@ from time import monotonic
 from netplane.errors import KernelError
 from proxy.balance import Affinity, Ejections
 from proxy.datapath import SyncReport, Unserved
-from proxy.diff import diff
-from proxy.model import (
-    Frontend,
-    IPNetwork,
-    Pool,
-    Protocol,
-    ServicePort,
-    Snapshot,
-    Target,
-    WhenEmpty,
-    joined,
-)
+from proxy.diff import Changes, diff
+from proxy.model import Frontend, IPNetwork, Protocol, ServicePort, Snapshot, Target, joined
 from proxy.userspace import handover, observe, plumbing
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
+from proxy.userspace.demands import Demands
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.engine import Engine
 from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Cannot, Listener, adoptable, kept_name, open_listener, retire
 from proxy.userspace.plumbing import Plan
 from proxy.userspace.poller import Poller
-from proxy.userspace.ruleset import Drop
 from proxy.userspace.sources import within
 from proxy.userspace.traffic import Traffic
 
@@ -94,7 +84,9 @@ class UserspaceDataPath:
         self._datagrams: Datagrams | None = None
         self._dialer: Dialer | None = None
         self._listeners: dict[Frontend, Listener] = {}
-        self._have: dict[Frontend, Target] = {}
+        self._have: Mapping[Frontend, Target] = {}  # what was synced last
+        self._missing: set[Frontend] = set()  # of it: what does not work
+        self._demands = Demands()
         self._to_keep: list[tuple[str, int | None]] = []
         self._retired: set[Frontend] = set()  # sockets of ours were here of which the supervisor has copies
         self._plan: Plan | None = None
@@ -103,6 +95,8 @@ class UserspaceDataPath:
         self._ejections = Ejections()
         self._affinity: dict[ServicePort, Affinity] = {}
         self.traffic: dict[TrafficKey, Traffic] = {}
+        self._users: Counter[TrafficKey] = Counter()  # frontends of each Service port
+        self._unused: set[TrafficKey] = set()  # without any, and perhaps with flows still
 
     @property
     def name(self) -> str:
@@ -113,7 +107,7 @@ class UserspaceDataPath:
         """Plumbing first, then listeners. Raises KernelError naming the step; nothing was changed then."""
         if not want.node.addresses:
             raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
-        await self._ensure_plumbing(plan_of(want))
+        await self._ensure_plumbing(self._demands.plan(want))
         dialer = self._dialer = self._dialer or Dialer(want.node)
         dialer.set_node(want.node)
         if self._engine is None:
@@ -123,19 +117,21 @@ class UserspaceDataPath:
         changes = diff(self._have, want.targets)
         for frontend in changes.removed:
             self._shut(frontend)
-            del self._have[frontend]
+            self._missing.discard(frontend)
+        again = {frontend: want.targets[frontend] for frontend in self._missing}
         unserved = []
-        for frontend, target in {**changes.changed, **changes.added}.items():
+        for frontend, target in {**again, **changes.changed, **changes.added}.items():
             cannot = self._point(frontend, target)
             if cannot is None:
-                self._have[frontend] = target
+                self._missing.discard(frontend)
             else:
-                self._have.pop(frontend, None)  # still missing, so the next sync tries again
+                self._missing.add(frontend)  # the next sync tries again
                 unserved.append(Unserved(frontend, target.service, cannot.reason, cannot.again))
         self._drop_unwanted()
-        self._forget_unused(want)
+        self._forget_unused(changes, want)
+        self._have = want.targets
         await self._tell_keeper()
-        counts = (len(changes.added), len(changes.changed), len(changes.removed))
+        counts = (len(changes.added.keys() | again), len(changes.changed), len(changes.removed))
         return SyncReport(want.revision, *counts, unserved=tuple(unserved), warnings=self._warnings)
 
     async def observe(self) -> Mapping[Frontend, Target]:
@@ -146,7 +142,7 @@ class UserspaceDataPath:
         }
         routed = await asyncio.to_thread(plumbing.routed)
         found: dict[Frontend, Target] = {}
-        for frontend, target in self._have.items():
+        for frontend, target in self.targets.items():
             listener, listening = self._listeners.get(frontend), sockets[frontend.protocol]
             if listener is None:
                 if (frontend.address, frontend.port) not in listening.values():
@@ -169,7 +165,7 @@ class UserspaceDataPath:
             else:
                 self._shut(frontend)
         self._listeners.clear()
-        self._have.clear()
+        self._have, self._missing = {}, set()
         await self._tell_keeper()
         if not keep:
             await asyncio.to_thread(plumbing.remove)
@@ -253,12 +249,16 @@ class UserspaceDataPath:
 
     @property
     def targets(self) -> Mapping[Frontend, Target]:
-        """What was synced last."""
-        return self._have
+        """What was synced last, and works."""
+        if not self._missing:
+            return self._have
+        return {f: target for f, target in self._have.items() if f not in self._missing}
 
     async def _ensure_plumbing(self, plan: Plan) -> None:
         due = self._clock() - self._mended_at >= MEND_EVERY
-        if plan != self._plan or due:
+        if due and self._ejections:
+            self._forget_ejected()
+        if plan is not self._plan or due:
             await asyncio.to_thread(plumbing.ensure, plan)
             self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
             self._plan, self._mended_at = plan, self._clock()
@@ -313,16 +313,32 @@ class UserspaceDataPath:
             self._retire(frontend, sock)
         self._kept.clear()
 
-    def _forget_unused(self, want: Snapshot) -> None:
+    def _forget_unused(self, changes: Changes, want: Snapshot) -> None:
         """Counters and affinities end with their Service, once its last flow has ended."""
-        wanted = {(target.service, frontend.protocol) for frontend, target in want.targets.items()}
-        for key in [key for key, counted in self.traffic.items() if key not in wanted and not counted.active]:
-            del self.traffic[key]
-        if self._ejections:
-            pools = (pool for target in want.targets.values() for pool in (target.inside, target.outside))
-            self._ejections.forget({(str(e.address), e.port) for pool in pools for e in pool.endpoints})
-        services = {service for service, _ in wanted}
-        self._affinity = {service: kept for service, kept in self._affinity.items() if service in services}
+        for frontend in {*changes.removed, *changes.changed}:
+            self._use(frontend, self._have[frontend], -1)
+        for frontend, target in {**changes.added, **changes.changed}.items():
+            self._use(frontend, target, 1)
+        for key in [key for key in self._unused if key in self._users or not self._in_use(key)]:
+            self._unused.discard(key)
+            if key not in self._users:
+                self.traffic.pop(key, None)
+                self._affinity.pop(key[0], None)
+
+    def _forget_ejected(self) -> None:
+        pools = (pool for target in self._have.values() for pool in (target.inside, target.outside))
+        self._ejections.forget({(str(e.address), e.port) for pool in pools for e in pool.endpoints})
+
+    def _use(self, frontend: Frontend, target: Target, by: int) -> None:
+        key = (target.service, frontend.protocol)
+        self._users[key] += by
+        if not self._users[key]:
+            del self._users[key]
+            self._unused.add(key)
+
+    def _in_use(self, key: TrafficKey) -> bool:
+        counted = self.traffic.get(key)
+        return counted is not None and counted.active > 0
 
     async def _tell_keeper(self) -> None:
         """In order, and in a thread: a supervisor that is slow to read must not hold up the relay."""
@@ -349,27 +365,3 @@ def _tell(keeper: Keeper, told: Sequence[tuple[str, int | None]]) -> None:
             keeper.unstore(name)
         else:
             keeper.store(name, descriptor)
-
-
-def plan_of(want: Snapshot) -> Plan:
-    """What a snapshot asks of the plumbing."""
-    addresses, drops, node_ports = set(), set(), set()
-    for frontend, target in want.targets.items():
-        address = frontend.address
-        if not (address.is_unspecified or address.is_loopback or within(address, want.node.service_cidrs)):
-            addresses.add(address)
-        if frontend.protocol not in (Protocol.TCP, Protocol.UDP):
-            continue
-        where = None if address.is_unspecified else address
-        if where is None and want.node.node_port_networks:
-            node_ports.add((frontend.protocol, frontend.port))
-        at = partial(Drop, address.version, where, frontend.port, protocol=frontend.protocol)
-        if _silent(target.outside):
-            drops.add(at(everyone=_silent(target.inside)))
-        if target.allowed:
-            drops.add(at(allowed=target.allowed))
-    return Plan(want.node, frozenset(addresses), frozenset(drops), frozenset(node_ports))
-
-
-def _silent(pool: Pool) -> bool:
-    return not pool.endpoints and pool.when_empty is WhenEmpty.DROP

@@ -215,7 +215,7 @@ class TestUserspaceOnly:
 
     def test_plumbing_is_idempotent_and_removed_whole(self, netns) -> None:
         from proxy.userspace import plumbing
-        from proxy.userspace.datapath import plan_of
+        from proxy.userspace.demands import plan_of
 
         with entered_netns(netns):
             assert plumbing.ensure(plan_of(WANT)) != []

@@ -21,6 +21,7 @@ from proxy.model import (
     Target,
     WhenEmpty,
 )
+from proxy.targets import Targets
 from proxy.userspace.listeners import kept_name
 from proxy.userspace.observe import parse_address
 from proxy.userspace.ruleset import Drop, marker, render
@@ -46,6 +47,7 @@ TARGETS = st.builds(
     st.lists(NETWORKS, max_size=2).map(tuple),
 )
 MAPPINGS = st.dictionaries(FRONTENDS, TARGETS, max_size=3)
+EDITS = st.dictionaries(st.integers(0, 3), st.none() | TARGETS, max_size=3)
 NODE = NodeFacts(
     "n1",
     (ip_address("192.168.77.11"),),
@@ -71,6 +73,42 @@ def test_the_difference_touches_only_what_differs(have, data) -> None:
     assert not changes.added
     assert not changes.removed
     assert set(changes.changed) == {f for f in have if have[f] != want[f]}
+
+
+@settings(max_examples=40)
+@given(
+    MAPPINGS,
+    st.lists(
+        st.tuples(st.dictionaries(st.integers(0, 3), st.none() | TARGETS, max_size=3), st.booleans()),
+        max_size=4,
+    ),
+)
+def test_every_version_of_the_targets_stays_what_it_was(start, edits) -> None:
+    """Held against plain dictionaries; some versions are read on the way, which must change none."""
+    known = [Frontend(ip_address("10.0.0.1"), port, Protocol.TCP) for port in range(4)]
+    versions, expected = [Targets(start)], [dict(start)]
+    for edit, look in edits:
+        named = {known[index]: target for index, target in edit.items()}
+        versions.append(versions[-1].derive(named))
+        merged = {**expected[-1], **named}
+        expected.append({f: target for f, target in merged.items() if target is not None})
+        if look:
+            assert diff(versions[0], versions[-1]) == diff(expected[0], expected[-1])
+    for version, plain in zip(versions, expected, strict=True):
+        assert version == plain
+        assert (dict(version), len(version), set(version)) == (plain, len(plain), set(plain))
+        assert all(version.get(f) == plain.get(f) for f in known)
+        for other, other_plain in zip(versions, expected, strict=True):
+            assert (version == other) == (plain == other_plain)
+            assert apply(version, diff(version, other)) == other_plain
+
+
+def test_an_older_version_can_go_another_way() -> None:
+    one, two = (Frontend(ip_address("10.0.0.1"), port, Protocol.TCP) for port in (1, 2))
+    target = Target(ServicePort("default", "web", "80"), Pool(), Pool())
+    first = Targets({one: target})
+    second, third = first.derive({one: None}), first.derive({two: target})
+    assert (set(first), set(second), set(third)) == ({one}, set(), {one, two})
 
 
 @settings(max_examples=40)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netplane.kube.objects import key_of
+from proxy.diff import diff
 from proxy.model import Frontend, HealthCheck, NodeFacts, Protocol, ServicePort, Snapshot, Target, WhenEmpty
-from proxy.snapshot import Known, build, node_facts
+from proxy.snapshot import Resolution, build, node_facts
 
 NODE = NodeFacts("n1", (ip_address("192.168.77.11"),), (ip_network("10.244.1.0/24"),), zone="east")
 READY: dict[str, Any] = {"ready": True}
@@ -257,6 +259,13 @@ def test_the_older_service_keeps_a_frontend_that_two_claim() -> None:
         service("bad", clusterIP="10.96.0.2", ports=[{"port": 80, "protocol": "QUIC"}]),
         service("bad", clusterIP="10.96.0.2", sessionAffinity="ClientIP", sessionAffinityConfig=[])
         | {"spec": 3},
+        service(
+            "bad",
+            clusterIP="10.96.0.2",
+            type="LoadBalancer",
+            externalTrafficPolicy="Local",
+            healthCheckNodePort="nonsense",
+        ),
     ],
 )
 def test_nonsense_costs_only_itself_and_is_named(broken: dict[str, Any]) -> None:
@@ -331,18 +340,100 @@ def test_the_order_of_objects_never_matters(cluster: tuple[list[Any], list[Any]]
     assert build(services, slices, NODE) == expected
 
 
-@given(clusters(), st.data())
-def test_what_is_known_never_changes_the_answer(cluster: tuple[list[Any], list[Any]], data: Any) -> None:
-    services, slices = cluster
-    known: Known = {}
-    for _ in range(3):
-        kept_services = [s for s in services if data.draw(st.booleans())]
-        kept_slices = [{**s, "endpoints": s["endpoints"][data.draw(st.integers(0, 1)) :]} for s in slices]
-        kept_slices = [
-            s if data.draw(st.booleans()) else new for s, new in zip(slices, kept_slices, strict=True)
-        ]
-        node = data.draw(st.sampled_from([NODE, NodeFacts("n2", NODE.addresses)]))
-        assert build(kept_services, kept_slices, node, known) == build(kept_services, kept_slices, node)
+@given(st.lists(clusters(), min_size=2, max_size=4), st.randoms())
+def test_the_way_there_never_changes_the_answer(
+    states: list[tuple[list[Any], list[Any]]], random: Any
+) -> None:
+    """Any sequence of events that ends in a state gives the snapshot of that state, and all before it stay."""
+    resolution, before = Resolution(NODE), []
+    have: dict[Any, Any] = {}
+    for services, slices in states:
+        node = random.choice([NODE, NodeFacts("n2", NODE.addresses)])
+        want = {("service", key_of(s)): s for s in services} | {("slice", key_of(s)): s for s in slices}
+        events = [*want, *(key for key in have if key not in want)]
+        random.shuffle(events)
+        for kind, key in events:
+            if (kind, key) not in want:
+                (resolution.drop_service if kind == "service" else resolution.drop_slice)(key)
+            elif have.get((kind, key)) != want[kind, key]:
+                put = resolution.put_service if kind == "service" else resolution.put_slice
+                put(want[kind, key])
+            if random.random() < 0.3:
+                resolution.snapshot()
+        resolution.set_node(node)
+        have = want
+        before.append((resolution.snapshot(), build(services, slices, node)))
+        assert resolution.snapshot() is resolution.snapshot()
+    for found, expected in before:
+        assert found == expected
+        assert dict(found.targets) == dict(expected.targets)
+
+
+def test_a_slice_may_move_to_another_service() -> None:
+    resolution = Resolution(NODE)
+    resolution.put_service(service())
+    resolution.put_service(service("other", clusterIP="10.96.0.2"))
+    resolution.put_slice(slice_of(endpoint("10.0.0.1", READY)))
+    assert addresses(resolution.snapshot()) == ["10.0.0.1:8080"]
+    moved = slice_of(endpoint("10.0.0.1", READY))
+    moved["metadata"]["labels"] = {"kubernetes.io/service-name": "other"}
+    resolution.put_slice(moved)
+    assert addresses(resolution.snapshot()) == []
+    assert addresses(resolution.snapshot(), "10.96.0.2") == ["10.0.0.1:8080"]
+
+
+def test_one_change_leaves_all_other_targets_the_same_objects() -> None:
+    resolution = Resolution(NODE)
+    for name, address in (("web", "10.96.0.1"), ("other", "10.96.0.2")):
+        resolution.put_service(service(name, clusterIP=address))
+        resolution.put_slice(slice_of(endpoint("10.0.0.1", READY), name=name))
+    first = resolution.snapshot()
+    resolution.put_slice(slice_of(endpoint("10.0.0.2", READY)))
+    second = resolution.snapshot()
+    changes = diff(first.targets, second.targets)
+    assert (len(changes.added), len(changes.changed), len(changes.removed)) == (0, 1, 0)
+    assert at(first, "10.96.0.2") is at(second, "10.96.0.2")
+    assert (addresses(first), addresses(second)) == (["10.0.0.1:8080"], ["10.0.0.2:8080"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "frontends"),
+    [
+        (
+            {},
+            {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]},
+            {"10.96.0.1:80", "0.0.0.0:30080"},
+        ),
+        ({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}, {}, {"10.96.0.1:80"}),
+        ({}, {"ports": [{"port": 81}]}, {"10.96.0.1:81"}),
+        ({}, {"ports": [{"port": 80, "protocol": "UDP"}]}, {"10.96.0.1:80"}),
+        ({}, {"type": "ExternalName", "externalName": "example.org"}, set()),
+        ({}, {"clusterIP": "None"}, set()),
+        ({"clusterIP": "None"}, {"clusterIP": "10.96.0.7"}, {"10.96.0.7:80"}),
+        ({"externalIPs": ["203.0.113.7"]}, {}, {"10.96.0.1:80"}),
+    ],
+)
+def test_a_live_service_may_change_in_every_way(
+    before: dict[str, Any], after: dict[str, Any], frontends: set[str]
+) -> None:
+    resolution = Resolution(NODE)
+    resolution.put_slice(slice_of(endpoint("10.0.0.1", READY)))
+    resolution.put_service(service(**before))
+    resolution.snapshot()
+    resolution.put_service(service(**after))
+    found = resolution.snapshot()
+    assert {str(frontend).partition("/")[0] for frontend in found.targets} == frontends
+    assert found == build([service(**after)], [slice_of(endpoint("10.0.0.1", READY))], NODE)
+
+
+def test_labels_that_hand_a_live_service_to_another_proxy() -> None:
+    resolution = Resolution(NODE)
+    resolution.put_service(service())
+    assert resolution.snapshot().targets
+    resolution.put_service(service(labels={"service.kubernetes.io/service-proxy-name": "other"}))
+    assert not resolution.snapshot().targets
+    resolution.put_service(service())
+    assert resolution.snapshot().targets
 
 
 @given(clusters())
