@@ -1,7 +1,8 @@
 """`netplane cni serve`: answers the executable, one worker thread a request.
 
-Everything a verb does (SQLite, netlink, entering namespaces) blocks, and belongs to threads. They accept, too,
-one after the other: a request that the event loop handed over would wait for two threads to wake instead of one.
+Everything a verb does (SQLite, netlink, entering namespaces) blocks, and belongs to threads. They accept, too: a
+request that the event loop handed over would wait for two threads to wake instead of one. The kernel wakes one
+thread a request, the one that was last at work and has everything at hand.
 A daemon that stops finishes the verbs it has begun.
 """
 
@@ -12,7 +13,7 @@ import logging
 import os
 import select
 import socket
-import threading
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,8 @@ LISTENER_NAME = "cni"
 _BACKLOG = 1024
 _PATH_LIMIT = 100
 _ACCEPT_AGAIN_SECONDS = 0.1
-_PEER_SECONDS = 10.0  # a local process sends a request it has whole, at once
+_PATIENCE = struct.pack("ll", 10, 0)  # seconds: a local process sends a request it has whole, at once
+_ONE = select.EPOLLIN | select.EPOLLONESHOT  # of the threads that wait, one
 log = logging.getLogger(__name__)
 
 
@@ -79,17 +81,12 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
 def _working(listener: socket.socket, workers: int, node: Node) -> Iterator[None]:
     """Requests are answered inside the block; at its end those that have begun are finished."""
     stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    poller = select.poll()
-    poller.register(stop, select.POLLIN)
-    poller.register(listener, select.POLLIN)
-    turn = threading.Lock()
+    gate = select.epoll()
+    gate.register(stop, select.EPOLLIN)
+    gate.register(listener, _ONE)
 
     def work() -> None:
-        while True:
-            with turn:
-                connection = _next(listener, poller, stop)
-            if connection is None:
-                return
+        while (connection := _next(listener, gate, stop)) is not None:
             _converse(connection, node)
 
     try:
@@ -101,13 +98,14 @@ def _working(listener: socket.socket, workers: int, node: Node) -> Iterator[None
             finally:
                 os.eventfd_write(stop, 1)
     finally:
+        gate.close()
         os.close(stop)
 
 
-def _next(listener: socket.socket, poller: select.poll, stop: int) -> socket.socket | None:
-    """The next connection, or None once we are to stop."""
+def _next(listener: socket.socket, gate: select.epoll, stop: int) -> socket.socket | None:
+    """The next connection, or None once we are to stop. Who takes one lets the next thread look for another."""
     while True:
-        if any(descriptor == stop for descriptor, _ in poller.poll()):
+        if any(descriptor == stop for descriptor, _ in gate.poll()):
             return None
         try:
             return listener.accept()[0]
@@ -116,12 +114,15 @@ def _next(listener: socket.socket, poller: select.poll, stop: int) -> socket.soc
         except OSError as error:  # out of descriptors: verbs under way will free some
             log.warning("cannot accept a request: %s", error.strerror or error)
             select.select([stop], [], [], _ACCEPT_AGAIN_SECONDS)
+        finally:
+            gate.modify(listener, _ONE)
 
 
 def _converse(connection: socket.socket, node: Node) -> None:
     """One connection, one request, one answer."""
     with connection:
-        connection.settimeout(_PEER_SECONDS)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
         try:
             call = wire.receive(connection)
         except (OSError, NetplaneError) as error:

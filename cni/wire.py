@@ -1,15 +1,18 @@
 """The daemon's side of the socket: see ``executable`` for the bytes. Blocking, for worker threads."""
 
+import array
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from netplane.errors import PeerError
 
 _HEADER = re.compile(rb"NPCNI1 ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _HEADER_BYTES = 25
+_FIRST_BYTES = 1 << 14  # most requests are one read
+_RIGHTS = socket.CMSG_SPACE(4 * 4)  # at most four descriptors, of which one is kept
 ENVIRONMENT_LIMIT = 1 << 16
 STDIN_LIMIT = 1 << 24
 
@@ -25,21 +28,23 @@ class Call:
 
 def receive(connection: socket.socket) -> Call:
     """Read one call. Raises PeerError where it is not one, OSError where the peer goes away."""
-    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
-    netns = descriptors[0] if descriptors else None
-    for descriptor in descriptors[1:]:
-        os.close(descriptor)
+    data, ancillary, _, _ = connection.recvmsg(_FIRST_BYTES, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+    netns = _first_descriptor(ancillary)
     try:
-        header += _exactly(connection, _HEADER_BYTES - len(header))
-        match = _HEADER.fullmatch(header)
+        if len(data) < _HEADER_BYTES:
+            data += _exactly(connection, _HEADER_BYTES - len(data))
+        match = _HEADER.match(data)
         if match is None:
             raise PeerError("cannot read a CNI call: it does not begin as one")
-        sizes = [int(size, 16) for size in match.groups()]
-        if sizes[0] > ENVIRONMENT_LIMIT or sizes[1] > STDIN_LIMIT:
-            raise PeerError(f"cannot read a CNI call: {sizes[0]} and {sizes[1]} bytes are too many")
-        variables = os.fsdecode(_exactly(connection, sizes[0]))
-        pairs = (pair.partition("=") for pair in variables.split("\0") if pair)
-        return Call({key: value for key, _, value in pairs}, _exactly(connection, sizes[1]), netns)
+        variables, stdin = int(match[1], 16), int(match[2], 16)
+        if variables > ENVIRONMENT_LIMIT or stdin > STDIN_LIMIT:
+            raise PeerError(f"cannot read a CNI call: {variables} and {stdin} bytes are too many")
+        middle = _HEADER_BYTES + variables
+        if len(data) < middle + stdin:
+            data += _exactly(connection, middle + stdin - len(data))
+        pairs = (pair.partition("=") for pair in os.fsdecode(data[_HEADER_BYTES:middle]).split("\0"))
+        environment = {key: value for key, _, value in pairs if key}
+        return Call(environment, data[middle : middle + stdin], netns)
     except BaseException:
         if netns is not None:
             os.close(netns)
@@ -47,9 +52,19 @@ def receive(connection: socket.socket) -> Call:
 
 
 def reply(connection: socket.socket, status: int, stdout: bytes) -> None:
-    """Answer, and end the stream. Raises OSError where the peer went away."""
+    """Answer; closing ends the stream. Raises OSError where the peer went away."""
     connection.sendall(b"%d\n%b" % (status, stdout))
-    connection.shutdown(socket.SHUT_WR)
+
+
+def _first_descriptor(ancillary: Sequence[tuple[int, int, bytes]]) -> int | None:
+    """The first of those that came with a message; the others are closed."""
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    for descriptor in descriptors[1:]:
+        os.close(descriptor)
+    return descriptors[0] if descriptors else None
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

@@ -1,6 +1,7 @@
 /* The CNI plugin that container runtimes run: it carries a request to the daemon and the answer back.
  *
- * In C because a process start is most of an ADD: this one starts in half a millisecond, an interpreter in ten.
+ * In C because a process start is most of an ADD: this one starts in 0.15 ms, an interpreter in ten. With musl: what
+ * glibc asks of the processor at its start takes 0.3 ms.
  * It decides nothing. What the daemon cannot answer, cni/offline.py does, which this process becomes.
  * The bytes on the socket are described in cni/executable.py.
  *
@@ -137,6 +138,30 @@ static int connect_within(int milliseconds)
     }
 }
 
+/* All of a message; what its control part carries goes with the first byte. */
+static int send_all(int fd, struct msghdr *message)
+{
+    while (message->msg_iovlen > 0) {
+        ssize_t n = sendmsg(fd, message, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        message->msg_control = NULL;
+        message->msg_controllen = 0;
+        while (message->msg_iovlen > 0 && (size_t)n >= message->msg_iov->iov_len) {
+            n -= (ssize_t)message->msg_iov->iov_len;
+            message->msg_iov++;
+            message->msg_iovlen--;
+        }
+        if (message->msg_iovlen > 0) {
+            message->msg_iov->iov_base = (char *)message->msg_iov->iov_base + n;
+            message->msg_iov->iov_len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
 /* Header, with the opened namespace, then environment and standard input. */
 static int send_request(int fd, const struct bytes *input)
 {
@@ -145,8 +170,9 @@ static int send_request(int fd, const struct bytes *input)
     const char *path = getenv("CNI_NETNS");
     int netns = path != NULL && *path != '\0' ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     int length = snprintf(header, sizeof header, "NPCNI1 %08zx %08zx\n", environment.size, input->size);
-    struct iovec part = {header, (size_t)length};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    struct iovec parts[] = {
+        {header, (size_t)length}, {environment.data, environment.size}, {input->data, input->size}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
     if (netns >= 0) {
         message.msg_control = control;
         message.msg_controllen = sizeof control;
@@ -156,9 +182,7 @@ static int send_request(int fd, const struct bytes *input)
         rights->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(rights), &netns, sizeof netns);
     }
-    if (sendmsg(fd, &message, 0) != length)
-        return -1;
-    return write_all(fd, environment.data, environment.size) || write_all(fd, input->data, input->size);
+    return send_all(fd, &message);
 }
 
 int main(void)

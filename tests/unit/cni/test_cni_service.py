@@ -86,6 +86,7 @@ def test_a_request_crosses_the_socket_whole_with_its_namespace(tmp_path):
         assert os.fstat(call.netns).st_ino == tmp_path.stat().st_ino
         os.close(call.netns)
         wire.reply(there, 1, b'{"code": 7}')
+        there.close()
         assert executable.receive(here) == (1, b'{"code": 7}')
 
 
