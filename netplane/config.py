@@ -94,6 +94,16 @@ class Paths:
         return self.run / "proxy.sock"
 
     @property
+    def bpf_mount(self) -> Path:
+        """The BPF file system that holds the node's pins: the machine's own, or one of the node's."""
+        return Path("/sys/fs/bpf") if self.root == Path("/") else self.run / "bpf"
+
+    @property
+    def bpf_root(self) -> Path:
+        """The node's pins."""
+        return self.bpf_mount / "netplane"
+
+    @property
     def cgroup_name(self) -> str:
         """The node's directory under each cgroup hierarchy: one name per root."""
         if self.root == Path("/"):

@@ -80,6 +80,8 @@ PURE = (
     "netplane/node/status.py",
     "proxy/balance.py",
     "proxy/diff.py",
+    "proxy/ebpf/layout.py",
+    "proxy/ebpf/routes.py",
     "proxy/frontends.py",
     "proxy/model.py",
     "proxy/selection.py",

@@ -72,10 +72,14 @@ def _shares(milli: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which cgroup version the host has, and where each usable controller is mounted."""
+    """Which cgroup version the host has, and where each usable controller is mounted.
+
+    ``unified``: the v2 hierarchy, which may stand beside those of v1; it is where BPF programs meet processes.
+    """
 
     version: int
     mounts: Mapping[str, Path]
+    unified: Path | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -88,9 +92,11 @@ def detect(mount: Path = MOUNT) -> Layout:
     unified = mount / "cgroup.controllers"
     if unified.exists():
         offered = unified.read_text().split()
-        return Layout(2, {name: mount for name in CONTROLLERS if name in offered})
+        return Layout(2, {name: mount for name in CONTROLLERS if name in offered}, mount)
     found = {name: mount / name for name in CONTROLLERS if (mount / name / "cgroup.procs").exists()}
-    return Layout(1 if found else 0, found)
+    beside = mount / "unified"
+    hybrid = beside if (beside / "cgroup.controllers").exists() else None
+    return Layout(1 if found else 0, found, hybrid)
 
 
 class Cgroup:
@@ -107,7 +113,8 @@ class Cgroup:
     @property
     def directories(self) -> list[Path]:
         """The group's directory in each hierarchy, each once."""
-        return list(dict.fromkeys(mount / self.path for mount in self.layout.mounts.values()))
+        mounts = [*self.layout.mounts.values(), self.layout.unified]
+        return list(dict.fromkeys(mount / self.path for mount in mounts if mount is not None))
 
     @property
     def procs(self) -> list[Path]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from netplane.errors import KernelError
 from netplane.linux.namespaces import entered_netns, new_netns
 from netplane.linux.rtnl import rtnl
+from proxy.ebpf.datapath import EbpfDataPath
 from proxy.model import (
     Endpoint,
     Frontend,
@@ -26,6 +27,7 @@ from proxy.model import (
     WhenEmpty,
 )
 from proxy.userspace.datapath import UserspaceDataPath
+from tests.bpf_place import BpfPlace, bpf_place
 from tests.fakes_datapath import Hosted, MemoryDataPath
 
 NODE = NodeFacts(
@@ -71,13 +73,25 @@ def netns() -> Iterator[int]:
     os.close(made)
 
 
-@pytest.fixture(params=["memory", pytest.param("userspace", marks=pytest.mark.netns)])
+@pytest.fixture(scope="module")
+def place() -> Iterator[BpfPlace]:
+    with bpf_place() as made:
+        yield made
+
+
+IN_KERNEL = [pytest.param(mode, marks=pytest.mark.netns) for mode in ("userspace", "ebpf")]
+
+
+@pytest.fixture(params=["memory", *IN_KERNEL])
 def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Hosted]]:
     running: list[Hosted] = []
 
     def make(**options: Any) -> Hosted:
         if request.param == "memory":
             running.append(Hosted(MemoryDataPath))
+        elif request.param == "ebpf":
+            netns, place = request.getfixturevalue("netns"), request.getfixturevalue("place")
+            running.append(Hosted(lambda: EbpfDataPath(MemoryDataPath(), **place.options), netns))
         else:
             netns = request.getfixturevalue("netns")
             running.append(Hosted(lambda: UserspaceDataPath(**options), netns))

@@ -1,0 +1,187 @@
+"""The ebpf data path: sockets of this node are told endpoints; all else is left to the nftables table beneath.
+
+Why two: connect() is seen only of programs that run here. What comes from outside, what no socket hook can decide
+(silence, source ranges), and whatever does not run in the node's cgroup goes the way of ``outside``, another data
+path that is given the same snapshot. So whatever the hooks let pass is answered, and answered the same.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from time import monotonic
+
+from netplane.errors import KernelError
+from proxy.datapath import DataPath, SyncReport
+from proxy.diff import diff
+from proxy.ebpf import pins
+from proxy.ebpf.layout import address_bytes
+from proxy.ebpf.pins import Pins
+from proxy.ebpf.routes import Route, route_of
+from proxy.ebpf.tables import MAPS, Tables, read
+from proxy.model import Balance, Frontend, IPAddress, NodeFacts, Snapshot, Target
+
+MACHINES_MOUNT = Path("/sys/fs/bpf")  # there before us, and not ours to take away
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, kernel 5.14
+_LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
+MEND_EVERY = 30.0  # seconds after which a sync looks at the hooks again though nothing has changed
+_TURNS = frozenset({Balance.ROUND_ROBIN, Balance.RANDOM})
+
+
+class EbpfDataPath:
+    """See ``proxy.datapath.DataPath``. ``outside`` serves what the hooks do not.
+
+    ``cgroup``: the cgroup v2 directory of the node, whose processes' sockets are told endpoints. ``mount``: where a
+    BPF file system is, or is to be, mounted; ``directory``: where on it the pins are. Lives in the node's network
+    namespace.
+    """
+
+    def __init__(self, outside: DataPath, *, cgroup: Path, mount: Path, directory: Path) -> None:
+        self.outside = outside
+        self._cgroup, self._mount = cgroup, mount
+        self._pins = Pins(directory)
+        self._tables: Tables | None = None
+        self._have: Mapping[Frontend, Target] = {}
+        self._node: NodeFacts | None = None
+        self._mended_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The mode's name."""
+        return "ebpf"
+
+    async def sync(self, want: Snapshot) -> SyncReport:
+        """First what lies beneath, then the maps. Raises KernelError naming the step; what was forwarded still is."""
+        report = await self.outside.sync(want)
+        try:
+            if self._tables is not None and monotonic() - self._mended_at >= MEND_EVERY:
+                self._mend()
+            if self._tables is None:
+                await asyncio.to_thread(self._begin, want)
+            else:
+                self._follow(self._tables, want)
+        except KernelError:
+            self._forget()  # the next sync reads the kernel
+            raise
+        self._have = want.targets
+        return replace(report, warnings=(*report.warnings, *_warnings(want)))
+
+    async def observe(self) -> Mapping[Frontend, Target]:
+        """What lies beneath says, where maps and hooks agree; where they do not, with the endpoints they have."""
+        found = await self.outside.observe()
+        routes = await asyncio.to_thread(self._read)
+        return {
+            frontend: seen
+            for frontend, target in found.items()
+            if (seen := _seen(target, route_of(frontend, target), routes.get(frontend))) is not None
+        }
+
+    async def close(self, *, keep: bool) -> None:
+        """End. ``keep``: programs, maps and links stay, and go on forwarding."""
+        self._forget()
+        if not keep:
+            await asyncio.to_thread(self._remove)
+        await self.outside.close(keep=keep)
+
+    @property
+    def targets(self) -> Mapping[Frontend, Target]:
+        """What was synced last."""
+        return self._have
+
+    # --- parts --------------------------------------------------------------------------------------------
+
+    def _begin(self, want: Snapshot) -> None:
+        """From whatever the kernel has, to what is wanted; the hooks last, when the maps are true."""
+        pins.ensure_mounted(self._mount)
+        with pins.programs(self._pins) as made:
+            tables = self._tables = Tables({name: made.map(name) for name in MAPS})
+            wanted = _routes(want.targets)
+            have = tables.routes
+            for frontend, route in wanted.items():
+                if frontend in have:
+                    tables.point(frontend, route)
+            tables.load({frontend: route for frontend, route in wanted.items() if frontend not in have})
+            for frontend in have.keys() - wanted.keys():
+                tables.remove(frontend)
+            tables.serve_at(_node_port_addresses(want.node))
+            pins.attach(self._pins, made, self._cgroup)
+        self._node, self._mended_at = want.node, monotonic()
+
+    def _follow(self, tables: Tables, want: Snapshot) -> None:
+        """What has changed since the last sync."""
+        changes = diff(self._have, want.targets)
+        for frontend, target in {**changes.changed, **changes.added}.items():
+            route = route_of(frontend, target)
+            if route is None:
+                tables.remove(frontend)
+            else:
+                tables.point(frontend, route)
+        for frontend in changes.removed:
+            tables.remove(frontend)
+        if want.node != self._node:
+            tables.serve_at(_node_port_addresses(want.node))
+            self._node = want.node
+
+    def _mend(self) -> None:
+        """Begin anew where somebody has taken a hook or a map away."""
+        if pins.missing_hooks(self._cgroup) or not self._pins.maps.is_dir():
+            self._forget()
+        self._mended_at = monotonic()
+
+    def _read(self) -> dict[Frontend, Route]:
+        maps = self._pins.open_maps()
+        if maps is None or pins.missing_hooks(self._cgroup):
+            return {}
+        try:
+            return read(maps)
+        finally:
+            for one in maps.values():
+                one.close()
+
+    def _forget(self) -> None:
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
+        self._have = {}
+
+    def _remove(self) -> None:
+        pins.remove(self._pins)
+        if self._mount != MACHINES_MOUNT:
+            pins.unmount(self._mount)
+
+
+def _routes(targets: Mapping[Frontend, Target]) -> dict[Frontend, Route]:
+    routes = ((frontend, route_of(frontend, target)) for frontend, target in targets.items())
+    return {frontend: route for frontend, route in routes if route is not None}
+
+
+def _seen(target: Target, wanted: Route | None, has: Route | None) -> Target | None:
+    """A target as clients on this node meet it; None where the maps should serve it and do not."""
+    if has == wanted:
+        return target
+    if has is None:
+        return None
+    pool = replace(target.inside, endpoints=has.endpoints)
+    return replace(target, service=has.service, inside=pool, affinity=has.affinity or None)
+
+
+def _node_port_addresses(node: NodeFacts) -> dict[bytes, int]:
+    """Where NodePorts are served: everywhere on this node for all, on loopback for the node's own programs."""
+    networks = node.node_port_networks
+
+    def serves(address: IPAddress) -> bool:
+        return not networks or any(address in network for network in networks)
+
+    here = {address_bytes(address): 0 for address in node.addresses if serves(address)}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        cookie = int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+    return here | {address_bytes(address): cookie for address in _LOOPBACK if serves(address)}
+
+
+def _warnings(want: Snapshot) -> list[str]:
+    """What Services ask for that sockets do not do."""
+    services = {str(target.service) for target in want.targets.values() if target.balance not in _TURNS}
+    return [f"{name}: in ebpf mode endpoints take turns (netplane.io/balance)" for name in sorted(services)]

@@ -1,0 +1,194 @@
+"""Programs, maps and links in the kernel: pinned, so that forwarding needs no process; swapped, never gone.
+
+In a directory of the BPF file system: ``links/`` holds one link a hook; ``maps-…/`` the maps, named after their
+layout. A newer netplane with the same layout goes on with the maps and swaps the programs under the links, each at
+once. With another layout it fills maps of its own first, swaps, and then removes the old ones.
+"""
+
+import ctypes
+import hashlib
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from netplane.errors import KernelError
+from netplane.linux import bpf
+from netplane.linux.bpf import Map, Object
+from proxy.ebpf.tables import MAPS
+
+HERE = Path(__file__).parent
+SOURCES = (HERE / "bpf/maps.h", HERE / "bpf/sockets.bpf.c")
+OBJECT = HERE / "build/sockets.bpf.o"
+STAMP = HERE / "build/sockets.sha256"
+SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
+SET_RETVAL = 187  # BPF_FUNC_set_retval, kernel 5.18
+# Hook → enum bpf_attach_type of linux/bpf.h.
+HOOKS: Mapping[str, int] = {
+    "connect4": 10,
+    "connect6": 11,
+    "sendmsg4": 14,
+    "sendmsg6": 15,
+    "recvmsg4": 19,
+    "recvmsg6": 20,
+    "getpeername4": 29,
+    "getpeername6": 30,
+}
+_BPF_FS_MAGIC = 0xCAFE4A11
+_MNT_DETACH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Where one node's pins are."""
+
+    directory: Path
+
+    @property
+    def maps(self) -> Path:
+        """The maps of this layout."""
+        return self.directory / f"maps-{layout_id()}"
+
+    @property
+    def links(self) -> Path:
+        """One link a hook."""
+        return self.directory / "links"
+
+    def open_maps(self) -> dict[str, Map] | None:
+        """The maps that are pinned, or None where not all of them are."""
+        opened = {name: bpf.pinned_map(self.maps / name) for name in MAPS}
+        there = {name: one for name, one in opened.items() if one is not None}
+        if len(there) == len(MAPS):
+            return there
+        for one in there.values():
+            one.close()
+        return None
+
+
+def layout_id() -> str:
+    """What tells one layout of the maps from another."""
+    return digest((SOURCES[0],))[:12]
+
+
+def digest(sources: tuple[Path, ...]) -> str:
+    """One hash over files' contents."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def compiled() -> Path:
+    """The object, if it was built from these very sources. Raises KernelError saying how to build it."""
+    if not OBJECT.exists():
+        raise KernelError(
+            "cannot use ebpf mode: its programs are not built",
+            "Install clang and libbpf-dev, then ./dev setup",
+        )
+    if not STAMP.exists() or STAMP.read_text().strip() != digest(SOURCES):
+        raise KernelError(
+            f"cannot use ebpf mode: {OBJECT.name} was built from other sources", "Run ./dev setup"
+        )
+    return OBJECT
+
+
+@contextmanager
+def programs(pins: Pins) -> Iterator[Object]:
+    """The programs, loaded and using the pinned maps, which are made where they are missing. Raises KernelError."""
+    path = compiled()
+    constants = {
+        "seed": random.randbytes(4),
+        "can_refuse": bytes([bpf.has_helper(SOCK_ADDR, SET_RETVAL)]),
+    }
+    for directory in (pins.directory, pins.maps, pins.links):
+        _make(directory)
+    with bpf.loaded(path, constants=constants, pinned={name: pins.maps / name for name in MAPS}) as made:
+        yield made
+
+
+def attach(pins: Pins, made: Object, cgroup: Path) -> None:
+    """Let every hook of a cgroup run these programs from now on. Raises KernelError naming the hook."""
+    descriptor = _opened(cgroup)
+    try:
+        for hook, number in HOOKS.items():
+            bpf.attach_to_cgroup(made.program(f"np_{hook}"), descriptor, number, pins.links / hook)
+    finally:
+        os.close(descriptor)
+    for other in pins.directory.glob("maps-*"):
+        if other != pins.maps:
+            _remove(other)
+
+
+def missing_hooks(cgroup: Path) -> list[str]:
+    """The hooks at which a cgroup runs no program of ours, as the kernel tells."""
+    try:
+        descriptor = _opened(cgroup)
+    except KernelError:
+        return list(HOOKS)
+    try:
+        return [
+            hook
+            for hook, number in HOOKS.items()
+            if f"np_{hook}"[:15] not in map(bpf.program_name, bpf.attached(descriptor, number))
+        ]
+    finally:
+        os.close(descriptor)
+
+
+def ensure_mounted(mount: Path) -> None:
+    """Make sure of a BPF file system at ``mount``, which holds the pins. Raises KernelError."""
+    if _is_bpf(mount):
+        return
+    mount.mkdir(parents=True, exist_ok=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", str(mount).encode(), b"bpf", 0, b"mode=0700") != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise KernelError(f"cannot mount a BPF file system at {mount}: {reason}")
+
+
+def remove(pins: Pins) -> None:
+    """Detach everything and remove every trace."""
+    if pins.directory.is_dir():
+        for directory in (pins.links, *pins.directory.glob("maps-*")):
+            _remove(directory)
+        pins.directory.rmdir()
+
+
+def unmount(mount: Path) -> None:
+    """Take away a BPF file system that was mounted here."""
+    if _is_bpf(mount):
+        ctypes.CDLL(None).umount2(str(mount).encode(), _MNT_DETACH)
+        mount.rmdir()
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_dir():
+        bpf.unpin(list(directory.iterdir()))
+        directory.rmdir()
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise KernelError(
+            f"cannot make {directory}: {error.strerror}", "Is it on a BPF file system?"
+        ) from None
+
+
+def _opened(cgroup: Path) -> int:
+    try:
+        return os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelError(f"cannot open cgroup {cgroup}: {error.strerror}") from None
+
+
+class _StatFs(ctypes.Structure):
+    """struct statfs, of which only the type matters."""
+
+    _fields_ = [("f_type", ctypes.c_long), ("rest", ctypes.c_char * 256)]
+
+
+def _is_bpf(path: Path) -> bool:
+    found = _StatFs()
+    answered = ctypes.CDLL(None).statfs(str(path).encode(), ctypes.byref(found)) == 0
+    return bool(answered and found.f_type & 0xFFFFFFFF == _BPF_FS_MAGIC)

@@ -1,0 +1,248 @@
+"""Sockets of a node told endpoints, in a real kernel: programs attached to a cgroup made for the test."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from netplane.linux.rtnl import rtnl
+from proxy.ebpf import pins
+from proxy.ebpf.datapath import EbpfDataPath
+from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Snapshot, Target
+from tests import flows
+from tests.bpf_place import BpfPlace, bpf_place
+from tests.fakes_datapath import Hosted, MemoryDataPath
+
+pytestmark = pytest.mark.netns
+TCP, UDP = Protocol.TCP, Protocol.UDP
+WEB1, WEB2 = flows.ADDRESSES["web1"], flows.ADDRESSES["web2"]
+N1 = flows.NODES["n1"]
+NODE = NodeFacts("n1", (ip_address(N1),))
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[BpfPlace]:
+    with bpf_place() as made:
+        yield made
+
+
+@pytest.fixture
+def path(world, place: BpfPlace) -> Iterator[Hosted]:
+    hosted = hosted_at(world, place)
+    yield hosted
+    if hosted.alive:
+        hosted.stop()
+
+
+@pytest.fixture
+def open_socket(world, place: BpfPlace) -> Iterator[Callable[..., socket.socket]]:
+    """A socket of a process of node n1 (its pods' included), closed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(where: str, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+            sock = stack.enter_context(place.socket(world.netns[where], family, kind))
+            sock.settimeout(3)
+            return sock
+
+        yield make
+
+
+def hosted_at(world, place: BpfPlace) -> Hosted:
+    return Hosted(lambda: EbpfDataPath(MemoryDataPath(), **place.options), world.netns["n1"])
+
+
+def frontend(address: str, port: int = 80, protocol: Protocol = TCP) -> Frontend:
+    return Frontend(ip_address(address), port, protocol)
+
+
+def target(*addresses: str, name: str = "web", port: int = flows.PORT, **more: Any) -> Target:
+    pool = Pool(tuple(Endpoint(ip_address(address), port) for address in addresses))
+    return Target(ServicePort("default", name, "80"), pool, pool, **more)
+
+
+def want(targets: dict[Frontend, Target]) -> Snapshot:
+    return Snapshot(NODE, targets, revision=1)
+
+
+def greeting(sock: socket.socket) -> tuple[str, str]:
+    """Who answered, and whose address it saw."""
+    name, seen = sock.makefile("rb").readline().decode().split()
+    return name, seen
+
+
+def test_a_pod_connects_to_an_endpoint_and_believes_it_is_the_service(path, open_socket) -> None:
+    path.call(path.datapath.sync(want({frontend("10.96.0.10"): target(WEB1, WEB2)})))
+    answers = []
+    for _ in range(6):
+        sock = open_socket("client")
+        sock.connect(("10.96.0.10", 80))
+        assert sock.getpeername() == ("10.96.0.10", 80)
+        answers.append(greeting(sock))
+    assert {name for name, _ in answers} == {"web1", "web2"}
+    assert {seen for _, seen in answers} == {flows.ADDRESSES["client"]}
+
+
+def test_only_processes_of_the_node_are_told(path, world) -> None:
+    path.call(path.datapath.sync(want({frontend("10.96.0.10"): target(WEB1)})))
+    with pytest.raises(OSError, match=r"timed out|unreachable"):
+        world.connect("client", "10.96.0.10", 80, timeout=0.2)
+
+
+def test_an_unconnected_socket_hears_the_service_and_stays_with_an_endpoint(path, open_socket) -> None:
+    service = frontend("10.96.0.10", 53, UDP)
+    path.call(path.datapath.sync(want({service: target(WEB1, WEB2)})))
+    sock = open_socket("client", socket.SOCK_DGRAM)
+    heard = set()
+    for _ in range(6):
+        sock.sendto(b"hello", ("10.96.0.10", 53))
+        data, peer = sock.recvfrom(100)
+        assert peer == ("10.96.0.10", 53)
+        heard.add(data.split()[0])
+    assert len(heard) == 1, "one conversation"
+    other = {b"web1": WEB2, b"web2": WEB1}[next(iter(heard))]
+    path.call(path.datapath.sync(want({service: target(other)})))
+    sock.sendto(b"hello", ("10.96.0.10", 53))
+    assert sock.recvfrom(100)[0].split()[0] not in heard, "its endpoint has gone: another at once"
+
+
+def test_dual_stack_sockets_are_told_too(path, open_socket) -> None:
+    both = {frontend("10.96.0.10"): target(WEB1), frontend("10.96.0.10", 53, UDP): target(WEB1)}
+    path.call(path.datapath.sync(want(both)))
+    sock = open_socket("client", family=socket.AF_INET6)
+    sock.connect(("::ffff:10.96.0.10", 80))
+    assert greeting(sock)[0] == "web1"
+    assert sock.getpeername()[:2] == ("::ffff:10.96.0.10", 80)
+    sock = open_socket("client", socket.SOCK_DGRAM, socket.AF_INET6)
+    sock.sendto(b"hello", ("::ffff:10.96.0.10", 53))
+    assert sock.recvfrom(100)[1][:2] == ("::ffff:10.96.0.10", 53)
+
+
+def test_node_ports_are_at_the_nodes_addresses_and_loopback_is_its_own(path, open_socket) -> None:
+    path.call(path.datapath.sync(want({frontend("0.0.0.0", 30080): target(WEB1)})))
+    for source, address in (("client", N1), ("n1", N1), ("n1", "127.0.0.1"), ("n1", "0.0.0.0")):
+        sock = open_socket(source)
+        sock.connect((address, 30080))
+        assert greeting(sock)[0] == "web1"
+    with pytest.raises(ConnectionRefusedError):
+        open_socket("client").connect(("127.0.0.1", 30080))
+
+
+def test_ipv6_and_node_ports_on_its_loopback(path, world, open_socket) -> None:
+    for where, address in (("n1", "fd00:77::11"), ("web1", "fd00:1::3"), ("client", "fd00:1::2")):
+        with rtnl(world.netns[where]) as ipr:
+            index = ipr.link_lookup(ifname="lo" if where == "n1" else "eth0")[0]
+            ipr.addr("replace", index=index, address=address, prefixlen=128, flags=0x02)  # IFA_F_NODAD
+    with world.open("web1", family=socket.AF_INET6) as server:
+        server.bind(("fd00:1::3", 8086))
+        server.listen()
+        six = target("fd00:1::3", port=8086)
+        path.call(path.datapath.sync(want({frontend("fd00:96::1"): six, frontend("::", 30086): six})))
+        sock = open_socket("web1", family=socket.AF_INET6)
+        sock.connect(("fd00:96::1", 80))
+        assert sock.getpeername()[:2] == ("fd00:96::1", 80)
+        sock = open_socket("n1", family=socket.AF_INET6)
+        sock.settimeout(0.2)
+        with pytest.raises(OSError, match=r"timed out|unreachable"):  # told, but nothing here routes to it
+            sock.connect(("::1", 30086))
+
+
+def test_no_endpoint_is_refused_at_once(path, open_socket) -> None:
+    path.call(path.datapath.sync(want({frontend("10.96.0.10"): target()})))
+    with pytest.raises(ConnectionRefusedError):
+        open_socket("client").connect(("10.96.0.10", 80))
+
+
+def test_affinity_holds_for_its_time_and_no_longer_than_its_endpoint(path, open_socket) -> None:
+    service = frontend("10.96.0.10")
+    everybody = target(*sorted((WEB1, WEB2, flows.ADDRESSES["remote"])), affinity=100)
+    path.call(path.datapath.sync(want({service: everybody})))
+
+    def visit() -> str:
+        sock = open_socket("client")
+        sock.connect(("10.96.0.10", 80))
+        return greeting(sock)[0]
+
+    first = visit()
+    assert {visit() for _ in range(6)} == {first}
+    choices = path.datapath._tables.maps["choices"]
+    ((key, value),) = choices.items()
+    choices.put(key, value[:24] + bytes(8))  # last seen when the machine started
+    later = [visit() for _ in range(6)]
+    assert len(set(later)) == 1
+    assert later[0] != first, "its time was over: it is the next one's turn"
+    left = [flows.ADDRESSES[name] for name in ("web1", "web2", "remote") if name != later[0]]
+    path.call(path.datapath.sync(want({service: target(*sorted(left), affinity=100)})))
+    assert visit() != later[0]
+
+
+def test_connections_are_counted_by_service(path, open_socket) -> None:
+    path.call(path.datapath.sync(want({frontend("10.96.0.10"): target(WEB1)})))
+    for _ in range(5):
+        open_socket("client").connect(("10.96.0.10", 80))
+    assert path.datapath._tables.connections() == {(ServicePort("default", "web", "80"), TCP): 5}
+
+
+def test_nobody_meets_half_a_change(path, open_socket, world, place) -> None:
+    """Endpoints are replaced thousands of times a second; every connection finds one of either set."""
+    service = frontend("10.96.0.10")
+    sets = (target(WEB1), target(WEB1, WEB2))
+    path.call(path.datapath.sync(want({service: sets[0]})))
+    stop = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            path.call(path.datapath.sync(want({service: sets[number % 2]})))
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    try:
+        for _ in range(400):
+            with place.socket(world.netns["client"], socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.settimeout(3)
+                sock.connect(("10.96.0.10", 80))
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_forwarding_goes_on_without_us_and_the_next_process_changes_only_what_differs(
+    world, place, path, open_socket
+) -> None:
+    wanted = want({frontend("10.96.0.10"): target(WEB1), frontend("10.96.0.11"): target(WEB2, name="b")})
+    path.call(path.datapath.sync(wanted))
+    path.stop(keep=True)
+    sock = open_socket("client")
+    sock.connect(("10.96.0.10", 80))
+    assert greeting(sock)[0] == "web1"
+    following = hosted_at(world, place)
+    changed = replace(wanted, targets={**wanted.targets, frontend("10.96.0.11"): target(WEB1, name="b")})
+    following.call(following.datapath.sync(changed))
+    counted = following.datapath._tables.connections()
+    assert counted[ServicePort("default", "web", "80"), TCP] == 1, "the maps are those of before"
+    assert following.call(following.datapath.observe()) == changed.targets
+    following.stop()
+
+
+def test_every_trace_goes(world, place, path) -> None:
+    path.call(path.datapath.sync(want({frontend("10.96.0.10"): target(WEB1)})))
+    assert pins.missing_hooks(place.cgroup) == []
+    path.stop(keep=False)
+    assert pins.missing_hooks(place.cgroup) == list(pins.HOOKS)
+    assert not place.mount.exists()
+
+
+def test_a_hook_taken_away_is_noticed_and_put_back(path, place) -> None:
+    wanted = want({frontend("10.96.0.10"): target(WEB1)})
+    path.call(path.datapath.sync(wanted))
+    (place.pins.links / "connect4").unlink()
+    assert path.call(path.datapath.observe()) == {}, "the kernel is asked, and not memory"
+    path.datapath._mended_at = -1e9  # as if half a minute had passed
+    path.call(path.datapath.sync(wanted))
+    assert path.call(path.datapath.observe()) == wanted.targets
