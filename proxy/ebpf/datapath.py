@@ -23,6 +23,7 @@ from proxy.ebpf.pins import Pins
 from proxy.ebpf.routes import Route, route_of
 from proxy.ebpf.tables import MAPS, Tables, read
 from proxy.model import Balance, Frontend, IPAddress, NodeFacts, Snapshot, Target
+from proxy.targets import copied
 
 MACHINES_MOUNT = Path("/sys/fs/bpf")  # there before us, and not ours to take away
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, kernel 5.14
@@ -47,6 +48,7 @@ class EbpfDataPath:
         self._have: Mapping[Frontend, Target] = {}
         self._node: NodeFacts | None = None
         self._mended_at = 0.0
+        self._unturned: dict[Frontend, Target] = {}  # those that ask for another balance than sockets have
 
     @property
     def name(self) -> str:
@@ -60,14 +62,15 @@ class EbpfDataPath:
             if self._tables is not None and monotonic() - self._mended_at >= MEND_EVERY:
                 self._mend()
             if self._tables is None:
-                await asyncio.to_thread(self._begin, want)
+                await asyncio.to_thread(self._begin, copied(want.targets), want.node)
+                self._unturned = _unturned(want.targets)
             else:
                 self._follow(self._tables, want)
         except KernelError:
             self._forget()  # the next sync reads the kernel
             raise
         self._have = want.targets
-        return replace(report, warnings=(*report.warnings, *_warnings(want)))
+        return replace(report, warnings=(*report.warnings, *self._warnings()))
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What lies beneath says, where maps and hooks agree; where they do not, with the endpoints they have."""
@@ -93,12 +96,12 @@ class EbpfDataPath:
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _begin(self, want: Snapshot) -> None:
+    def _begin(self, targets: Mapping[Frontend, Target], node: NodeFacts) -> None:
         """From whatever the kernel has, to what is wanted; the hooks last, when the maps are true."""
         pins.ensure_mounted(self._mount)
         with pins.programs(self._pins) as made:
             tables = self._tables = Tables({name: made.map(name) for name in MAPS})
-            wanted = _routes(want.targets)
+            wanted = _routes(targets)
             have = tables.routes
             for frontend, route in wanted.items():
                 if frontend in have:
@@ -106,14 +109,18 @@ class EbpfDataPath:
             tables.load({frontend: route for frontend, route in wanted.items() if frontend not in have})
             for frontend in have.keys() - wanted.keys():
                 tables.remove(frontend)
-            tables.serve_at(_node_port_addresses(want.node))
+            tables.serve_at(_node_port_addresses(node))
             pins.attach(self._pins, made, self._cgroup)
-        self._node, self._mended_at = want.node, monotonic()
+        self._node, self._mended_at = node, monotonic()
 
     def _follow(self, tables: Tables, want: Snapshot) -> None:
         """What has changed since the last sync."""
         changes = diff(self._have, want.targets)
-        for frontend, target in {**changes.changed, **changes.added}.items():
+        pointed = {**changes.changed, **changes.added}
+        for frontend in (*changes.removed, *pointed):
+            self._unturned.pop(frontend, None)
+        self._unturned |= _unturned(pointed)
+        for frontend, target in pointed.items():
             route = route_of(frontend, target)
             if route is None:
                 tables.remove(frontend)
@@ -124,6 +131,11 @@ class EbpfDataPath:
         if want.node != self._node:
             tables.serve_at(_node_port_addresses(want.node))
             self._node = want.node
+
+    def _warnings(self) -> list[str]:
+        """What Services ask for that sockets do not do."""
+        names = {str(target.service) for target in self._unturned.values()}
+        return [f"{name}: in ebpf mode endpoints take turns (netplane.io/balance)" for name in sorted(names)]
 
     def _mend(self) -> None:
         """Begin anew where somebody has taken a hook or a map away."""
@@ -181,7 +193,5 @@ def _node_port_addresses(node: NodeFacts) -> dict[bytes, int]:
     return here | {address_bytes(address): cookie for address in _LOOPBACK if serves(address)}
 
 
-def _warnings(want: Snapshot) -> list[str]:
-    """What Services ask for that sockets do not do."""
-    services = {str(target.service) for target in want.targets.values() if target.balance not in _TURNS}
-    return [f"{name}: in ebpf mode endpoints take turns (netplane.io/balance)" for name in sorted(services)]
+def _unturned(targets: Mapping[Frontend, Target]) -> dict[Frontend, Target]:
+    return {frontend: target for frontend, target in targets.items() if target.balance not in _TURNS}
