@@ -117,7 +117,7 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
             _reload(settings, daemon, tls),
             _control(settings, kubeconfig),
         )
-        api.hub.end()
+        api.fanout.end()
 
 
 async def _until_stopped(daemon: Daemon, *loops: Coroutine[Any, Any, None]) -> None:

@@ -40,7 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"}
     | {"proxy.frontends", "proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
     # The CNI plugin is measured as a runtime meets it: installed, and its daemon asked whether it is there.
-    "netplane.bench": FOUNDATION | {"netplane.lab", "proxy.datapath", "cni.install", "cni.client"},
+    # A control plane that is measured has files of its own.
+    "netplane.bench": FOUNDATION
+    | {"netplane.lab", "proxy.datapath", "cni.install", "cni.client", "controlplane.auth"},
     "netplane.lab": FOUNDATION
     | {"netplane.debug", "netplane.machine", "controlplane.auth", "cni.install"}
     | {f"netplane.node.supervise.{name}" for name in ("control", "files", "logs", "notify", "process")},

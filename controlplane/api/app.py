@@ -12,6 +12,7 @@ from controlplane.api.admission import Admission, AllocateService
 from controlplane.api.bodies import MAX_BODY
 from controlplane.api.callers import Callers
 from controlplane.api.discovery import Discovery
+from controlplane.api.fanout import Fanout
 from controlplane.api.http import ApiServer, Doors
 from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
@@ -36,13 +37,16 @@ class Api:
 
     machinery: Machinery
     callers: Callers
+    fanout: Fanout
     kinds: tuple[Kind, ...]
     address: str
 
     def application(self, doors: Doors) -> web.Application:
         """What aiohttp serves."""
-        measures, discovery = Measures(self.hub), Discovery(self.kinds, self.address)
-        server = ApiServer(self.machinery, self.callers, catalog(self.kinds), discovery, measures, doors)
+        measures, discovery = Measures(self.hub, self.fanout), Discovery(self.kinds, self.address)
+        server = ApiServer(
+            self.machinery, self.callers, self.fanout, catalog(self.kinds), discovery, measures, doors
+        )
         application = web.Application(client_max_size=MAX_BODY)
         application.router.add_route("*", "/{path:.*}", server.answer)
         return application
@@ -64,7 +68,7 @@ class Api:
             action()
 
     def _bookmark(self) -> None:
-        self.hub.mark()
+        self.fanout.mark(self.hub.revision)
 
     async def _compact(self) -> None:
         """Keep between one and two periods of history: a watcher that is away for less need not list."""
@@ -91,8 +95,10 @@ async def build(
     served = tuple(kinds)
     hub = Hub(store, served)
     await hub.load()
+    fanout = Fanout(served, clock)
+    hub.subscribe(fanout.tell)
     machinery = Machinery(hub, Admission(hub, allocate_service), clock)
-    return Api(machinery, Callers(hub, issuer, clock), served, address)
+    return Api(machinery, Callers(hub, issuer, clock), fanout, served, address)
 
 
 async def drop_old_events(hub: Hub, now: datetime) -> None:

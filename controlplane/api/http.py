@@ -20,6 +20,7 @@ from controlplane.api.callers import Callers
 from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
 from controlplane.api.evictions import evict
+from controlplane.api.fanout import Fanout
 from controlplane.api.kinds.kind import Asker
 from controlplane.api.lifecycle import delete_options
 from controlplane.api.measures import Measures
@@ -74,12 +75,14 @@ class ApiServer:
         self,
         machinery: Machinery,
         callers: Callers,
+        fanout: Fanout,
         kinds: Catalog,
         discovery: Discovery,
         measures: Measures,
         doors: Doors,
     ) -> None:
-        self._machinery, self._hub, self._callers = machinery, machinery.hub, callers
+        self._machinery, self._hub = machinery, machinery.hub
+        self._callers, self._fanout = callers, fanout
         self._kinds, self._discovery = kinds, discovery
         self._openapi = OpenApi(kinds.values())
         self._measures, self._doors = measures, doors
@@ -283,7 +286,7 @@ class ApiServer:
         writer.send_headers()  # from here on the watcher writes its own chunks
         watcher = Watcher(options, form, request.transport, self._machinery.clock)
         try:
-            await watches.run(self._hub, watcher, writer.drain)
+            await watches.run(self._hub, self._fanout, watcher, writer.drain)
         except Exception:
             log.exception("%s %s", request.method, request.path)
             request.transport.abort()  # the head is out: a cut connection is the only answer left

@@ -1,36 +1,20 @@
-"""The cluster in memory: every object as of the newest revision, and everybody who watches.
+"""The cluster in memory: every object as of the newest revision.
 
-The store tells the hub of each commit before the writer hears of it, so a reader always sees its own writes. A
-change is encoded once for each form and goes straight into the transports of those it concerns: no task and no
-queue per watcher.
+The store tells the hub of each commit before the writer hears of it, so a reader always sees its own writes.
 """
 
 import asyncio
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.records import Record, Transition, prefix_of
 from controlplane.store.contract import Event, Store
 from netplane.kube.resources import Resource
 
-log = logging.getLogger(__name__)
-
 GUARDS = "/guard/"  # keys without an object: they serialise writes that depend on each other
 
 
-class Listener(Protocol):
-    """A watcher as the hub sees it."""
-
-    def hear(self, change: Transition) -> None:
-        """Take one change of the resource listened to. Must not raise, must not wait."""
-
-    def mark(self, revision: int) -> None:
-        """Nothing of interest has happened up to this revision."""
-
-    def end(self) -> None:
-        """The server stops."""
+Teller = Callable[[Sequence[Transition]], None]
 
 
 class Hub:
@@ -42,11 +26,10 @@ class Hub:
         self._kinds = {prefix_of(kind.resource): kind for kind in served if kind.stored}
         self._records: dict[Resource, dict[str, Record]] = {kind.resource: {} for kind in served}
         self._last: dict[Resource, int] = dict.fromkeys(self._records, 0)
-        self._listeners: dict[Resource, set[Listener]] = {resource: set() for resource in self._records}
+        self._tellers: list[Teller] = []
         self._guards: dict[str, int] = {}
         self._turns = {resource: asyncio.Lock() for resource in self._records}
         self.revision = 0
-        self._ended = False
 
     async def load(self) -> None:
         """Read the whole store. Call it once, before anybody writes."""
@@ -87,32 +70,9 @@ class Hub:
         """Whether nothing of this resource happened after a revision, so that nothing need be replayed."""
         return self._last[resource] <= revision
 
-    def listen(self, resource: Resource, listener: Listener) -> None:
-        """From now on, tell this listener of every change of the resource."""
-        self._listeners[resource].add(listener)
-        if self._ended:
-            listener.end()
-
-    def forget(self, resource: Resource, listener: Listener) -> None:
-        """Stop telling it."""
-        self._listeners[resource].discard(listener)
-
-    def watchers(self) -> Mapping[Resource, int]:
-        """How many listen to each resource."""
-        return {resource: len(listeners) for resource, listeners in self._listeners.items()}
-
-    def mark(self) -> None:
-        """Tell everybody how far the store has come."""
-        for listeners in self._listeners.values():
-            for listener in tuple(listeners):
-                listener.mark(self.revision)
-
-    def end(self) -> None:
-        """Tell everybody that the server stops, and whoever comes from now on."""
-        self._ended = True
-        for listeners in self._listeners.values():
-            for listener in tuple(listeners):
-                listener.end()
+    def subscribe(self, tell: Teller) -> None:
+        """Call this with each batch of changes from now on, when memory has them. It must not raise."""
+        self._tellers.append(tell)
 
     def _take(self, events: Sequence[Event]) -> None:
         """A batch of commits: memory first, so that who is told of a change and looks, finds it."""
@@ -123,17 +83,8 @@ class Hub:
                 self._guards[event.key] = event.revision
             elif (kind := self.kind_of(event.key)) is not None:
                 changes.append(self._store(kind, event))
-        for change in changes:
-            for listener in tuple(self._listeners[change.kind.resource]):
-                self._tell(listener, change)
-
-    def _tell(self, listener: Listener, change: Transition) -> None:
-        """A listener that fails is ended (its client lists again); the writer and the others go on."""
-        try:
-            listener.hear(change)
-        except Exception:
-            log.exception("a watcher of %s failed", change.kind.resource.qualified)
-            listener.end()
+        for tell in self._tellers:
+            tell(changes)
 
     def _store(self, kind: Kind, event: Event) -> Transition:
         records = self._records[kind.resource]

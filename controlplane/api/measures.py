@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from controlplane.api.fanout import Fanout
 from controlplane.api.hub import Hub
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -14,7 +15,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 class Measures:
     """One server's metrics, in a registry of its own."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, fanout: Fanout) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "apiserver_request_total",
@@ -29,7 +30,7 @@ class Measures:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_HubCollector(hub))
+        self.registry.register(_HubCollector(hub, fanout))
 
     def answered(
         self, verb: str, group: str, resource: str, subresource: str, code: int, seconds: float
@@ -43,8 +44,8 @@ class Measures:
 class _HubCollector(Collector):
     """Numbers that are there anyway, read when they are asked for."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, fanout: Fanout) -> None:
+        self._hub, self._fanout = hub, fanout
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         watchers = GaugeMetricFamily(
@@ -53,7 +54,7 @@ class _HubCollector(Collector):
         objects = GaugeMetricFamily(
             "apiserver_storage_objects", "Objects stored now.", labels=("group", "resource")
         )
-        for resource, count in self._hub.watchers().items():
+        for resource, count in self._fanout.watchers().items():
             labels = (resource.group, resource.plural)
             watchers.add_metric(labels, count)
             objects.add_metric(labels, len(self._hub.all(resource)))

@@ -37,6 +37,8 @@ async def listing(hub: Hub, options: ListOptions) -> Listing:
         raise too_large_resource_version(version, hub.revision)
     try:
         if options.token is not None:
+            if hub.unchanged_since(options.selection.kind.resource, options.token.revision):
+                return _present(hub, options, options.token)
             return await _past(hub, options, options.token)
         if options.match == "Exact":
             return await _past(hub, options, Continue(version, ""))
@@ -48,20 +50,21 @@ async def listing(hub: Hub, options: ListOptions) -> Listing:
     return _present(hub, options)
 
 
-def _present(hub: Hub, options: ListOptions) -> Listing:
+def _present(hub: Hub, options: ListOptions, start: Continue | None = None) -> Listing:
+    """From memory; ``start`` is a page of a past that memory still is."""
     selection = options.selection
-    records = hub.all(selection.kind.resource)
+    records, prefix = hub.all(selection.kind.resource), ""
     if selection.namespace:
         prefix = key_for(selection.kind.resource, selection.namespace, "")
-        chosen = [r for key, r in records.items() if key.startswith(prefix) and selection.matches(r.obj)]
-    else:
-        chosen = [record for record in records.values() if selection.matches(record.obj)]
-    chosen.sort(key=lambda record: record.key)
-    remaining = len(chosen) - options.limit if options.limit else 0
-    if remaining <= 0:
-        return Listing(chosen, _list_meta(options, hub.revision))
-    page = chosen[: options.limit]
-    return Listing(page, _list_meta(options, hub.revision, page[-1].key, remaining))
+    after = start.after if start is not None else ""
+    keys = sorted(key for key in records if key > after and key.startswith(prefix))
+    if selection.narrowed:
+        keys = [key for key in keys if selection.matches(records[key].obj)]
+    remaining = len(keys) - options.limit if options.limit else 0
+    page = keys[: options.limit] if remaining > 0 else keys
+    revision = start.revision if start is not None else hub.revision
+    end = page[-1] if remaining > 0 else ""
+    return Listing([records[key] for key in page], _list_meta(options, revision, end, remaining))
 
 
 async def _past(hub: Hub, options: ListOptions, start: Continue) -> Listing:

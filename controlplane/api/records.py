@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from controlplane.api.kinds.kind import Kind
+from controlplane.api.tables import cells
 from netplane.kube.objects import Object, meta
 from netplane.kube.resources import Resource
 
@@ -37,6 +38,7 @@ class Record:
     revision: int
     obj: Object
     _json: bytes | None = field(default=None, repr=False)
+    _cells: tuple[object, ...] | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, key: str, value: bytes, revision: int) -> "Record":
@@ -51,6 +53,12 @@ class Record:
         if self._json is None:
             self._json = orjson.dumps(self.obj)
         return self._json
+
+    def cells(self, kind: Kind) -> tuple[object, ...]:
+        """What its row in a Table holds; computed at the first use."""
+        if self._cells is None:
+            self._cells = cells(kind, self.obj)
+        return self._cells
 
     def copy(self) -> Object:
         """An object of one's own, to change."""

@@ -42,22 +42,22 @@ class Representation:
         """One object."""
         if self.form == "json":
             return record.json
-        return orjson.dumps(self._shape([record.obj], kind, {"resourceVersion": str(record.revision)}, now))
+        if self.form == "partial":
+            return orjson.dumps(partial(record.obj, self.version))
+        return self._table([record], kind, {"resourceVersion": str(record.revision)}, now)
 
     def of_object(self, obj: Object, kind: Kind, now: datetime) -> bytes:
         """One object that is no record of the store, such as a dry run's."""
         if self.form == "json":
             return orjson.dumps(obj)
-        list_meta = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
-        return orjson.dumps(self._shape([obj], kind, list_meta, now))
+        return self.of(Record("", int(obj["metadata"].get("resourceVersion") or 0), obj), kind, now)
 
     def of_list(
         self, records: Iterable[Record], kind: Kind, list_meta: dict[str, Any], now: datetime
     ) -> bytes:
         """A collection, from the encodings its records already have."""
         if self.form == "table":
-            objects = (record.obj for record in records)
-            return orjson.dumps(self._table(objects, kind, list_meta, now))
+            return self._table(records, kind, list_meta, now)
         if self.form == "partial":
             items = [orjson.dumps(partial(record.obj, self.version)) for record in records]
             head = {"kind": "PartialObjectMetadataList", "apiVersion": f"meta.k8s.io/{self.version}"}
@@ -93,21 +93,19 @@ class Representation:
         if self.form == "table":
             body = self._table([], kind, metadata, now)
         elif self.form == "partial":
-            body = partial({"metadata": metadata}, self.version)
+            body = orjson.dumps(partial({"metadata": metadata}, self.version))
         else:
             resource = kind.resource
-            body = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-        return chunk(orjson.dumps({"type": "BOOKMARK", "object": body}) + b"\n")
-
-    def _shape(self, objects: list[Object], kind: Kind, list_meta: dict[str, Any], now: datetime) -> Object:
-        if self.form == "partial":
-            return partial(objects[0], self.version)
-        return self._table(objects, kind, list_meta, now)
+            body = orjson.dumps(
+                {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+            )
+        return chunk(b'{"type":"BOOKMARK","object":' + body + b"}\n")
 
     def _table(
-        self, objects: Iterable[Object], kind: Kind, list_meta: dict[str, Any], now: datetime
-    ) -> Object:
-        return table(kind, objects, list_meta, version=self.version, include=self.include, now=now)
+        self, records: Iterable[Record], kind: Kind, list_meta: dict[str, Any], now: datetime
+    ) -> bytes:
+        rows = ((record.cells(kind), record.obj) for record in records)
+        return orjson.dumps(table(kind, rows, list_meta, version=self.version, include=self.include, now=now))
 
 
 def chunk(line: bytes) -> bytes:

@@ -3,7 +3,7 @@
 Source: ``metav1.Table`` and, for ages, ``apimachinery/pkg/util/duration.HumanDuration``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,24 +14,28 @@ _DAY = 24 * 3600
 _YEAR = 365 * _DAY
 
 
+def cells(kind: Kind, obj: Object) -> tuple[object, ...]:
+    """What an object's row holds: the columns' values, before anybody knows how late it is."""
+    return tuple(column.value(obj) for column in kind.columns)
+
+
 def table(
     kind: Kind,
-    objects: Iterable[Object],
+    rows: Iterable[tuple[Sequence[object], Object]],
     list_meta: dict[str, Any],
     *,
     version: str,
     include: str,
     now: datetime,
 ) -> Object:
-    """A Table of objects. ``include`` (None, Metadata, Object) says what each row carries beside its cells."""
-    definitions = [_definition(column) for column in kind.columns]
-    rows = [_row(kind, obj, version, include, now) for obj in objects]
+    """A Table of objects and their `cells`. ``include`` (None, Metadata, Object): what rows carry beside them."""
+    dates = [column.type == "date" for column in kind.columns]
     return {
         "kind": "Table",
         "apiVersion": f"meta.k8s.io/{version}",
         "metadata": list_meta,
-        "columnDefinitions": definitions,
-        "rows": rows,
+        "columnDefinitions": [_definition(column) for column in kind.columns],
+        "rows": [_row(values, dates, obj, version, include, now) for values, obj in rows],
     }
 
 
@@ -54,8 +58,11 @@ def _definition(column: Column) -> dict[str, Any]:
     }
 
 
-def _row(kind: Kind, obj: Object, version: str, include: str, now: datetime) -> dict[str, Any]:
-    row: dict[str, Any] = {"cells": [_cell(column, obj, now) for column in kind.columns]}
+def _row(
+    values: Sequence[object], dates: Sequence[bool], obj: Object, version: str, include: str, now: datetime
+) -> dict[str, Any]:
+    shown = [_shown(value, date, now) for value, date in zip(values, dates, strict=True)]
+    row: dict[str, Any] = {"cells": shown}
     if include == "Metadata":
         row["object"] = partial(obj, version)
     elif include == "Object":
@@ -63,11 +70,10 @@ def _row(kind: Kind, obj: Object, version: str, include: str, now: datetime) -> 
     return row
 
 
-def _cell(column: Column, obj: Object, now: datetime) -> object:
-    value = column.value(obj)
+def _shown(value: object, date: bool, now: datetime) -> object:
     if isinstance(value, Since):
         return value.form.format(age(value.when, parse_time(value.until) if value.until else now))
-    return age(value, now) if column.type == "date" else value
+    return age(value, now) if date else value
 
 
 def age(timestamp: object, now: datetime) -> str:

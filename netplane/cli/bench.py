@@ -29,6 +29,14 @@ CNI = {
     "adds": "50 ADDS AT ONCE/S",
     "dels": "50 DELS AT ONCE/S",
 }
+API = {
+    "measure": "MEASURE",
+    "figure": "FIGURE",
+    "median": "MEDIAN",
+    "unit": "UNIT",
+    "interval": "95 %",
+    "p99": "P99",
+}
 PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
 
 
@@ -114,6 +122,41 @@ def _cni_row(one: Mapping[str, Any]) -> dict[str, str]:
 def _interval(summary: Mapping[str, Any]) -> str:
     """Median, and the interval that holds it with 95 %."""
     return f"{summary['median']:.1f} [{summary['low']:.1f} {summary['high']:.1f}]"
+
+
+@bench.command()
+@click.option("--watchers", default=1000, show_default=True, help="Watch connections open at once.")
+@click.option("--rate", default=100, show_default=True, help="Updates a second.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long the updates go on.")
+@click.option("--pods", default=5000, show_default=True, help="Pods in the lists.")
+@click.option("--readers", default=1, show_default=True, help="Processes that the watchers share.")
+@output_option
+def api(watchers: int, rate: int, seconds: float, pods: int, readers: int, output: str) -> None:
+    """The API server: how old an event is when each of the watchers has read it, and what lists and writes take.
+
+    \b
+    Example:
+      netplane bench api --watchers 200 --seconds 5
+    """
+    from netplane.bench.api import Plan, measure
+    from netplane.bench.proxy import load_average
+
+    before = load_average()
+    rows = measure(Plan(watchers, rate, seconds, pods, readers), say)
+    if output != "table":
+        dump({"loadBefore": before, "loadAfter": load_average(), "figures": rows}, output)
+        return
+    shown = [
+        {
+            **row,
+            "median": f"{row['median']:.2f}",
+            "interval": f"{row['low']:.2f}-{row['high']:.2f}" if "low" in row else "",
+            "p99": f"{row['p99']:.2f}" if "p99" in row else "",
+        }
+        for row in rows
+    ]
+    click.echo(table(shown, API), nl=False)
+    say(f"load averages of this machine before {before}, after {load_average()}")
 
 
 @bench.command()

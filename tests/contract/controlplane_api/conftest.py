@@ -143,7 +143,7 @@ async def server(tmp_path, etc) -> AsyncIterator[Server]:
         yield running
         for session in running.sessions.values():
             await session.close()
-        api.hub.end()
+        api.fanout.end()
     await store.close()
 
 

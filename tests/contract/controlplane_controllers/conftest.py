@@ -69,6 +69,6 @@ async def served(root: Path) -> AsyncIterator[Kubeconfig]:
     try:
         yield Kubeconfig.load(path)
     finally:
-        api.hub.end()
+        api.fanout.end()
         await runner.cleanup()
         await store.close()

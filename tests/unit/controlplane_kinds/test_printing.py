@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from controlplane.api.kinds.registry import KINDS
-from controlplane.api.tables import table
+from controlplane.api.tables import cells, table
 from netplane.kube.resources import (
     DEPLOYMENTS,
     ENDPOINTS,
@@ -26,7 +26,9 @@ BORN = "2026-05-04T12:00:00Z"
 
 def row(resource, obj):
     obj["metadata"].setdefault("creationTimestamp", BORN)
-    found = table(KINDS[resource], [obj], {}, version="v1", include="None", now=NOW)
+    found = table(
+        KINDS[resource], [(cells(KINDS[resource], obj), obj)], {}, version="v1", include="None", now=NOW
+    )
     return found["rows"][0]["cells"]
 
 
