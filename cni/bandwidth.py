@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 _KEYS = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
-_LARGEST_BURST = (1 << 32) - 1  # bytes: tbf's own limit
+# tbf counts in 32 bits: bytes a second, the bytes that wait (a burst and LATENCY's worth), and the burst as ticks of
+# 64 ns, of which 274 s are too many. A burst is made smaller in silence: runtimes say "none" by a large one.
+_FASTEST = (1 << 32) - 1
+_LARGEST_BURST = _FASTEST - (1 << 27)
+_LONGEST_BURST_SECONDS = 200
+LATENCY_MS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +56,8 @@ def _bucket(entry: Mapping[str, Any], name: str) -> Bucket | None:
         return None
     if rate < 8 or burst < 8:
         raise ValueError(f"{name}Rate {rate} and {name}Burst {burst} must both be at least 8 bits")
-    return Bucket(rate // 8, min(burst // 8, _LARGEST_BURST))
+    if rate // 8 > _FASTEST:
+        raise ValueError(
+            f"{name}Rate {rate} is more than {_FASTEST * 8} bits a second, the fastest that can be limited"
+        )
+    return Bucket(rate // 8, min(burst // 8, _LARGEST_BURST, rate // 8 * _LONGEST_BURST_SECONDS))

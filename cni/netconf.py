@@ -43,6 +43,8 @@ class NetworkConfig:
 
 def parse(document: Mapping[str, Any], arguments: Mapping[str, str] | None = None) -> NetworkConfig:
     """Raises CniError INVALID_CONFIG or UNSUPPORTED_FIELD, naming the key and its value."""
+    if asked_for := _object(document, "runtimeConfig"):
+        document = {**document, "runtimeConfig": wishes.spelled(asked_for)}
     _refuse_what_is_not_offered(document)
     ipam, more = (
         _object(document, "ipam"),
@@ -184,7 +186,7 @@ def _network(value: Any, where: str) -> IPNetwork:
 
 def _address(table: Mapping[str, Any], key: str, where: str) -> IPv4Address | IPv6Address | None:
     value = table.get(key)
-    if value is None:
+    if value is None or value == "":
         return None
     try:
         if isinstance(value, str):

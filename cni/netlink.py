@@ -15,6 +15,7 @@ from pathlib import Path
 from pyroute2.netlink.exceptions import NetlinkError
 
 from cni import firewall, templates
+from cni.bandwidth import LATENCY_MS
 from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
 from cni.firewall import Element
@@ -243,7 +244,8 @@ class _Worker:
     def _shape(self, step: Shape) -> None:
         """pyroute2 as it is: few pods ask for this."""
         rate, burst = step.bucket.rate, step.bucket.burst
-        options = {"handle": _TBF_HANDLE, "parent": _ROOT, "rate": rate, "burst": burst, "latency": "25ms"}
+        latency = f"{LATENCY_MS}ms"
+        options = {"handle": _TBF_HANDLE, "parent": _ROOT, "rate": rate, "burst": burst, "latency": latency}
         try:
             with rtnl(self._netns if step.where is Where.POD else None) as ipr:
                 ipr.tc("replace", "tbf", index=self._made, **options)

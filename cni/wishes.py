@@ -11,7 +11,29 @@ from cni.errors import CniError, Code
 from netplane.config import IPAddress
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_SPELLED = {
+    name.lower(): name
+    for name in (
+        *("hostPort", "containerPort", "protocol", "hostIP"),
+        *("ingressRate", "ingressBurst", "egressRate", "egressBurst"),
+        *("subnet", "rangeStart", "rangeEnd", "gateway"),
+        *("servers", "searches", "options"),
+    )
+}
 _DNS = {"servers": "nameservers", "searches": "search", "options": "options"}  # runtimeConfig → result
+
+
+def spelled(value: Any) -> Any:
+    """A capability's argument with its keys as the conventions write them. Go reads keys whatever their case, and so
+    containerd writes `HostPort` and `IngressRate`.
+    """
+    match value:
+        case dict():
+            return {_SPELLED.get(key.lower(), key): spelled(inner) for key, inner in value.items()}
+        case list():
+            return [spelled(inner) for inner in value]
+        case _:
+            return value
 
 
 def first(

@@ -23,6 +23,7 @@ from netplane.node.pod_context import NetworkNotReady
 FILE_NAME = "10-netplane.conflist"
 NETWORK_NAME = "netplane"
 PLUGIN = "netplane"
+CAPABILITIES = ("portMappings", "bandwidth", "ips", "mac", "ipRanges", "dns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,13 @@ class Written:
 
 
 def conflist(pod_cidrs: Sequence[IPNetwork], cluster_cidrs: Sequence[IPNetwork]) -> dict[str, Any]:
-    """Our network as a configuration list of CNI 1.1.0: one address of each pod CIDR, masqueraded on its way out."""
+    """Our network as a configuration list: one address of each pod CIDR, masqueraded on its way out.
+
+    Runtimes that know ``cniVersions`` (since CNI 1.1.0) take the newest they speak; those of Debian 12 do not, and can
+    read no result newer than ``cniVersion``.
+    """
     return {
-        "cniVersion": "1.1.0",
+        "cniVersion": "1.0.0",
         "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         "name": NETWORK_NAME,
         "plugins": [
@@ -44,6 +49,7 @@ def conflist(pod_cidrs: Sequence[IPNetwork], cluster_cidrs: Sequence[IPNetwork])
                 "type": PLUGIN,
                 "ipam": {"ranges": [[str(network)] for network in pod_cidrs]},
                 "masquerade": {"exclude": [str(network) for network in cluster_cidrs]},
+                "capabilities": dict.fromkeys(CAPABILITIES, True),
             }
         ],
     }

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from netplane.errors import KernelError, NetplaneError
 from netplane.kube.objects import Object, name_of, namespace_of, uid_of
-from netplane.node import names
+from netplane.node import capabilities, names
 from netplane.node.cni_client import Attachment, Cached, addresses
-from netplane.node.cni_config import Network
 from netplane.node.pod_context import PodContext
 from netplane.node.runtimes import Mount, Sandbox, SandboxSpec
 from netplane.node.runtimes.process import new_sandbox_id
@@ -48,7 +47,7 @@ class PodSandbox:
         return [c for c in self._context.cni.attachments() if c.attachment.container_id == sandbox_id]
 
     async def make(self, pod: Object, mounts: Sequence[Mount] = ()) -> Sandbox:
-        """A new sandbox, attached. Raises KernelError, CniError, NetworkNotReady; nothing is left then."""
+        """A new sandbox, attached. Raises KernelError, ConfigError, CniError, NetworkNotReady; nothing is left then."""
         context = self._context
         host_network = _host_network(pod)
         network = None if host_network else context.network()
@@ -68,7 +67,7 @@ class PodSandbox:
                 self.addresses = list(context.addresses())
             else:
                 attachment = attachment_of(pod, sandbox)
-                _require_port_mappings(network, attachment)
+                capabilities.require(network, attachment.capability_args)
                 self.addresses = addresses(await context.cni.add(network, attachment))
             if not self.addresses:
                 raise KernelError("cannot use the network: its plugins gave the pod no address")
@@ -91,7 +90,7 @@ class PodSandbox:
 
 
 def attachment_of(pod: Object, sandbox: Sandbox) -> Attachment:
-    """What the plugins are told. Source: the conventions of the CNI project, "CNI_ARGS" and capabilities."""
+    """What the plugins are told. Raises ConfigError. Source: the conventions of the CNI project, "CNI_ARGS"."""
     return Attachment(
         sandbox.sandbox_id,
         sandbox.netns,
@@ -103,33 +102,8 @@ def attachment_of(pod: Object, sandbox: Sandbox) -> Attachment:
             "K8S_POD_INFRA_CONTAINER_ID": sandbox.sandbox_id,
             "K8S_POD_UID": uid_of(pod),
         },
-        {"portMappings": mappings} if (mappings := port_mappings(pod)) else {},
+        capabilities.asked(pod),
     )
-
-
-def _require_port_mappings(network: Network, attachment: Attachment) -> None:
-    """A host port that no plugin of the network maps would be silently dead."""
-    declared = [plugin.get("capabilities") or {} for plugin in network.plugins]
-    if "portMappings" in attachment.capability_args and not any(c.get("portMappings") for c in declared):
-        raise KernelError(
-            f"cannot map hostPort: no plugin of network {network.name} has the capability portMappings",
-            "Use a NodePort Service",
-        )
-
-
-def port_mappings(pod: Object) -> list[dict[str, object]]:
-    """The `portMappings` capability: every container port that asks for a port of the host."""
-    return [
-        {
-            "hostPort": int(port["hostPort"]),
-            "containerPort": int(port["containerPort"]),
-            "protocol": str(port.get("protocol") or "TCP").lower(),
-            **({"hostIP": port["hostIP"]} if port.get("hostIP") else {}),
-        }
-        for container in (pod.get("spec") or {}).get("containers") or []
-        for port in container.get("ports") or []
-        if port.get("hostPort")
-    ]
 
 
 async def sweep(context: PodContext, living: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from cni import netconf
+from cni.bandwidth import Bandwidth, Bucket
 from cni.errors import CniError
 
 
@@ -107,3 +108,19 @@ def test_what_is_known_and_not_offered_is_2_with_key_and_value(document, named):
     assert caught.value.code == 2
     for part in named:
         assert part in str(caught.value)
+
+
+def test_capabilities_as_containerd_spells_them():
+    """Its CNI library leaves Go's own field names, which Go's reading takes whatever their case."""
+    asked = {
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}],
+        "bandwidth": {"IngressRate": 8000, "IngressBurst": 4294967295, "EgressRate": 0, "EgressBurst": 0},
+        "ipRanges": [[{"Subnet": "10.7.0.0/24", "RangeStart": "10.7.0.9", "RangeEnd": "", "Gateway": ""}]],
+        "dns": {"Servers": ["10.96.0.10"], "Searches": ["cluster.local"], "Options": ["ndots:5"]},
+    }
+    parsed = netconf.parse(config(runtimeConfig=asked))
+    assert [str(mapping) for mapping in parsed.ports] == ["*:8080/tcp"]
+    assert parsed.bandwidth == Bandwidth(ingress=Bucket(1000, 536870911))
+    assert str(parsed.pools[0].ranges[0].first) == "10.7.0.9"
+    assert parsed.dns["nameservers"] == ["10.96.0.10"]
+    assert parsed.dns["options"] == ["ndots:5"]
