@@ -120,7 +120,7 @@ def test_capabilities_as_containerd_spells_them():
     }
     parsed = netconf.parse(config(runtimeConfig=asked))
     assert [str(mapping) for mapping in parsed.ports] == ["*:8080/tcp"]
-    assert parsed.bandwidth == Bandwidth(ingress=Bucket(1000, 536870911))
+    assert parsed.bandwidth == Bandwidth(ingress=Bucket(1000, 200_000))
     assert str(parsed.pools[0].ranges[0].first) == "10.7.0.9"
     assert parsed.dns["nameservers"] == ["10.96.0.10"]
     assert parsed.dns["options"] == ["ndots:5"]
