@@ -29,9 +29,10 @@ from controlplane.api.writes import Machinery
 from controlplane.auth import join
 from controlplane.auth.pki import Authority
 from controlplane.auth.tokens import load_issuer
+from controlplane.backups import Schedule, keep_backed_up
 from controlplane.controllers.options import Options
 from controlplane.scheduler import Scheduler
-from controlplane.store.sqlite import SQLiteStore
+from controlplane.store.sqlite import SQLiteStore, directory_of, path_of
 from netplane.config import (
     CLUSTER_CIDRS,
     CLUSTER_DOMAIN,
@@ -74,6 +75,8 @@ class Settings:
     node_port_last: int = 32767
     node_monitor_grace_period_seconds: float = 40.0
     pod_eviction_timeout_seconds: float = 300.0
+    backup_seconds: float = 3600.0
+    backups_kept: int = 8
 
     @property
     def paths(self) -> Paths:
@@ -97,7 +100,7 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(listen(address, settings.port)) for address in settings.listened]
         sockets += daemon.listeners.get(LOOPBACK_LISTENER, [])
-        store = await _open_store(settings.paths.state / "state.db")
+        store = await _open_store(path_of(settings.paths.state))
         stack.push_async_callback(store.close)
         address = f"{_url_host(settings.addresses[0])}:{settings.port}"
         api = await build(
@@ -114,6 +117,7 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
             daemon,
             api.keep(),
             keep_published(api.machinery, catalog(api.kinds), published),
+            _back_up(settings, store),
             _reload(settings, daemon, tls),
             _control(settings, kubeconfig),
         )
@@ -132,6 +136,12 @@ async def _until_stopped(daemon: Daemon, *loops: Coroutine[Any, Any, None]) -> N
 def _published(settings: Settings) -> Published:
     kubernetes = tuple(network[1] for network in settings.service_cidrs)
     return Published(settings.addresses, settings.port, kubernetes, settings.dns_addresses)
+
+
+async def _back_up(settings: Settings, store: SQLiteStore) -> NoReturn:
+    state = settings.paths.state
+    schedule = Schedule(settings.backup_seconds, settings.backups_kept)
+    await keep_backed_up(path_of(state), lambda: store.revision, directory_of(state), schedule)
 
 
 async def _reload(settings: Settings, daemon: Daemon, tls: ssl.SSLContext) -> NoReturn:

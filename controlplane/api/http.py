@@ -20,6 +20,7 @@ from controlplane.api.callers import Callers
 from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
 from controlplane.api.evictions import evict
+from controlplane.api.failures import failure
 from controlplane.api.fanout import Fanout
 from controlplane.api.kinds.kind import Asker
 from controlplane.api.lifecycle import delete_options
@@ -47,7 +48,6 @@ from netplane.kube.errors import (
     no_such_path,
     not_acceptable,
     unauthorized,
-    unavailable,
 )
 from netplane.kube.objects import Object
 from netplane.kube.resources import PODS
@@ -111,7 +111,7 @@ class ApiServer:
             response = status_response(StatusError(error.status, "", error.reason))
         except StoreError as error:
             log.error("%s %s: %s", request.method, request.path, error)
-            response = status_response(unavailable(str(error)))
+            response = status_response(failure(error))
         except ConnectionError:
             raise
         except Exception as error:

@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 
+from controlplane.api.failures import failure
 from controlplane.api.fanout import Fanout, word_for
 from controlplane.api.hub import Hub, replayed
 from controlplane.api.records import Record, Transition, key_for, prefix_of
 from controlplane.api.represent import Representation, error_event
 from controlplane.api.selection import ListOptions
 from controlplane.store.contract import Compacted, Future, StoreError
-from netplane.kube.errors import StatusError, expired, unavailable
+from netplane.kube.errors import StatusError, expired
 
 MAX_BUFFERED = 4 * 1024 * 1024  # bytes not yet read by a watcher; one that is slower lists again
 DEFAULT_SECONDS = 1800.0
@@ -110,7 +111,7 @@ async def run(hub: Hub, fanout: Fanout, watcher: Watcher, drain: Callable[[], Aw
     except StatusError as error:
         watcher.send(error_event(error.status))
     except StoreError as error:
-        watcher.send(error_event(unavailable(str(error)).status))
+        watcher.send(error_event(failure(error).status))
     finally:
         fanout.leave(watcher)
 

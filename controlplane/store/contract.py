@@ -13,9 +13,23 @@ from typing import Protocol
 
 from netplane.errors import KernelError
 
+RESTORE = "Restore a backup: netplane controlplane restore (docs/recovery.md)."
+
 
 class StoreError(KernelError):
     """The store cannot do its work (no space, no permission, damage). Nothing of the commit was kept."""
+
+
+class NoSpace(StoreError):
+    """The disk is full. Reading goes on, and writing works again when there is room."""
+
+
+class Busy(StoreError):
+    """Not now: the store closes, or another program has it locked."""
+
+
+class Unsure(StoreError):
+    """The disk did not say whether it has what it was given. Only a new start can tell, so nothing more is written."""
 
 
 class Stale(Exception):

@@ -2,17 +2,20 @@
 
 Two tables hold everything: ``kv`` is the present, ``log`` is every change since the last compaction, each with
 the value before it. So the past can be listed by undoing the log from the present (source of the idea: kine's
-append-only table, and etcd's PrevKV).
+append-only table, and etcd's PrevKV). SQLite checks its own structure and not what is in it, so each row has the
+checksum of its values.
 """
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from controlplane.store.contract import (
+    RESTORE,
     Check,
     Compacted,
     Delete,
@@ -25,14 +28,18 @@ from controlplane.store.contract import (
     Stale,
     StoreError,
 )
+from controlplane.store.explained import DAMAGED, explained
 
 APPLICATION_ID = 0x6E65_7470  # "netp": another program's database is refused, not altered
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
-CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
+CREATE TABLE kv (
+    key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, sum INTEGER NOT NULL
+);
 CREATE TABLE log (
     id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, key TEXT NOT NULL,
-    value BLOB, previous BLOB, previous_revision INTEGER NOT NULL
+    value BLOB, sum INTEGER NOT NULL,
+    previous BLOB, previous_revision INTEGER NOT NULL, previous_sum INTEGER NOT NULL
 );
 CREATE INDEX log_by_revision ON log (revision);
 CREATE TABLE mark (name TEXT PRIMARY KEY, revision INTEGER NOT NULL);
@@ -40,36 +47,20 @@ INSERT INTO mark VALUES ('newest', 1), ('compacted', 1);
 """
 BUSY_SECONDS = 5.0
 
-_GET = "SELECT value, revision FROM kv WHERE key = ?"
-_PRESENT = "SELECT key, value, revision FROM kv WHERE key > ? AND key < ?"
+_GET = "SELECT value, revision, sum FROM kv WHERE key = ?"
+_PRESENT = "SELECT key, value, revision, sum FROM kv WHERE key > ? AND key < ?"
 _PAST = """
 WITH undo AS (
-    SELECT key, previous AS value, previous_revision AS revision, min(id)
+    SELECT key, previous AS value, previous_revision AS revision, previous_sum AS sum, min(id)
     FROM log WHERE revision > ?3 AND key > ?1 AND key < ?2 GROUP BY key
 )
-SELECT key, value, revision FROM kv WHERE key > ?1 AND key < ?2 AND key NOT IN (SELECT key FROM undo)
-UNION ALL SELECT key, value, revision FROM undo WHERE value IS NOT NULL
+SELECT key, value, revision, sum FROM kv WHERE key > ?1 AND key < ?2 AND key NOT IN (SELECT key FROM undo)
+UNION ALL SELECT key, value, revision, sum FROM undo WHERE value IS NOT NULL
 """
-
-_RESTORE = "Restore a copy, or move it away to begin an empty cluster."
-_CAUSES = {
-    sqlite3.SQLITE_FULL: (
-        "there is no space left",
-        "Free some; writes work again at once.",
-    ),
-    sqlite3.SQLITE_IOERR: ("the disk failed", "Look at the kernel's log."),
-    sqlite3.SQLITE_CORRUPT: (
-        "the file is damaged",
-        _RESTORE,
-    ),
-    sqlite3.SQLITE_NOTADB: (
-        "it is not a database",
-        _RESTORE,
-    ),
-    sqlite3.SQLITE_BUSY: ("another program has locked it", "Nothing else may write to it."),
-    sqlite3.SQLITE_READONLY: ("it cannot be written", "Check its owner and its mode."),
-    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "Check that its directory exists and can be written."),
-}
+_CHANGES = """
+SELECT revision, key, value, sum, previous, previous_revision, previous_sum
+FROM log WHERE revision > ? AND key > ? AND key < ? ORDER BY id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +75,41 @@ class Outcome:
 class Database:
     """One connection. The writer makes the schema; readers only read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
-        with self._explained("open"):
+        with explained("open", self._path):
             self._sql = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=True,
             )
-            self._sql.execute("PRAGMA journal_mode=WAL")
-            self._sql.execute("PRAGMA synchronous=FULL")
+            if not read_only:
+                self._sql.execute("PRAGMA journal_mode=WAL")
+            self._sql.execute("PRAGMA synchronous=FULL")  # a commit is on the disk before it is told
+            self._sql.execute("PRAGMA temp_store=MEMORY")  # a full disk keeps nobody from reading
 
     def prepare(self) -> None:
         """Make the tables in a new file; refuse a damaged file, and one that is not ours."""
-        with self._explained("open"):
-            application = self._number("PRAGMA application_id")
-            version = self._number("PRAGMA user_version")
-            if application == 0 and self._number("SELECT count(*) FROM sqlite_master") == 0:
+        with explained("open", self._path):
+            empty = self._number("SELECT count(*) FROM sqlite_master") == 0
+            if empty and self._number("PRAGMA application_id") == 0:
                 self._create()
-                return
-            if application != APPLICATION_ID:
+        self.check()
+
+    def check(self) -> None:
+        """Raises StoreError for a file whose structure is damaged, and for one that is not ours."""
+        with explained("open", self._path):
+            if self._number("PRAGMA application_id") != APPLICATION_ID:
                 raise StoreError(f"cannot open {self._path}: it is another program's database")
-            if version != SCHEMA_VERSION:
+            if (version := self._number("PRAGMA user_version")) != SCHEMA_VERSION:
                 cause = f"it has format {version}, this netplane reads format {SCHEMA_VERSION}"
                 raise StoreError(f"cannot open {self._path}: {cause}", "Use the netplane that wrote it.")
-            found = self._sql.execute("PRAGMA quick_check(1)").fetchone()[0]
+            found = self._sql.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            cause, hint = _CAUSES[sqlite3.SQLITE_CORRUPT]
-            raise StoreError(f"cannot open {self._path}: {cause} ({found.splitlines()[-1]})", hint)
+            kind, cause, hint = DAMAGED
+            raise kind(f"cannot open {self._path}: {cause} ({found.splitlines()[-1]})", hint)
 
     def _create(self) -> None:
         self._sql.executescript(
@@ -119,12 +119,12 @@ class Database:
 
     def newest(self) -> int:
         """The revision of the last commit."""
-        with self._explained("read"):
+        with explained("read", self._path):
             return self._mark("newest")
 
     def apply(self, batch: Sequence[Sequence[Operation]]) -> list[Outcome]:
         """Several commits in one transaction, one fsync for all. Raises StoreError: then none was kept."""
-        with self._explained("write to"):
+        with explained("write to", self._path):
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 newest = self._mark("newest")
@@ -145,8 +145,8 @@ class Database:
         """Look first, then write: a commit that is stale has written nothing."""
         events = []
         for operation in operations:
-            row = self._sql.execute(_GET, (operation.key,)).fetchone()
-            previous, found = row if row is not None else (None, 0)
+            row = self._sql.execute(_GET, (operation.key,)).fetchone() or (None, 0, 0)
+            previous, found = self._whole(operation.key, row[0], row[2]), row[1]
             expected = operation.expected
             if expected is None and isinstance(operation, Delete) and not found:
                 expected = -1
@@ -161,40 +161,59 @@ class Database:
         return Outcome(revision, tuple(events))
 
     def _write(self, event: Event) -> None:
+        total = _sum(event.value)
         if event.value is None:
             self._sql.execute("DELETE FROM kv WHERE key = ?", (event.key,))
         else:
-            row = (event.key, event.value, event.revision)
-            self._sql.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", row)
+            row = (event.key, event.value, event.revision, total)
+            self._sql.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?)", row)
+        previous = (event.previous, event.previous_revision, _sum(event.previous))
         self._sql.execute(
-            "INSERT INTO log (revision, key, value, previous, previous_revision) VALUES (?, ?, ?, ?, ?)",
-            (event.revision, event.key, event.value, event.previous, event.previous_revision),
+            "INSERT INTO log (revision, key, value, sum, previous, previous_revision, previous_sum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (event.revision, event.key, event.value, total, *previous),
         )
 
     def page(self, prefix: str, revision: int, after: str, limit: int) -> Page:
         """See `contract.Store.page`. One read transaction, so that the revision and the rows agree."""
         low, high = max(prefix, after), _end(prefix)
-        with self._explained("read"), self._snapshot():
+        with explained("read", self._path), self._snapshot():
             newest = self._mark("newest")
             at = revision or newest
             self._require(at, newest)
             query, arguments = (_PRESENT, [low, high]) if at == newest else (_PAST, [low, high, at])
             counted = self._number(f"SELECT count(*) FROM ({query})", arguments) if limit else 0
             ordered = f"{query} ORDER BY key" + (f" LIMIT {int(limit)}" if limit else "")
-            entries = tuple(Entry(*row) for row in self._sql.execute(ordered, arguments))
+            rows = self._sql.execute(ordered, arguments)
+            entries = tuple(
+                Entry(key, self._whole(key, value, total) or b"", at_revision)
+                for key, value, at_revision, total in rows
+            )
         return Page(entries, at, max(counted - len(entries), 0) if limit else 0)
 
     def changes(self, prefix: str, since: int) -> list[Event]:
         """See `contract.Store.changes`."""
-        columns = "revision, key, value, previous, previous_revision"
-        query = f"SELECT {columns} FROM log WHERE revision > ? AND key > ? AND key < ? ORDER BY id"
-        with self._explained("read"), self._snapshot():
+        with explained("read", self._path), self._snapshot():
             self._require(since, self._mark("newest"))
-            return [Event(*row) for row in self._sql.execute(query, (since, prefix, _end(prefix)))]
+            rows = self._sql.execute(_CHANGES, (since, prefix, _end(prefix)))
+            return [self._event(*row) for row in rows]
+
+    def _event(
+        self,
+        revision: int,
+        key: str,
+        value: bytes | None,
+        total: int,
+        previous: bytes | None,
+        previous_revision: int,
+        previous_total: int,
+    ) -> Event:
+        new, old = self._whole(key, value, total), self._whole(key, previous, previous_total)
+        return Event(revision, key, new, old, previous_revision)
 
     def compact(self, revision: int) -> None:
         """Forget the log up to a revision, and give the space back to later writes."""
-        with self._explained("write to"):
+        with explained("write to", self._path):
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 target = min(revision, self._mark("newest"))
@@ -207,9 +226,32 @@ class Database:
                     self._sql.execute("ROLLBACK")
                 raise
 
+    def take(self, source: Path, *, leap: int, noted: int) -> tuple[int, int]:
+        """Fill an empty database with what another holds now, at the newest revision of both worlds plus ``leap``.
+
+        The revision and the number of keys come back. History before it is none: it counts as compacted.
+        """
+        with explained("write to", self._path):
+            self._sql.execute("ATTACH ? AS source", (f"{source.absolute().as_uri()}?mode=ro",))
+            self._sql.execute("BEGIN IMMEDIATE")
+            self._sql.execute("INSERT INTO main.kv SELECT key, value, revision, sum FROM source.kv")
+            newest = self._number("SELECT revision FROM source.mark WHERE name = 'newest'")
+            revision = max(newest, noted) + leap
+            self._sql.execute("UPDATE main.mark SET revision = ?", (revision,))
+            self._sql.execute("COMMIT")
+            self._sql.execute("DETACH source")
+            self._sql.execute("PRAGMA journal_mode=DELETE")  # one file, that can be read wherever it is
+            return revision, self._number("SELECT count(*) FROM kv")
+
     def close(self) -> None:
         """Close the connection; the last one folds the write-ahead log into the file."""
         self._sql.close()
+
+    def _whole(self, key: str, value: bytes | None, total: int) -> bytes | None:
+        """A value as it was written. Raises StoreError."""
+        if _sum(value) != total:
+            raise StoreError(f"cannot read {self._path}: the value of {key} is damaged", RESTORE)
+        return value
 
     def _require(self, revision: int, newest: int) -> None:
         oldest = self._mark("compacted")
@@ -233,17 +275,9 @@ class Database:
         finally:
             self._sql.execute("COMMIT")
 
-    @contextmanager
-    def _explained(self, action: str) -> Iterator[None]:
-        """Turn SQLite's words into: cannot do what, to which file, why, and what then."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = (
-                getattr(error, "sqlite_errorcode", 0) & 0xFF
-            )  # extended codes keep the family in the low byte
-            cause, hint = _CAUSES.get(code, (str(error), ""))
-            raise StoreError(f"cannot {action} {self._path}: {cause}", hint) from error
+
+def _sum(value: bytes | None) -> int:
+    return zlib.crc32(value) if value is not None else 0
 
 
 def _end(prefix: str) -> str:
@@ -258,4 +292,5 @@ def make_private(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise StoreError(f"cannot open {path}: {error.strerror}") from error
+        hint = "Its file system, owner and mode must allow writing."
+        raise StoreError(f"cannot open {path}: {error.strerror}", hint) from error

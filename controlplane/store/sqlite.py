@@ -5,16 +5,25 @@ transaction together. Durability costs one fsync a batch, and the event loop nev
 """
 
 import asyncio
-import fcntl
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from controlplane.store.contract import Event, Operation, Page, StoreError, Subscriber
+from controlplane.store.claim import Claim
+from controlplane.store.contract import RESTORE, Busy, Event, Operation, Page, StoreError, Subscriber, Unsure
 from controlplane.store.database import Database, Outcome, make_private
+
+
+def path_of(state: Path) -> Path:
+    """The store's file in a machine's state directory."""
+    return state / "state.db"
+
+
+def directory_of(state: Path) -> Path:
+    """Where its backups are."""
+    return state / "backups"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +33,10 @@ class _Waiting:
 
 
 class SQLiteStore:
-    """`contract.Store` on one file. Owned by one process (an flock) and one event loop."""
+    """`contract.Store` on one file. Owned by one process (`claim.Claim`) and one event loop."""
 
-    def __init__(self, lock: int, writer: Database, reader: Database, revision: int) -> None:
-        self._lock = lock
+    def __init__(self, path: Path, claim: Claim, writer: Database, reader: Database, revision: int) -> None:
+        self._path, self._claim = path, claim
         self._writer, self._reader = writer, reader
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="store-write")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="store-read")
@@ -36,22 +45,35 @@ class SQLiteStore:
         self._waiting: list[_Waiting] = []
         self._flight: asyncio.Future[list[Outcome]] | None = None
         self._closed = False
+        self._unsure: Unsure | None = None
 
     @classmethod
     async def open(cls, path: Path) -> Self:
-        """Open or create. Raises StoreError: no space, no permission, damaged, not ours, or in use."""
+        """Open or create.
+
+        Raises StoreError: no permission, damaged, not ours, in use, or less than what was acknowledged.
+        """
         return await asyncio.to_thread(cls._open, path)
 
     @classmethod
     def _open(cls, path: Path) -> Self:
-        lock = _lock(path)
+        claim = Claim.take(path)
         try:
+            noted = claim.noted
+            if noted and not (path.exists() and path.stat().st_size):
+                raise StoreError(f"cannot open {path}: it is gone, and was at revision {noted}", RESTORE)
             make_private(path)
             writer = Database(path)
             writer.prepare()
-            return cls(lock, writer, Database(path), writer.newest())
+            newest = writer.newest()
+            if newest < noted:
+                cause = f"it ends at revision {newest}, and {noted} was acknowledged"
+                guess = f"an older copy, or {path.name}-wal is gone or damaged"
+                raise StoreError(f"cannot open {path}: {cause} ({guess})", RESTORE)
+            claim.note(newest)
+            return cls(path, claim, writer, Database(path), newest)
         except BaseException:
-            os.close(lock)
+            claim.release()
             raise
 
     @property
@@ -66,7 +88,9 @@ class SQLiteStore:
     async def commit(self, *operations: Operation) -> int:
         """See `contract.Store.commit`."""
         if self._closed:
-            raise StoreError("cannot write to the store: it is closed")
+            raise Busy(f"cannot write to {self._path}: it is closed")
+        if self._unsure is not None:
+            raise self._unsure
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(operations, result))
         if self._flight is None:
@@ -78,14 +102,23 @@ class SQLiteStore:
         batch, self._waiting = self._waiting, []
         loop = asyncio.get_running_loop()
         operations = [waiting.operations for waiting in batch]
-        self._flight = loop.run_in_executor(self._write_thread, self._writer.apply, operations)
+        self._flight = loop.run_in_executor(self._write_thread, self._write, operations)
         self._flight.add_done_callback(lambda flight: self._land(batch, flight))
+
+    def _write(self, batch: Sequence[Sequence[Operation]]) -> list[Outcome]:
+        """In the writer's thread: on the disk, then noted, and only then is anybody told."""
+        outcomes = self._writer.apply(batch)
+        if newest := max(outcome.revision for outcome in outcomes):
+            self._claim.note(newest)
+        return outcomes
 
     def _land(self, batch: Sequence[_Waiting], flight: asyncio.Future[list[Outcome]]) -> None:
         """Tell the subscribers, then those who committed; and send what gathered meanwhile."""
         self._flight = None
-        cancelled = StoreError("cannot write to the store: it is closing")
+        cancelled = Busy(f"cannot write to {self._path}: it closes")
         error = cancelled if flight.cancelled() else flight.exception()
+        if isinstance(error, Unsure):
+            self._unsure = error
         if error is not None:
             for waiting in batch:
                 _fail(waiting, error)
@@ -138,27 +171,9 @@ class SQLiteStore:
             thread.shutdown()
         self._reader.close()
         self._writer.close()
-        os.close(self._lock)
+        self._claim.release()
 
 
 def _fail(waiting: _Waiting, error: BaseException) -> None:
     if not waiting.result.done():
         waiting.result.set_exception(error)
-
-
-def _lock(path: Path) -> int:
-    """Hold the store for this process. A file of its own: closing any descriptor of the database would drop
-    SQLite's own POSIX locks on it.
-    """
-    name = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot open {name}: {error.strerror}", "Check its directory.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        cause = "another control plane has it open"
-        raise StoreError(f"cannot open {path}: {cause}", "Stop that one first.") from error
-    return descriptor

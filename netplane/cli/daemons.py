@@ -54,18 +54,6 @@ def run_daemon(
 
 @click.command()
 @daemon_options
-def controlplane(root: Path, config: Path | None, kubeconfig: Path | None) -> None:
-    """The API server, the controllers and the scheduler.
-
-    \b
-    Example:
-      netplane controlplane --config /etc/netplane/controlplane.yaml
-    """
-    run_daemon("controlplane", "controlplane.server", root, config, kubeconfig)
-
-
-@click.command()
-@daemon_options
 @click.option(
     "--join", metavar="TOKEN@HOST[:PORT]", help="Join this machine to a cluster, and run all of a node."
 )

@@ -24,7 +24,7 @@ COMMANDS = {
     "token": "machine",
     "uninstall": "machine",
     "supervise": "supervise",
-    "controlplane": "daemons",
+    "controlplane": "controlplane",
     "node": "daemons",
     "proxy": "daemons",
     "dns": "daemons",

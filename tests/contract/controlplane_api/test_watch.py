@@ -246,4 +246,4 @@ async def test_a_store_that_cannot_replay_is_an_error_event(server, monkeypatch)
     monkeypatch.setattr(server.store, "changes", failing)
     async with watch(server, resourceVersion=start) as stream:
         (event,) = await stream.rest()
-    assert (event["type"], event["object"]["code"]) == ("ERROR", 503)
+    assert (event["type"], event["object"]["code"]) == ("ERROR", 500)
