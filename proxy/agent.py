@@ -11,7 +11,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -32,6 +31,7 @@ from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.health import Health
 from proxy.health_checks import HealthChecks
 from proxy.metrics import SyncMetrics, TrafficCollector
+from proxy.modes import Forwarding, Mode
 from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
 from proxy.userspace.describe import describe_flows
@@ -41,12 +41,6 @@ log = logging.getLogger(__name__)
 
 
 YOUNG_OBJECTS = 20_000  # between two runs of the collector: relaying leaves no cycles behind
-
-
-class Mode(StrEnum):
-    """The data paths there are."""
-
-    USERSPACE = "userspace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +111,10 @@ class _Agent:
             started=time(),
             node_port_addresses=settings.node_port_addresses,
         )
-        self._datapath = UserspaceDataPath(
+        self._relay = UserspaceDataPath(
             keeper=daemon, kept=daemon.listeners, deadline=settings.connect_deadline
         )
+        self._datapath = Forwarding(settings.mode, self._relay)
         self._syncer = Syncer(
             self._wanted,
             self._datapath,
@@ -129,7 +124,7 @@ class _Agent:
             # Clients wait at listeners that outlived the process before us: what it knew is seconds old.
             grace=0.0 if daemon.listeners else GRACE,
         )
-        self._registry.register(TrafficCollector(lambda: self._datapath.traffic))
+        self._registry.register(TrafficCollector(lambda: self._relay.traffic))
         self._checks = HealthChecks(lambda: self._health.alive(time()))
         self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
         self._export_staleness()
@@ -138,7 +133,7 @@ class _Agent:
             "Endpoints that new connections pass over, because connects to them failed",
             registry=self._registry,
         )
-        ejected.set_function(lambda: len(self._datapath.ejected))
+        ejected.set_function(lambda: len(self._relay.ejected))
 
     async def run(self) -> None:
         """Serve until told to stop, then leave the flows to the next proxy, and the node as it is."""
@@ -146,7 +141,7 @@ class _Agent:
             async with tool_socket(self._paths.proxy_socket, self._answers()), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work) for work in self._work()]
                 await self._daemon.stopping.wait()
-                left = self._datapath.leave(self._paths.run, self._settings.drain_seconds)
+                left = self._relay.leave(self._paths.run, self._settings.drain_seconds)
                 log.info("stopping: %d flows are left to the next proxy", left)
                 for task in tasks:
                     task.cancel()
@@ -200,7 +195,7 @@ class _Agent:
             async with asyncio.timeout(10):
                 await self._syncer.synced_once.wait()
             self._daemon.ready("forwarding")
-            served, room = len(self._datapath.targets), self._datapath.room
+            served, room = len(self._datapath.targets), self._relay.room
             log.info("%d frontends; the descriptor limit leaves room for %d connections", served, room)
         except TimeoutError:
             self._daemon.ready("waiting for the API server")
@@ -215,7 +210,7 @@ class _Agent:
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS)
-        if taken := await self._datapath.adopt(self._paths.run):
+        if taken := await self._relay.adopt(self._paths.run):
             log.info("took over %d flows", taken)
 
     async def _reload(self) -> None:
@@ -248,7 +243,7 @@ class _Agent:
     def _answers(self) -> dict[str, Any]:
         return {
             "targets": lambda: encode_targets(self._datapath.targets),
-            "flows": lambda: describe_flows(self._datapath.flows()),
+            "flows": lambda: describe_flows(self._relay.flows()),
             "status": self._status,
         }
 
@@ -258,9 +253,9 @@ class _Agent:
             "mode": self._datapath.name,
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
-            "flows": self._datapath.active,
-            "room": self._datapath.room,
-            "ejected": self._datapath.ejected,
+            "flows": self._relay.active,
+            "room": self._relay.room,
+            "ejected": self._relay.ejected,
             "unserved": [str(entry) for entry in report.unserved],
             "problems": list(self._syncer.snapshot.problems) if self._syncer.snapshot else [],
             "apiSilentSeconds": self._silence(),

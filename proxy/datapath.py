@@ -58,6 +58,11 @@ class DataPath(Protocol):
         """The mode's name: userspace, nftables, ebpf."""
         ...
 
+    @property
+    def targets(self) -> Mapping[Frontend, Target]:
+        """What was synced last, and works: this process's own word, which ``observe`` holds against the kernel's."""
+        ...
+
     async def sync(self, want: Snapshot) -> SyncReport:
         """Make it so."""
         ...

@@ -13,7 +13,7 @@ import yaml
 from netplane.errors import ConfigError
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
-OUR_MODES = ("", "userspace")
+OUR_MODES = ("userspace", "nftables")
 
 
 def read(path: Path | None) -> Mapping[str, Any] | None:
@@ -38,7 +38,9 @@ def translate(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if key in ("apiVersion", "kind") or value in (None, "", [], {}):
             continue
         if key == "mode":
-            if value not in OUR_MODES:
+            if value in OUR_MODES:
+                ours["mode"] = value
+            else:
                 ignored.append(f"mode: {value} is served by mode userspace")
         elif key == "hostnameOverride":
             ours["nodeName"] = value

@@ -32,6 +32,10 @@ class MemoryDataPath:
     def name(self) -> str:
         return "memory"
 
+    @property
+    def targets(self) -> Mapping[Frontend, Target]:
+        return self.have
+
     async def sync(self, want: Snapshot) -> SyncReport:
         if self.failures:
             raise self.failures.pop(0)

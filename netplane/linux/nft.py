@@ -28,20 +28,30 @@ def apply(script: str) -> None:
 
 def listing(family: str, table: str) -> list[dict[str, Any]] | None:
     """The objects of one table as libnftables-json(5) describes them, or None where there is no such table."""
+    return _listed(f"list table {family} {table}", f"table {family} {table}")
+
+
+def _listed(command: str, what: str) -> list[dict[str, Any]] | None:
     with _context() as (library, context):
         library.nft_ctx_output_set_flags(context, _JSON_OUTPUT)
-        if library.nft_run_cmd_from_buffer(context, f"list table {family} {table}".encode()) != 0:
+        if library.nft_run_cmd_from_buffer(context, command.encode()) != 0:
             message = (library.nft_ctx_get_error_buffer(context) or b"").decode()
             if "No such file or directory" in message:
                 return None
-            raise KernelError(f"cannot list nftables table {family} {table}: {_first_line(message)}")
+            raise KernelError(f"cannot list nftables {what}: {_first_line(message)}")
         document = orjson.loads(library.nft_ctx_get_output_buffer(context))
     return [entry for entry in document["nftables"] if "metainfo" not in entry]
 
 
+def tables() -> set[tuple[str, str]]:
+    """(family, name) of every table there is, whatever is in them. Raises KernelError."""
+    found = _listed("list tables", "tables") or []
+    return {(entry["table"]["family"], entry["table"]["name"]) for entry in found}
+
+
 def delete_table(family: str, table: str) -> bool:
     """Remove a table with all that is in it; False where it was not there."""
-    if listing(family, table) is None:
+    if (family, table) not in tables():
         return False
     apply(f"delete table {family} {table}")
     return True

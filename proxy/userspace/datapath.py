@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 from netplane.errors import KernelError
+from proxy import routes
 from proxy.balance import Affinity, Ejections
 from proxy.datapath import SyncReport, Unserved
 from proxy.diff import Changes, diff
@@ -89,6 +90,7 @@ class UserspaceDataPath:
         self._demands = Demands()
         self._to_keep: list[tuple[str, int | None]] = []
         self._retired: set[Frontend] = set()  # sockets of ours were here of which the supervisor has copies
+        self.plumbed = True  # False: only what needs no plumbing is wanted, such as loopback addresses
         self._plan: Plan | None = None
         self._mended_at = 0.0
         self._warnings: tuple[str, ...] = ()
@@ -140,7 +142,7 @@ class UserspaceDataPath:
             Protocol.TCP: await asyncio.to_thread(observe.listening),
             Protocol.UDP: await asyncio.to_thread(observe.receiving),
         }
-        routed = await asyncio.to_thread(plumbing.routed)
+        routed = await asyncio.to_thread(routes.routed)
         found: dict[Frontend, Target] = {}
         for frontend, target in self.targets.items():
             listener, listening = self._listeners.get(frontend), sockets[frontend.protocol]
@@ -258,7 +260,7 @@ class UserspaceDataPath:
         due = self._clock() - self._mended_at >= MEND_EVERY
         if due and self._ejections:
             self._forget_ejected()
-        if plan is not self._plan or due:
+        if self.plumbed and (plan is not self._plan or due):
             await asyncio.to_thread(plumbing.ensure, plan)
             self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
             self._plan, self._mended_at = plan, self._clock()

@@ -5,13 +5,11 @@ the supervisor, and the packets of clients must go on reaching them. Everything 
 changed only where it differs; nothing is flushed. Blocking: call it from a worker thread in the node's
 network namespace.
 
-Owned kernel objects: routes and rules of protocol 96, table 91, mark bit 0x200, nft table inet netplane_proxy.
+Owned kernel objects: rules of protocol 96, table 91, mark bit 0x200, nft table inet netplane_proxy; and the routes of
+``proxy.routes``, which other modes share.
 """
 
-import errno
-import socket
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
@@ -19,16 +17,14 @@ from pyroute2 import IPRoute, NetlinkError
 from netplane.errors import KernelError
 from netplane.linux import nft, sysctl
 from netplane.linux.rtnl import rtnl
-from proxy.model import IPAddress, IPNetwork, NodeFacts, Protocol
+from proxy import routes
+from proxy.model import IPAddress, NodeFacts, Protocol
+from proxy.routes import FAMILIES, ROUTE_PROTOCOL, RTN_LOCAL, call, of_table
 from proxy.userspace.ruleset import FAMILY, MARK, TABLE, Drop, marker, render
 
-ROUTE_PROTOCOL = 96
 RULE_PRIORITY = 91
 DIVERT_TABLE = 91
-LOCAL_TABLE = 255  # RT_TABLE_LOCAL
-RTN_LOCAL = 2
 FR_ACT_TO_TBL = 1
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +52,13 @@ class Plan:
 
 def ensure(plan: Plan) -> list[str]:
     """Make it so; what was changed comes back, in words. Raises KernelError naming the step."""
+    done = routes.ensure(plan.node, plan.addresses)
     try:
         with rtnl() as ipr:
-            done = _quiet_arp(ipr, plan.node)
             for version in plan.versions:
                 done += _ensure_divert(ipr, version)
-                done += _ensure_local_routes(ipr, plan, version)
     except (NetlinkError, OSError) as error:
-        raise KernelError(f"cannot look at this node's routes and rules: {error}") from None
+        raise KernelError(f"cannot look at this node's rules: {error}") from None
     done += _reuse_ports()
     if _observed_marker() != marker(plan.rules):
         _apply_rules(plan)
@@ -73,23 +68,19 @@ def ensure(plan: Plan) -> list[str]:
 
 def remove() -> None:
     """Take all of it away; what is not there is fine."""
+    remove_own()
+    routes.remove()
+
+
+def remove_own() -> None:
+    """Take away what no other mode uses."""
     nft.delete_table(FAMILY, TABLE)
     with rtnl() as ipr:
         for family in FAMILIES.values():
             for rule in _rules(ipr, family):
-                _call(f"remove rule {RULE_PRIORITY}", ipr.rule, "del", **rule)
-            for route in _routes(ipr, family, DIVERT_TABLE) + _routes(ipr, family, LOCAL_TABLE):
-                _call(f"remove route {route['dst']}", ipr.route, "del", **route)
-
-
-def routed() -> list[IPNetwork]:
-    """The networks that the kernel leads to this node for the proxy, as it says itself."""
-    with rtnl() as ipr:
-        return [
-            ip_network(route["dst"])
-            for family in FAMILIES.values()
-            for route in _routes(ipr, family, LOCAL_TABLE)
-        ]
+                call(f"remove rule {RULE_PRIORITY}", ipr.rule, "del", **rule)
+            for route in of_table(ipr, family, DIVERT_TABLE):
+                call(f"remove route {route['dst']}", ipr.route, "del", **route)
 
 
 def problems() -> list[str]:
@@ -106,58 +97,11 @@ def problems() -> list[str]:
     return found
 
 
-def local_networks(plan: Plan, version: int) -> list[IPNetwork]:
-    """What is to be routed to this node itself: the Service networks and single addresses outside them."""
-    networks = [cidr for cidr in plan.node.service_cidrs if cidr.version == version]
-    for address in plan.addresses:
-        covered = any(address in network for network in networks)
-        if address.version == version and not covered and address not in plan.node.addresses:
-            networks.append(_single(address))
-    return networks
-
-
-def _single(address: IPAddress) -> IPNetwork:
-    from ipaddress import ip_network
-
-    return ip_network(address)
-
-
-def _ensure_local_routes(ipr: IPRoute, plan: Plan, version: int) -> list[str]:
-    """`ip route add local NETWORK dev lo src NODE`: without src the node's own clients would have the
-    Service's address as their source."""
-    family, done = FAMILIES[version], []
-    loopback = ipr.link_lookup(ifname="lo")[0]
-    source = str(plan.node.address(version))
-    wanted = {str(network): source for network in local_networks(plan, version)}
-    have = {route["dst"]: route.get("prefsrc") for route in _routes(ipr, family, LOCAL_TABLE)}
-    for destination, prefsrc in wanted.items():
-        if have.get(destination) != prefsrc:
-            _call(
-                f"route {destination} to the proxy",
-                ipr.route,
-                "replace",
-                dst=destination,
-                oif=loopback,
-                prefsrc=prefsrc,
-                table=LOCAL_TABLE,
-                type=RTN_LOCAL,
-                proto=ROUTE_PROTOCOL,
-                scope=254,
-                family=family,
-            )
-            done.append(f"route local {destination} src {prefsrc}")
-    for route in _routes(ipr, family, LOCAL_TABLE):
-        if route["dst"] not in wanted:
-            _call(f"remove route {route['dst']}", ipr.route, "del", **route)
-            done.append(f"no route local {route['dst']}")
-    return done
-
-
 def _ensure_divert(ipr: IPRoute, version: int) -> list[str]:
     family, done = FAMILIES[version], []
-    if not _routes(ipr, family, DIVERT_TABLE):
+    if not of_table(ipr, family, DIVERT_TABLE):
         everything = "0.0.0.0/0" if version == 4 else "::/0"
-        _call(
+        call(
             f"route everything in table {DIVERT_TABLE} to this node",
             ipr.route,
             "replace",
@@ -171,7 +115,7 @@ def _ensure_divert(ipr: IPRoute, version: int) -> list[str]:
         )
         done.append(f"route local {everything} table {DIVERT_TABLE}")
     if not _rules(ipr, family):
-        _call(
+        call(
             f"add rule {RULE_PRIORITY} for mark {MARK:#x}",
             ipr.rule,
             "add",
@@ -187,28 +131,6 @@ def _ensure_divert(ipr: IPRoute, version: int) -> list[str]:
     return done
 
 
-def _routes(ipr: IPRoute, family: int, table: int) -> list[dict[str, Any]]:
-    """Our routes of a table, in the form that deletes them."""
-    found = []
-    for message in ipr.get_routes(family=family, table=table):
-        if message["proto"] != ROUTE_PROTOCOL:
-            continue
-        destination = message.get_attr("RTA_DST") or ("0.0.0.0" if family == socket.AF_INET else "::")
-        route = {
-            "dst": f"{destination}/{message['dst_len']}",
-            "oif": message.get_attr("RTA_OIF"),
-            "table": table,
-            "type": message["type"],
-            "proto": ROUTE_PROTOCOL,
-            "scope": message["scope"],
-            "family": family,
-        }
-        if message.get_attr("RTA_PREFSRC"):
-            route["prefsrc"] = message.get_attr("RTA_PREFSRC")
-        found.append(route)
-    return found
-
-
 def _rules(ipr: IPRoute, family: int) -> list[dict[str, Any]]:
     """Our rules, in the form that deletes them."""
     return [
@@ -216,25 +138,6 @@ def _rules(ipr: IPRoute, family: int) -> list[dict[str, Any]]:
         for message in ipr.get_rules(family=family)
         if message.get_attr("FRA_PRIORITY") == RULE_PRIORITY and message.get_attr("FRA_FWMARK") == MARK
     ]
-
-
-def _quiet_arp(ipr: IPRoute, node: NodeFacts) -> list[str]:
-    """A Service address is local to every node, so none of them may answer for it on the shared link."""
-    address = node.address(4)
-    if address is None:
-        return []
-    for message in ipr.get_addr(family=socket.AF_INET):
-        if message.get_attr("IFA_LOCAL") == str(address):
-            link = ipr.get_links(message["index"])[0].get_attr("IFLA_IFNAME").replace(".", "/")
-            settings = (
-                (f"net.ipv4.conf.{link}.arp_ignore", "1"),
-                (f"net.ipv4.conf.{link}.arp_announce", "2"),
-            )
-            return [f"{name}={value}" for name, value in settings if sysctl.write(name, value)]
-    raise KernelError(
-        f"cannot keep ARP quiet for Service addresses: no interface has the node's address {address}",
-        "The node's address must be one of this machine's",
-    )
 
 
 def _reuse_ports() -> list[str]:
@@ -261,12 +164,3 @@ def _observed_marker() -> str:
     rules: list[dict[str, Any]] = [e["rule"] for e in nft.listing(FAMILY, TABLE) or [] if "rule" in e]
     said = next((str(rule.get("comment", "")) for rule in rules if rule["chain"] == "identity"), "")
     return said if said.endswith(f" {len(rules) - 1} rules") else ""
-
-
-def _call(step: str, function: Any, *arguments: Any, **options: Any) -> None:
-    try:
-        function(*arguments, **options)
-    except NetlinkError as error:
-        if error.code in (errno.ENOENT, errno.ESRCH) and arguments[:1] == ("del",):
-            return
-        raise KernelError(f"cannot {step}: {error}") from None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from netplane.errors import KernelError
 from netplane.linux.namespaces import entered_netns, new_netns
 from netplane.linux.rtnl import rtnl
+from proxy import routes
 from proxy.ebpf.datapath import EbpfDataPath
 from proxy.model import (
     Endpoint,
@@ -26,6 +27,7 @@ from proxy.model import (
     Target,
     WhenEmpty,
 )
+from proxy.nftables.datapath import NftablesDataPath
 from proxy.userspace.datapath import UserspaceDataPath
 from tests.bpf_place import BpfPlace, bpf_place
 from tests.fakes_datapath import Hosted, MemoryDataPath
@@ -79,7 +81,7 @@ def place() -> Iterator[BpfPlace]:
         yield made
 
 
-IN_KERNEL = [pytest.param(mode, marks=pytest.mark.netns) for mode in ("userspace", "ebpf")]
+IN_KERNEL = [pytest.param(mode, marks=pytest.mark.netns) for mode in ("userspace", "nftables", "ebpf")]
 
 
 @pytest.fixture(params=["memory", *IN_KERNEL])
@@ -91,7 +93,9 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Hosted]]:
             running.append(Hosted(MemoryDataPath))
         elif request.param == "ebpf":
             netns, place = request.getfixturevalue("netns"), request.getfixturevalue("place")
-            running.append(Hosted(lambda: EbpfDataPath(MemoryDataPath(), **place.options), netns))
+            running.append(Hosted(lambda: EbpfDataPath(NftablesDataPath(), **place.options), netns))
+        elif request.param == "nftables":
+            running.append(Hosted(NftablesDataPath, request.getfixturevalue("netns")))
         else:
             netns = request.getfixturevalue("netns")
             running.append(Hosted(lambda: UserspaceDataPath(**options), netns))
@@ -243,7 +247,7 @@ class TestUserspaceOnly:
             )
             plumbing.remove()
             plumbing.remove()
-            assert plumbing.routed() == []
+            assert routes.routed() == []
 
     def test_ipv6_beside_ipv4(self, netns) -> None:
         with rtnl(netns) as ipr:

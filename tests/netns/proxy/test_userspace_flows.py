@@ -1,4 +1,4 @@
-"""Every row of the table of flows, through the userspace data path, in a real kernel."""
+"""What only the userspace data path shows of the table of flows: its turns, its sockets, its silence on the link."""
 
 import contextlib
 import socket
@@ -7,82 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests import flows
-from tests.flows import FLOWS, Failed, Flow, Seen, Served, Where
+from tests.flows import Where
+from tests.netns.proxy.flows import destination, serving, visit
 
 pytestmark = pytest.mark.netns
-TRIES = 9
 
 
 @pytest.fixture(scope="module")
-def served(world, running_class) -> Iterator[None]:
-    running = running_class(world)
-    report = running.sync(flows.SERVICES, flows.SLICES)
-    assert report.unserved == ()
-    agent_tcp, agent_udp = world.open("n1"), world.open("n1", socket.SOCK_DGRAM)
-    agent_tcp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))
-    agent_tcp.listen()
-    agent_udp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))
-    yield
-    agent_tcp.close()
-    agent_udp.close()
-    running.stop()
-
-
-def destination(to: str) -> tuple[str, int]:
-    if ":" in to:
-        address, _, port = to.rpartition(":")
-        return address, int(port)
-    found = next(s for s in flows.SERVICES if s["metadata"]["name"] == to)
-    return found["spec"]["clusterIP"], found["spec"]["ports"][0]["port"]
-
-
-def visit(world, source: str, address: str, port: int) -> tuple[str, str]:
-    """One connection: who answered, whom it saw; bytes must come back both ways."""
-    with world.connect(source, address, port) as sock:
-        stream = sock.makefile("rb")
-        name, seen = stream.readline().decode().split()
-        sock.sendall(b"hello")
-        sock.shutdown(socket.SHUT_WR)
-        assert stream.read() == b"hello"
-    return name, seen
-
-
-def ask(world, source: str, address: str, port: int, timeout: float = 2) -> tuple[str, str]:
-    """The same by one datagram, from a socket of its own."""
-    with world.open(source, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(timeout)
-        sock.connect((address, port))  # so an answer from any other address would not be heard
-        sock.send(b"hello")
-        head, _, body = sock.recv(100).partition(b"\n")
-        assert body == b"hello"
-        name, seen, _ = head.decode().split()
-    return name, seen
-
-
-@pytest.mark.parametrize("flow", [flow for flow in FLOWS if flows.USERSPACE in flow.modes], ids=str)
-def test_flow(world, served, flow: Flow) -> None:
-    address, port = destination(flow.to)
-    udp = flow.protocol == flows.UDP
-    if isinstance(flow.expect, Served):
-        answers = [(ask if udp else visit)(world, flow.source, address, port) for _ in range(TRIES)]
-        assert {name for name, _ in answers} == flow.expect.by
-        for name, seen in answers:
-            own = flow.expect.seen is Seen.ITS_OWN and name != flow.source
-            assert seen == flows.ADDRESSES[flow.source if own else "n1"], name
-    elif udp:
-        silent = flow.expect is Failed.DROPPED
-        with pytest.raises(TimeoutError if silent else ConnectionRefusedError):
-            ask(world, flow.source, address, port, timeout=0.3)
-    elif flow.expect is Failed.REFUSED:
-        # A connection that found no endpoint in time may be accepted first: it ends by RST, never by EOF.
-        with (
-            pytest.raises((ConnectionRefusedError, ConnectionResetError)),
-            world.connect(flow.source, address, port) as sock,
-        ):
-            sock.recv(1)
-    else:
-        with pytest.raises(TimeoutError):
-            world.connect(flow.source, address, port, timeout=0.3)
+def served(world) -> Iterator[None]:
+    with serving(world, flows.USERSPACE):
+        yield
 
 
 @pytest.mark.parametrize("address", ["10.96.0.10", "10.96.99.99"])

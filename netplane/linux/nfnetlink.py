@@ -1,0 +1,285 @@
+"""Elements of nftables sets and maps, and the chains they lead to, by netlink messages of our own.
+
+Why beside libnftables: a change of one element costs 0.02 ms this way instead of 0.4 ms, and fifty thousand load in
+the time the parser would take for a tenth of them. What does not change with every Service stays a script (``nft``).
+
+An element travels as two byte strings. Its head is its key (and the key's end, in a set of intervals), its tail what
+it leads to and its comment. They are written here as the kernel writes them in a dump, so that what is wanted and
+what is there can be compared without being understood.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Self
+
+from netplane.errors import KernelError
+from netplane.linux.nfrules import Chain
+from netplane.linux.nlattr import attribute, attributes, text
+
+NETFILTER = 12  # NETLINK_NETFILTER, which Python's socket module does not name
+INET = 1  # NFPROTO_INET
+FAMILIES = {"inet": INET, "ip": 2, "ip6": 10}
+
+_NEW, _GET, _DELETE = 0x0A0C, 0x0A0D, 0x0A0E  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_…SETELEM
+_NEW_CHAIN, _NEW_RULE, _DELETE_RULE = 0x0A03, 0x0A06, 0x0A08
+_BEGIN, _END = 0x10, 0x11
+_SUBSYSTEM = 10
+_REQUEST, _ACK, _CREATE, _APPEND, _DUMP = 0x1, 0x4, 0x400, 0x800, 0x300
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
+_ERROR, _DONE = 2, 3
+_TABLE, _SET, _ELEMENTS, _LIST_ELEMENT = 1, 2, 3, 1
+_KEY, _DATA, _USERDATA, _KEY_END = 1, 2, 6, 10
+_VALUE, _VERDICT, _CODE, _CHAIN = 1, 2, 1, 2
+_DROP, _GOTO, _JUMP = 0, -4, -3
+_COMMENT = 0  # NFTNL_UDATA_SET_ELEM_COMMENT
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_GENERIC = struct.Struct("=BBH")  # struct nfgenmsg
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_STATUS = struct.Struct("=i")
+_LARGEST = 60_000  # bytes of elements a message: an attribute's length has 16 bits
+_READ_BYTES = 1 << 17
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SECONDS = 60
+_LISTING_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Heads to delete from one set, and then head → tail to add to it."""
+
+    name: str
+    delete: Iterable[bytes] = ()
+    add: Mapping[bytes, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """One message of a transaction; ``name`` says what it is about."""
+
+    kind: int
+    flags: int
+    name: str
+    data: bytes
+
+
+class Tables:
+    """One netlink socket in the network namespace of the thread that opened it. Blocking."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SECONDS, 0))
+        self._room = 0
+        self._sequence = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def change(self, family: str, table: str, edits: Sequence[Edit], chains: Iterable[Chain] = ()) -> None:
+        """Chains and all edits as one transaction. Raises KernelError naming what failed: nothing has changed then."""
+        bodies: list[_Body] = []
+        for chain in chains:
+            bodies += _of_chain(table, chain)
+        for edit in edits:
+            bodies += [
+                _Body(_DELETE, 0, edit.name, _of_set(table, edit.name) + p) for p in _portions(edit.delete)
+            ]
+        for edit in edits:
+            elements = (head + tail for head, tail in (edit.add or {}).items())
+            bodies += [
+                _Body(_NEW, _CREATE, edit.name, _of_set(table, edit.name) + p) for p in _portions(elements)
+            ]
+        if not bodies:
+            return
+        first = self._sequence + 1
+        messages = [self._message(_BEGIN, _REQUEST, _GENERIC.pack(0, 0, socket.htons(_SUBSYSTEM)))]
+        family_and = _GENERIC.pack(FAMILIES[family], 0, 0)
+        messages += [self._message(b.kind, _REQUEST | _ACK | b.flags, family_and + b.data) for b in bodies]
+        messages.append(self._message(_END, _REQUEST, _GENERIC.pack(0, 0, socket.htons(_SUBSYSTEM))))
+        self._send(b"".join(messages))
+        for sequence, status in self._statuses(first + 1, len(bodies)):
+            if status:
+                failed = bodies[max(0, sequence - first - 1)]
+                verb = "delete from" if failed.kind == _DELETE else "add to"
+                raise KernelError(f"cannot {verb} {family} {table} {failed.name}: {os.strerror(-status)}")
+
+    def elements(self, family: str, table: str, name: str) -> dict[bytes, bytes] | None:
+        """Head → tail of a set's elements; None where there is no such set. Raises KernelError."""
+        body = _GENERIC.pack(FAMILIES[family], 0, 0) + _of_set(table, name)
+        for _ in range(_LISTING_TRIES):
+            self._send(self._message(_GET, _REQUEST | _DUMP, body))
+            found: dict[bytes, bytes] = {}
+            status, whole = self._listing(found)
+            if status == -errno.ENOENT:
+                return None
+            if status:
+                raise KernelError(f"cannot list {family} {table} {name}: {os.strerror(-status)}")
+            if whole:
+                return found
+        raise KernelError(f"cannot list {family} {table} {name}: it changes all the time")
+
+    def _message(self, kind: int, flags: int, body: bytes) -> bytes:
+        self._sequence += 1
+        return _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
+
+    def _send(self, data: bytes) -> None:
+        if len(data) + 4096 > self._room:
+            # A transaction is one message to the socket, however large (netlink_sendmsg).
+            self._room = 2 * len(data) + 65536
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, self._room)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, max(1 << 20, self._room))
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            raise KernelError(f"cannot speak to nftables: {error.strerror}") from None
+
+    def _messages(self) -> Iterator[tuple[int, int, int, memoryview]]:
+        """Type, flags, sequence number and body of each message; ends with the datagram."""
+        try:
+            data = memoryview(self._socket.recv(_READ_BYTES))
+        except OSError as error:
+            raise KernelError(f"cannot hear from nftables: {error.strerror}") from None
+        offset = 0
+        while offset + _HEADER.size <= len(data):
+            size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+            yield kind, flags, sequence, data[offset + _HEADER.size : offset + size]
+            offset += (size + 3) & ~3
+
+    def _statuses(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """What the kernel says to each of ``count`` messages; it stops at the one that BEGIN itself failed by."""
+        heard = 0
+        while heard < count:
+            for kind, _, sequence, body in self._messages():
+                if kind == _ERROR and first - 1 <= sequence < first + count:
+                    heard += sequence >= first
+                    yield sequence, _STATUS.unpack_from(body)[0]
+
+    def _listing(self, found: dict[bytes, bytes]) -> tuple[int, bool]:
+        """Fills ``found``; the errno (negative, or 0), and whether nothing changed meanwhile."""
+        whole = True
+        while True:
+            for kind, flags, sequence, body in self._messages():
+                if sequence != self._sequence:
+                    continue
+                whole = whole and not flags & _INTERRUPTED
+                if kind in (_ERROR, _DONE):
+                    return (_STATUS.unpack_from(body)[0] if len(body) >= _STATUS.size else 0), whole
+                _read_elements(bytes(body), found)
+
+
+def head(key: bytes, end: bytes | None = None) -> bytes:
+    """An element's key, as the kernel has it: each part in network order, filled up to four bytes."""
+    encoded = attribute(_KEY, attribute(_VALUE, key))
+    return encoded if end is None else encoded + attribute(_KEY_END, attribute(_VALUE, end))
+
+
+def tail(value: bytes = b"", comment: str = "") -> bytes:
+    """What a map's element leads to."""
+    data = attribute(_DATA, attribute(_VALUE, value)) if value else b""
+    return data + (_comment(comment) if comment else b"")
+
+
+def verdict(chain: str = "", comment: str = "") -> bytes:
+    """The tail that goes to ``chain``, or drops where there is none."""
+    code = attribute(_CODE, struct.pack("!i", _GOTO if chain else _DROP))
+    name = attribute(_CHAIN, chain.encode() + b"\0") if chain else b""
+    data = attribute(_DATA, attribute(_VERDICT, code + name))
+    return data + (_comment(comment) if comment else b"")
+
+
+def key_of(encoded: bytes) -> bytes:
+    """The key in an element's head."""
+    return attributes(attributes(encoded)[_KEY])[_VALUE]
+
+
+def end_of(encoded: bytes) -> bytes:
+    """The last key of an interval in an element's head; its only key where it is none."""
+    found = attributes(encoded)
+    return attributes(found.get(_KEY_END, found[_KEY]))[_VALUE]
+
+
+def value_of(encoded: bytes) -> bytes:
+    """The value in an element's tail; b"" where it has none."""
+    data = attributes(encoded).get(_DATA, b"")
+    return attributes(data).get(_VALUE, b"")
+
+
+def chain_of(encoded: bytes) -> str:
+    """The chain in an element's tail; "" where it drops."""
+    found = attributes(attributes(attributes(encoded)[_DATA])[_VERDICT])
+    return found.get(_CHAIN, b"").rstrip(b"\0").decode()
+
+
+def comment_of(encoded: bytes) -> str:
+    """The comment in an element's tail, or ""."""
+    data = attributes(encoded).get(_USERDATA, b"")
+    while len(data) > 2:
+        kind, size = data[0], data[1]
+        if kind == _COMMENT:
+            return data[2 : 2 + size].rstrip(b"\0").decode(errors="replace")
+        data = data[2 + size :]
+    return ""
+
+
+@lru_cache(maxsize=1 << 15)
+def _comment(words: str) -> bytes:
+    data = words.encode()[:250] + b"\0"
+    return attribute(_USERDATA, bytes((_COMMENT, len(data))) + data)
+
+
+@lru_cache(maxsize=256)
+def _of_set(table: str, name: str) -> bytes:
+    return text(_TABLE, table) + text(_SET, name)
+
+
+def _of_chain(table: str, chain: Chain) -> Iterator[_Body]:
+    """The chain, without the rules it had, with those it is to have."""
+    place = text(1, table) + text(2, chain.name)
+    yield _Body(_NEW_CHAIN, _CREATE, chain.name, text(1, table) + text(3, chain.name))
+    yield _Body(_DELETE_RULE, 0, chain.name, place)
+    for rule in chain.rules:
+        yield _Body(_NEW_RULE, _CREATE | _APPEND, chain.name, place + attribute(4, b"".join(rule)))
+
+
+def _portions(elements: Iterable[bytes]) -> Iterator[bytes]:
+    """Lists of elements, each small enough for a message."""
+    portion: list[bytes] = []
+    size = 0
+    for element in elements:
+        portion.append(attribute(_LIST_ELEMENT, element))
+        size += len(portion[-1])
+        if size > _LARGEST:
+            yield attribute(_ELEMENTS, b"".join(portion))
+            portion, size = [], 0
+    if portion:
+        yield attribute(_ELEMENTS, b"".join(portion))
+
+
+def _read_elements(body: bytes, found: dict[bytes, bytes]) -> None:
+    """The elements of one message of a dump: attributes are cut out as they are, not taken apart."""
+    listed = attributes(body[_GENERIC.size :]).get(_ELEMENTS, b"")
+    place, unpack = 0, _ATTRIBUTE.unpack_from
+    while place < len(listed):
+        end = place + unpack(listed, place)[0]
+        offset, place = place + 4, (end + 3) & ~3
+        encoded_head = encoded_tail = b""
+        while offset < end:
+            size, kind = unpack(listed, offset)
+            following = offset + ((size + 3) & ~3)
+            if kind in (_KEY, _KEY_END):
+                encoded_head += listed[offset:following]
+            elif kind in (_DATA, _USERDATA):
+                encoded_tail += listed[offset:following]
+            offset = following
+        found[encoded_head] = encoded_tail

@@ -1,0 +1,119 @@
+"""The nftables data path: keeps the table true to a snapshot, changing elements in place.
+
+Why nothing is ever flushed: connections follow their entries in conntrack, and those live with the table's chains. So
+a first sync reads what the kernel has and changes what differs; later ones change what has changed.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import monotonic
+
+from netplane.errors import KernelError
+from netplane.linux import nft
+from netplane.linux.nfnetlink import Tables
+from proxy import routes
+from proxy.datapath import SyncReport
+from proxy.diff import Changes, diff
+from proxy.model import Frontend, Snapshot, Target
+from proxy.nftables import observe, ruleset
+from proxy.nftables.choosing import rules_of
+from proxy.nftables.elements import elements
+from proxy.nftables.names import FAMILY, TABLE
+from proxy.nftables.state import State, mending
+
+MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
+
+
+class NftablesDataPath:
+    """See ``proxy.datapath.DataPath``. Works on the network namespace of the loop's thread."""
+
+    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._state: State | None = None
+        self._targets: Mapping[Frontend, Target] = {}
+        self._looked_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The mode's name."""
+        return "nftables"
+
+    @property
+    def targets(self) -> Mapping[Frontend, Target]:
+        """What was synced last."""
+        return self._targets
+
+    async def sync(self, want: Snapshot) -> SyncReport:
+        """Chains and elements as one transaction. Raises KernelError naming the step."""
+        if not want.node.addresses:
+            raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
+        changes = diff(self._targets, want.targets)
+        state, self._state = self._state, None  # where this fails, the kernel is looked at again
+        due = self._clock() - self._looked_at >= MEND_EVERY
+        if state is None or state.node != want.node or due:
+            self._state = await asyncio.to_thread(_mend, want, state)
+            self._looked_at = self._clock()
+        elif changes:
+            self._state = await asyncio.to_thread(_follow, state, changes)
+        else:
+            self._state = state
+        self._targets = want.targets
+        return SyncReport(want.revision, len(changes.added), len(changes.changed), len(changes.removed))
+
+    async def observe(self) -> Mapping[Frontend, Target]:
+        """What the kernel's elements say; a target that they agree with is given in full."""
+        return await asyncio.to_thread(self._observe)
+
+    def _observe(self) -> Mapping[Frontend, Target]:
+        contents = observe.read()
+        found = observe.decode(contents)
+        if self._state is not None:
+            for frontend, placed in self._state.placed.items():
+                own = elements(frontend, placed, self._state.node)
+                if all(contents.get(name, {}).get(head) == tail for name, head, tail in own):
+                    found[frontend] = placed.target
+        return found
+
+    async def close(self, *, keep: bool) -> None:
+        """End. ``keep``: the kernel goes on by itself."""
+        self._state, self._targets = None, {}
+        if not keep:
+            await asyncio.to_thread(remove)
+
+
+def remove() -> None:
+    """Take everything away; what is not there is fine."""
+    nft.delete_table(FAMILY, TABLE)
+    routes.remove()
+
+
+def _mend(want: Snapshot, before: State | None) -> State:
+    """Compare all that is wanted with all that is there. Blocking."""
+    state = State(want.node)
+    wanted = state.begin(want, before.placed if before is not None else {})
+    routes.ensure(want.node, state.addresses)
+    _load(ruleset.frame(want.node))
+    edits = mending(observe.read(), wanted)
+    with Tables() as tables:
+        tables.change(FAMILY, TABLE, edits, map(rules_of, state.chains))
+    return state
+
+
+def _follow(state: State, changes: Changes) -> State:
+    """Change what has changed. Blocking; where it fails, ``state`` is worth nothing any more."""
+    work = state.follow(changes)
+    if work.moved:
+        routes.ensure(state.node, state.addresses)
+    with Tables() as tables:
+        tables.change(FAMILY, TABLE, work.edits, map(rules_of, work.chains))
+    return state
+
+
+def _load(script: str) -> None:
+    try:
+        nft.apply(script)
+    except KernelError as error:
+        raise KernelError(
+            f"cannot load nft table {FAMILY} {TABLE}: {error.message}",
+            "The kernel needs nf_tables with NAT, numgen and fib (Linux 5.15 or newer); mode userspace works without",
+        ) from None

@@ -1,0 +1,176 @@
+"""The rules of our table as text: the frame, which depends on the node only, and the chains that choose.
+
+Why pure: what keeps a pod from a node's own port, and whose address an endpoint sees, can be read here and tested
+without a kernel. A script never deletes the table: translated connections live as long as its chains do.
+
+A connection's first packet passes ``arrive`` (from elsewhere) or ``leave`` (from this node): source ranges, then the
+frontend, for outside clients first among what differs for them, then refusal for what no Service has, then NodePorts.
+Once translated it passes ``translate``, where the source becomes the node's unless the answer is sure to come back
+through this node. All later packets follow the connection's entry in conntrack and see none of this.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+
+from proxy.model import IPAddress, IPNetwork, NodeFacts
+from proxy.nftables.names import (
+    BY_PORT,
+    FAMILY,
+    KEEPS,
+    OURS,
+    STICKY,
+    TABLE,
+    VERSIONS,
+    Kind,
+    clients,
+    learners,
+    slots,
+    verdicts,
+)
+
+_AT = f"{FAMILY} {TABLE}"
+_WORD = {4: "ip", 6: "ip6"}
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_LOOPBACK = {4: "127.0.0.0/8", 6: "::1"}
+_PORT = "meta l4proto . th dport"
+_HOOKS = {
+    "prerouting": "type nat hook prerouting priority dstnat; policy accept;",
+    "output": "type nat hook output priority -100; policy accept;",
+    "input": "type nat hook input priority 100; policy accept;",
+    "postrouting": "type nat hook postrouting priority srcnat; policy accept;",
+}
+MOST_CLIENTS = 262_144  # of sticky Services, by kind and IP version; beyond it, new clients do not stick
+
+
+def frame(node: NodeFacts) -> str:
+    """Maps, base chains and the rules common to all Services: one transaction that leaves all elements alone."""
+    chains = ["identity", "refuse", *_HOOKS]
+    chains += [f"{name}{v}" for v in VERSIONS for name in ("arrive", "leave", "translate", "learn")]
+    rules = [*_refusal(), *_hooks(), *(rule for v in VERSIONS for rule in _of_version(node, v))]
+    mark = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
+    lines = [f"add table {_AT}"]
+    lines += [f"add {declaration}" for declaration in declarations()]
+    lines += [f"add chain {_AT} {name} {{ {_HOOKS[name]} }}" for name in _HOOKS]
+    lines += [f"add chain {_AT} {name}" for name in chains if name not in _HOOKS]
+    lines += [f"flush chain {_AT} {name}" for name in chains]
+    lines += [f"add rule {_AT} {rule}" for rule in rules]
+    lines.append(f'add rule {_AT} identity counter comment "{mark}"')
+    return "\n".join(lines)
+
+
+def marker(script: str) -> str:
+    """What a frame says of itself in the kernel."""
+    return script.rpartition('comment "')[2].partition('"')[0]
+
+
+def declarations() -> Iterator[str]:
+    """The maps and sets there are."""
+    for v in VERSIONS:
+        address = _TYPE[v]
+        for kind in Kind:
+            key = "inet_proto . inet_service" if kind.by_port else f"{address} . inet_proto . inet_service"
+            learnt = f"type {key} . {address} : {address} . inet_service; flags dynamic,timeout"
+            yield f"map {_AT} {verdicts(kind, v)} {{ type {key} : verdict; }}"
+            yield f"map {_AT} {slots(kind, v)} {{ type {key} . mark : {address} . inet_service; }}"
+            yield f"map {_AT} {clients(kind, v)} {{ {learnt}; size {MOST_CLIENTS}; timeout 3h; }}"
+            yield f"map {_AT} {learners(kind, v)} {{ type {key} : verdict; }}"
+        yield f"set {_AT} addresses{v} {{ type {address}; }}"
+        yield f"set {_AT} local{v} {{ type {address}; }}"
+        yield f"set {_AT} hairpin{v} {{ type {address} . {address}; }}"
+        yield f"set {_AT} ranged{v} {{ type {address} . inet_proto . inet_service; }}"
+        yield f"set {_AT} allowed{v} {{ type {address} . inet_proto . inet_service . {address}; flags interval; }}"
+
+
+def _key(kind: Kind, version: int) -> str:
+    return _PORT if kind.by_port else f"{_WORD[version]} daddr . {_PORT}"
+
+
+def _refusal() -> Iterator[str]:
+    yield "refuse meta l4proto tcp reject with tcp reset"
+    yield "refuse reject"
+
+
+def _hooks() -> Iterator[str]:
+    for chain, going in (("prerouting", "arrive"), ("output", "leave")):
+        # A TCP packet without a connection that is not its beginning belongs to a socket of this node, or to nobody.
+        yield f"{chain} meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn return"
+        for v in VERSIONS:
+            yield f"{chain} meta nfproto ipv{v} goto {going}{v}"
+    for chain in ("input", "postrouting"):
+        yield f"{chain} meta mark & {OURS:#x} == 0 return"
+        for v in VERSIONS:
+            yield f"{chain} meta nfproto ipv{v} goto translate{v}"
+
+
+def _of_version(node: NodeFacts, version: int) -> Iterator[str]:
+    pods = [*node.cluster_cidrs, *node.pod_cidrs]
+    inside = _listed([*pods, *_single(node.addresses)], version)
+    yield from (f"arrive{version} {rule}" for rule in _arriving(node, version, inside))
+    yield from (f"leave{version} {rule}" for rule in _arriving(node, version, None))
+    yield from (f"learn{version} {rule}" for rule in _sticking(version))
+    if node.address(version) is not None:
+        yield from (f"translate{version} {rule}" for rule in _translating(node, version, inside))
+
+
+def _arriving(node: NodeFacts, version: int, inside: str | None) -> Iterator[str]:
+    """``inside``: the cluster's own addresses, as a set; "" for none, None where all clients are this node."""
+    word = _WORD[version]
+    service, port = _key(Kind.SERVICE, version), _key(Kind.PORT, version)
+    stranger = f"{word} saddr != {inside} " if inside else ""
+    yield f"{service} @ranged{version} {service} . {word} saddr != @allowed{version} drop"
+    if inside is not None:
+        yield f"{stranger}{service} vmap @{verdicts(Kind.OUTSIDE, version)}"
+    yield f"{service} vmap @{verdicts(Kind.SERVICE, version)}"
+    if networks := _listed(node.service_cidrs, version):
+        yield f"{word} daddr {networks} goto refuse"
+    yield f"{word} daddr @addresses{version} goto refuse"
+    yield f"{word} daddr {_LOOPBACK[version]} return"
+    if node.node_port_networks:
+        chosen = _listed(node.node_port_networks, version)
+        yield f"{word} daddr != {chosen} return" if chosen else "return"
+    yield "fib daddr type != local return"
+    if inside is not None:
+        yield f"{stranger}{port} vmap @{verdicts(Kind.OUTPORT, version)}"
+    yield f"{port} vmap @{verdicts(Kind.PORT, version)}"
+
+
+def _translating(node: NodeFacts, version: int, inside: str) -> Iterator[str]:
+    """Whose address the endpoint sees: the client's wherever the answer comes back through this node."""
+    word, own = _WORD[version], _listed(_single(node.addresses), version)
+    # Not masquerade: that takes the address of the link, which may be one that only this machine knows.
+    to_node = f"snat {word} to {node.address(version)} fully-random"
+    yield f"meta mark & {STICKY:#x} != 0 jump learn{version}"
+    yield f"meta mark & {KEEPS:#x} != 0 return"
+    yield f"{word} saddr {own} return"
+    yield f"{word} saddr . {word} daddr @hairpin{version} {to_node}"
+    if pods := _listed([*node.cluster_cidrs, *node.pod_cidrs], version):
+        yield f"{word} daddr != {pods} {to_node}"
+        if mine := _listed(node.pod_cidrs, version):
+            yield f"{word} saddr {mine} return"
+        yield f"{word} saddr {inside} {word} daddr @local{version} return"
+    yield to_node
+
+
+def _sticking(version: int) -> Iterator[str]:
+    """To the chain that remembers this client for as long as its Service says."""
+    address = f"ct original {_WORD[version]} daddr . "
+    for kind in Kind:
+        of_kind = f"meta mark & {OURS | BY_PORT | KEEPS:#x} == {kind.mark:#x}"
+        for protocol in ("tcp", "udp", "sctp"):
+            key = f"{'' if kind.by_port else address}meta l4proto . ct original proto-dst"
+            yield f"{of_kind} meta l4proto {protocol} {key} vmap @{learners(kind, version)}"
+
+
+def _listed(networks: Iterable[IPNetwork], version: int) -> str:
+    """As an anonymous set; "" for none. nft's sets take no overlaps."""
+    mine = [network for network in networks if network.version == version]
+    four = [network for network in mine if isinstance(network, IPv4Network)]
+    six = [network for network in mine if isinstance(network, IPv6Network)]
+    found = [*collapse_addresses(four), *collapse_addresses(six)]
+    return f"{{ {', '.join(map(str, found))} }}" if found else ""
+
+
+def _single(addresses: Iterable[IPAddress]) -> Iterator[IPNetwork]:
+    for address in addresses:
+        yield IPv4Network(address) if address.version == 4 else IPv6Network(address)

@@ -1,0 +1,131 @@
+"""What this process knows of the kernel's elements, and what a change of Services asks of them.
+
+Why pure: all bookkeeping of a sync is here, and nothing of it talks to the kernel; where the kernel refuses, the state
+is thrown away and read anew.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from netplane.linux.nfnetlink import Edit, key_of
+from proxy.diff import Changes
+from proxy.model import Frontend, IPAddress, NodeFacts, Snapshot
+from proxy.nftables.elements import SHARED, Placed, chains, elements, place
+from proxy.nftables.names import SETS, Chain
+
+Contents = dict[str, dict[bytes, bytes]]  # set → head → tail
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the kernel is to be told: chains that must be there first, then one transaction of elements.
+
+    ``moved``: the addresses outside the Service networks are not the same any more.
+    """
+
+    chains: frozenset[Chain]
+    edits: tuple[Edit, ...]
+    moved: bool
+
+
+@dataclass(slots=True)
+class State:
+    """Every frontend with the slots of its endpoints, and how many frontends want an element that may be shared."""
+
+    node: NodeFacts
+    placed: dict[Frontend, Placed] = field(default_factory=dict)
+    shared: Counter[tuple[str, bytes]] = field(default_factory=Counter)
+    chains: set[Chain] = field(default_factory=set)
+
+    @property
+    def addresses(self) -> list[IPAddress]:
+        """The Services' addresses outside the Service networks."""
+        heads = [head for name, head in self.shared if name.startswith("addresses")]
+        return [ip_address(key_of(head)) for head in heads]
+
+    def begin(self, want: Snapshot, known: Mapping[Frontend, Placed]) -> Contents:
+        """All that a snapshot asks for. ``known``: how endpoints are placed already, where that is known."""
+        wanted: Contents = {name: {} for name in SETS}
+        for frontend, target in want.targets.items():
+            placed = self.placed[frontend] = place(target, known.get(frontend))
+            self.chains.update(chains(frontend, placed))
+            for name, head, tail in elements(frontend, placed, self.node):
+                wanted[name][head] = tail
+                if name in SHARED:
+                    self.shared[name, head] += 1
+        return wanted
+
+    def follow(self, changes: Changes) -> Work:
+        """What changes ask for; the state is then as if it had been done."""
+        old: dict[tuple[str, bytes], bytes] = {}
+        new: dict[tuple[str, bytes], bytes] = {}
+        touched: Counter[tuple[str, bytes]] = Counter()
+        needed: set[Chain] = set()
+        for frontend in (*changes.removed, *changes.changed):
+            for name, head, tail in elements(frontend, self.placed[frontend], self.node):
+                if name in SHARED:
+                    touched[name, head] -= 1
+                else:
+                    old[name, head] = tail
+        for frontend in changes.removed:
+            del self.placed[frontend]
+        for frontend, target in (*changes.changed.items(), *changes.added.items()):
+            placed = self.placed[frontend] = place(target, self.placed.get(frontend))
+            needed.update(chains(frontend, placed))
+            for name, head, tail in elements(frontend, placed, self.node):
+                if name in SHARED:
+                    touched[name, head] += 1
+                else:
+                    new[name, head] = tail
+        self._share(touched, old, new)
+        fresh = frozenset(needed - self.chains)
+        self.chains |= needed
+        moved = any(name.startswith("addresses") for name, _ in (*old, *new))
+        return Work(fresh, difference(old, new), moved)
+
+    def _share(
+        self,
+        touched: Counter[tuple[str, bytes]],
+        old: dict[tuple[str, bytes], bytes],
+        new: dict[tuple[str, bytes], bytes],
+    ) -> None:
+        """Shared elements come with the first frontend that wants them, and go with the last."""
+        for key, count in touched.items():
+            before = self.shared[key]
+            self.shared[key] += count
+            if before and not self.shared[key]:
+                old[key] = b""
+            elif not before and self.shared[key]:
+                new[key] = b""
+            if not self.shared[key]:
+                del self.shared[key]
+
+
+def difference(
+    old: Mapping[tuple[str, bytes], bytes], new: Mapping[tuple[str, bytes], bytes]
+) -> tuple[Edit, ...]:
+    """What turns one into the other, a set at a time."""
+    gone: dict[str, list[bytes]] = {}
+    come: dict[str, dict[bytes, bytes]] = {}
+    for (name, head), tail in old.items():
+        if new.get((name, head)) != tail:
+            gone.setdefault(name, []).append(head)
+    for (name, head), tail in new.items():
+        if old.get((name, head)) != tail:
+            come.setdefault(name, {})[head] = tail
+    names = dict.fromkeys((*gone, *come))
+    return tuple(Edit(name, gone.get(name, ()), come.get(name)) for name in names)
+
+
+def mending(there: Contents, wanted: Contents) -> tuple[Edit, ...]:
+    """What turns the kernel's elements into the wanted ones."""
+    edits = []
+    for name, elements_wanted in wanted.items():
+        have = there.get(name, {})
+        gone = [head for head, tail in have.items() if elements_wanted.get(head) != tail]
+        come = {head: tail for head, tail in elements_wanted.items() if have.get(head) != tail}
+        if gone or come:
+            edits.append(Edit(name, gone, come))
+    return tuple(edits)

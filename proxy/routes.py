@@ -1,0 +1,154 @@
+"""The routes that make Service addresses this node's own, in every mode of the proxy.
+
+Why local routes: the node's own clients need a route to a ClusterIP and a source address for it before any rule can
+translate them, and a packet to an address that no Service has must end here. Everything is observed first and changed
+only where it differs. Blocking: call it from a worker thread in the node's network namespace.
+
+Owned kernel objects: routes of protocol 96 in the local table, and how the node's link answers ARP.
+"""
+
+import errno
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from netplane.errors import KernelError
+from netplane.linux import sysctl
+from netplane.linux.rtnl import rtnl
+from proxy.model import IPAddress, IPNetwork, NodeFacts
+
+ROUTE_PROTOCOL = 96
+LOCAL_TABLE = 255  # RT_TABLE_LOCAL
+RTN_LOCAL = 2
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def ensure(node: NodeFacts, addresses: Iterable[IPAddress]) -> list[str]:
+    """Lead the Service networks, and Service addresses outside them, to this node; what was changed, in words.
+
+    Raises KernelError naming the step.
+    """
+    singles = list(addresses)
+    try:
+        with rtnl() as ipr:
+            done = _quiet_arp(ipr, node)
+            for version in sorted({address.version for address in node.addresses}):
+                done += _ensure_local_routes(ipr, node, singles, version)
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"cannot look at this node's routes: {error}") from None
+    return done
+
+
+def remove() -> None:
+    """Take them away; what is not there is fine."""
+    with rtnl() as ipr:
+        for family in FAMILIES.values():
+            for route in of_table(ipr, family, LOCAL_TABLE):
+                call(f"remove route {route['dst']}", ipr.route, "del", **route)
+
+
+def routed() -> list[IPNetwork]:
+    """The networks that the kernel leads to this node for the proxy, as it says itself."""
+    with rtnl() as ipr:
+        return [
+            ip_network(route["dst"])
+            for family in FAMILIES.values()
+            for route in of_table(ipr, family, LOCAL_TABLE)
+        ]
+
+
+def local_networks(node: NodeFacts, addresses: Iterable[IPAddress], version: int) -> list[IPNetwork]:
+    """What is to be routed to this node itself: the Service networks and single addresses outside them."""
+    networks = [cidr for cidr in node.service_cidrs if cidr.version == version]
+    for address in addresses:
+        covered = any(address in network for network in networks)
+        if address.version == version and not covered and address not in node.addresses:
+            networks.append(ip_network(address))
+    return networks
+
+
+def _ensure_local_routes(
+    ipr: IPRoute, node: NodeFacts, addresses: Iterable[IPAddress], version: int
+) -> list[str]:
+    """`ip route add local NETWORK dev lo src NODE`: without src the node's own clients would have the
+    Service's address as their source."""
+    family, done = FAMILIES[version], []
+    loopback = ipr.link_lookup(ifname="lo")[0]
+    source = str(node.address(version))
+    wanted = {str(network): source for network in local_networks(node, addresses, version)}
+    have = {route["dst"]: route.get("prefsrc") for route in of_table(ipr, family, LOCAL_TABLE)}
+    for destination, prefsrc in wanted.items():
+        if have.get(destination) != prefsrc:
+            call(
+                f"route {destination} to the proxy",
+                ipr.route,
+                "replace",
+                dst=destination,
+                oif=loopback,
+                prefsrc=prefsrc,
+                table=LOCAL_TABLE,
+                type=RTN_LOCAL,
+                proto=ROUTE_PROTOCOL,
+                scope=254,
+                family=family,
+            )
+            done.append(f"route local {destination} src {prefsrc}")
+    for route in of_table(ipr, family, LOCAL_TABLE):
+        if route["dst"] not in wanted:
+            call(f"remove route {route['dst']}", ipr.route, "del", **route)
+            done.append(f"no route local {route['dst']}")
+    return done
+
+
+def of_table(ipr: IPRoute, family: int, table: int) -> list[dict[str, Any]]:
+    """Our routes of a table, in the form that deletes them."""
+    found = []
+    for message in ipr.get_routes(family=family, table=table):
+        if message["proto"] != ROUTE_PROTOCOL:
+            continue
+        destination = message.get_attr("RTA_DST") or ("0.0.0.0" if family == socket.AF_INET else "::")
+        route = {
+            "dst": f"{destination}/{message['dst_len']}",
+            "oif": message.get_attr("RTA_OIF"),
+            "table": table,
+            "type": message["type"],
+            "proto": ROUTE_PROTOCOL,
+            "scope": message["scope"],
+            "family": family,
+        }
+        if message.get_attr("RTA_PREFSRC"):
+            route["prefsrc"] = message.get_attr("RTA_PREFSRC")
+        found.append(route)
+    return found
+
+
+def _quiet_arp(ipr: IPRoute, node: NodeFacts) -> list[str]:
+    """A Service address is local to every node, so none of them may answer for it on the shared link."""
+    address = node.address(4)
+    if address is None:
+        return []
+    for message in ipr.get_addr(family=socket.AF_INET):
+        if message.get_attr("IFA_LOCAL") == str(address):
+            link = ipr.get_links(message["index"])[0].get_attr("IFLA_IFNAME").replace(".", "/")
+            settings = (
+                (f"net.ipv4.conf.{link}.arp_ignore", "1"),
+                (f"net.ipv4.conf.{link}.arp_announce", "2"),
+            )
+            return [f"{name}={value}" for name, value in settings if sysctl.write(name, value)]
+    raise KernelError(
+        f"cannot keep ARP quiet for Service addresses: no interface has the node's address {address}",
+        "The node's address must be one of this machine's",
+    )
+
+
+def call(step: str, function: Any, *arguments: Any, **options: Any) -> None:
+    """A change by pyroute2; what is already gone need not be deleted. Raises KernelError naming ``step``."""
+    try:
+        function(*arguments, **options)
+    except NetlinkError as error:
+        if error.code in (errno.ENOENT, errno.ESRCH) and arguments[:1] == ("del",):
+            return
+        raise KernelError(f"cannot {step}: {error}") from None

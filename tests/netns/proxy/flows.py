@@ -1,0 +1,64 @@
+"""Data paths by mode, serving the table of flows in node n1; and clients that look at them from all sides."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from proxy.datapath import DataPath
+from proxy.modes import Forwarding, Mode
+from proxy.userspace.datapath import UserspaceDataPath
+from tests import flows
+from tests.fakes_datapath import Hosted
+from tests.netns.proxy.conftest import World, snapshot
+
+DATA_PATHS: dict[str, Callable[[], DataPath]] = {
+    flows.USERSPACE: UserspaceDataPath,
+    flows.NFTABLES: lambda: Forwarding(Mode.NFTABLES, UserspaceDataPath()),
+}
+
+
+@contextmanager
+def serving(world: World, mode: str) -> Iterator[Hosted]:
+    """A data path that has the table's Services, beside a node agent that must not be met through any of them."""
+    hosted = Hosted(DATA_PATHS[mode], world.netns["n1"])
+    try:
+        report = hosted.call(hosted.datapath.sync(snapshot(flows.SERVICES, flows.SLICES)))
+        assert report.unserved == ()
+        with world.open("n1") as agent_tcp, world.open("n1", socket.SOCK_DGRAM) as agent_udp:
+            agent_tcp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))
+            agent_tcp.listen()
+            agent_udp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))
+            yield hosted
+    finally:
+        hosted.stop()
+
+
+def destination(to: str) -> tuple[str, int]:
+    if ":" in to:
+        address, _, port = to.rpartition(":")
+        return address, int(port)
+    found = next(s for s in flows.SERVICES if s["metadata"]["name"] == to)
+    return found["spec"]["clusterIP"], found["spec"]["ports"][0]["port"]
+
+
+def visit(world, source: str, address: str, port: int) -> tuple[str, str]:
+    """One connection: who answered, whom it saw; bytes must come back both ways."""
+    with world.connect(source, address, port) as sock:
+        stream = sock.makefile("rb")
+        name, seen = stream.readline().decode().split()
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        assert stream.read() == b"hello"
+    return name, seen
+
+
+def ask(world, source: str, address: str, port: int, timeout: float = 2) -> tuple[str, str]:
+    """The same by one datagram, from a socket of its own."""
+    with world.open(source, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect((address, port))  # so an answer from any other address would not be heard
+        sock.send(b"hello")
+        head, _, body = sock.recv(100).partition(b"\n")
+        assert body == b"hello"
+        name, seen, _ = head.decode().split()
+    return name, seen
