@@ -84,45 +84,45 @@ class Ejections:
     client first (who gets another endpoint if it fails), and stays away longer each time.
     """
 
-    __slots__ = ("_failed",)
+    __slots__ = ("failed",)
 
     def __init__(self) -> None:
-        self._failed: dict[Where, tuple[int, float]] = {}
+        self.failed: dict[Where, tuple[int, float]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._failed)
+        return bool(self.failed)
 
     def fail(self, where: Where, now: float) -> None:
         """A connect failed."""
-        failures = self._failed.get(where, (0, 0.0))[0] + 1
+        failures = self.failed.get(where, (0, 0.0))[0] + 1
         seconds = min(EJECT_MOST, EJECT_SECONDS * 2 ** min(failures - FAILURES, 10))
-        self._failed[where] = (failures, now + seconds if failures >= FAILURES else 0.0)
+        self.failed[where] = (failures, now + seconds if failures >= FAILURES else 0.0)
 
     def succeed(self, where: Where) -> None:
         """A connect succeeded: all is forgiven."""
-        self._failed.pop(where, None)
+        self.failed.pop(where, None)
 
     def forget(self, wanted: set[Where]) -> None:
         """Drop all that is no endpoint any more."""
-        self._failed = {where: entry for where, entry in self._failed.items() if where in wanted}
+        self.failed = {where: entry for where, entry in self.failed.items() if where in wanted}
 
     def out(self, now: float) -> list[Where]:
         """Those that are passed over now."""
-        return [where for where, (_, until) in self._failed.items() if now < until]
+        return [where for where, (_, until) in self.failed.items() if now < until]
 
     def pass_over(self, where: Sequence[Where], first: int, now: float) -> int:
         """The first index from ``first`` on that is not ejected; ``first`` itself where too many are."""
         count = len(where)
-        ejected = sum(now < self._failed.get(one, (0, 0.0))[1] for one in where)
-        if not ejected and where[first] not in self._failed:
+        ejected = sum(now < self.failed.get(one, (0, 0.0))[1] for one in where)
+        if not ejected and where[first] not in self.failed:
             return first
         if ejected > count * FLOOR:
             return first
         for step in range(count):
             index = (first + step) % count
-            failures, until = self._failed.get(where[index], (0, 0.0))
+            failures, until = self.failed.get(where[index], (0, 0.0))
             if now >= until:
                 if until:  # let in again: this client finds out for the others
-                    self._failed[where[index]] = (failures, now + PROBE_SECONDS)
+                    self.failed[where[index]] = (failures, now + PROBE_SECONDS)
                 return index
         return first

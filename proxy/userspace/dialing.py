@@ -11,7 +11,8 @@ import logging
 import random
 import socket
 from ipaddress import ip_address
-from itertools import count
+from itertools import cycle, islice
+from socket import IPPROTO_IPV6, IPPROTO_TCP, SO_REUSEADDR, SOL_IP, SOL_SOCKET, TCP_QUICKACK
 
 from proxy.model import Endpoint, NodeFacts
 from proxy.userspace.sources import Client, classify, keeps_address
@@ -23,6 +24,9 @@ IPV6_TRANSPARENT = 75  # linux/in6.h
 IP_BIND_ADDRESS_NO_PORT = 24  # ip(7), Linux 4.2
 FIRST_PORT, LAST_PORT = 10300, 29999  # pods draw from 30000-60999; below are netplane's own ports
 PORTS = LAST_PORT - FIRST_PORT + 1
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+CONNECTING = (errno.EINPROGRESS, 0)
 PORT_TRIES = 32
 REMEMBERED_CLIENTS = 65536
 
@@ -36,8 +40,11 @@ class Dialer:
     """Makes connecting sockets. ``hidden`` counts clients whose address found no free port to go with it."""
 
     def __init__(self, node: NodeFacts) -> None:
-        # Anywhere: the ports at the front are those that the process before us used last.
-        self._ports = count(random.randrange(PORTS))
+        # From anywhere on: the ports at the front are those that the process before us used last.
+        begin = random.randrange(PORTS)
+        self._ports = cycle(
+            [*range(FIRST_PORT + begin, LAST_PORT + 1), *range(FIRST_PORT, FIRST_PORT + begin)]
+        )
         self._clients: dict[str, Client] = {}
         self._packed: dict[bytes, Client] = {}
         self._keeps: dict[tuple[str, Where, bool, bool], bool] = {}
@@ -70,21 +77,23 @@ class Dialer:
             known = self._packed[packed] = self.client(str(ip_address(packed)))
         return known
 
-    def dial(self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool) -> int:
+    def dial(
+        self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool, *, early: bool = False
+    ) -> int:
         """A non-blocking socket that is connecting, or connected. Raises OSError where the kernel says no.
 
         ``where`` is the endpoint's address in text. The socket is bare: ``settle`` it once it lives on.
+        ``early``: data follows at once, and carries the handshake's last acknowledgement.
         """
         version = 6 if ":" in where[0] else 4
         if self._keeps_address(client, endpoint, where, keep_outside):
             source = client.text
-            for _ in range(PORT_TRIES):
-                port = FIRST_PORT + next(self._ports) % PORTS
-                fd = _dial_as((source, port), where, version)
+            for port in islice(self._ports, PORT_TRIES):
+                fd = _dial_as((source, port), where, version, early)
                 if fd is not None:
                     return fd
             self._hide(client, endpoint)
-        return _dial_from(self.node.address(version), where, version)
+        return _dial_from(self.node.address(version), where, version, early)
 
     def dial_datagram(
         self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool
@@ -92,8 +101,8 @@ class Dialer:
         """A non-blocking UDP socket connected to the endpoint. Raises OSError where the kernel says no."""
         version = endpoint.address.version
         if self._keeps_address(client, endpoint, where, keep_outside):
-            for _ in range(PORT_TRIES):
-                sock = _datagram_as((client.text, FIRST_PORT + next(self._ports) % PORTS), where, version)
+            for port in islice(self._ports, PORT_TRIES):
+                sock = _datagram_as((client.text, port), where, version)
                 if sock is not None:
                     return sock
             self._hide(client, endpoint)
@@ -145,11 +154,6 @@ def settle(fd: int) -> None:
         sock.detach()
 
 
-def _socket(version: int) -> Socket:
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    return Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-
-
 def _be_transparent(sock: Socket, version: int) -> None:
     if version == 4:
         sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
@@ -177,38 +181,43 @@ def _datagram_as(source: tuple[str, int], where: tuple[str, int], version: int) 
     return sock
 
 
-def _dial_as(source: tuple[str, int], where: tuple[str, int], version: int) -> int | None:
+def _dial_as(source: Where, where: Where, version: int, early: bool) -> int | None:
     """Dial as somebody else, from this very port; None where the port or the 4-tuple is taken."""
-    sock = _socket(version)
+    sock = Socket(FAMILIES[version], STREAM)
     try:
-        _be_transparent(sock, version)
+        if version == 4:
+            sock.setsockopt(SOL_IP, IP_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
         # Two connections to different endpoints may share a port: connect(2) checks the whole 4-tuple.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         sock.bind(source)
-        _connect(sock, where)
-        return sock.detach()
+        return _connect(sock, where, early)
     except OSError as error:
+        sock.close()
         if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
             return None
         raise
-    finally:
-        sock.close()  # after detach() there is nothing left to close
 
 
-def _dial_from(source: object | None, where: tuple[str, int], version: int) -> int:
+def _dial_from(source: object | None, where: Where, version: int, early: bool) -> int:
     """Dial as the node; named, since the kernel's choice towards a veth may be any address of the host."""
-    sock = _socket(version)
+    sock = Socket(FAMILIES[version], STREAM)
     try:
         if source is not None and not where[0].startswith("127.") and where[0] != "::1":
-            sock.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.setsockopt(SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((str(source), 0))
-        _connect(sock, where)
-        return sock.detach()
-    finally:
+        return _connect(sock, where, early)
+    except OSError:
         sock.close()
+        raise
 
 
-def _connect(sock: Socket, where: tuple[str, int]) -> None:
+def _connect(sock: Socket, where: Where, early: bool) -> int:
+    if early:
+        # tcp(7). Of the handshake only: the kernel begins anew with quick acknowledgements once it is over.
+        sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
     failure = sock.connect_ex(where)
-    if failure not in (0, errno.EINPROGRESS):
+    if failure not in CONNECTING:
         raise OSError(failure, "connect")
+    return sock.detach()

@@ -14,7 +14,6 @@ from select import EPOLLIN
 from time import monotonic
 
 from proxy.balance import Ejections
-from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
 from proxy.userspace.listeners import Listener
@@ -24,7 +23,7 @@ from proxy.userspace.preface import of_accepted
 from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
 from proxy.userspace.sources import Client
-from proxy.userspace.syscalls import Acceptor
+from proxy.userspace.syscalls import Acceptor, read_early
 from proxy.userspace.traffic import TIMED_ONE_IN
 
 log = logging.getLogger(__name__)
@@ -166,6 +165,7 @@ class Engine:
         if len(self.poller.entries) + 2 * self.relay.pipes.open > self.limit:
             self._pause("the descriptor limit is near")
             return
+        now = monotonic()
         for _ in range(ACCEPTS):
             try:
                 fd, address = self._acceptor.accept(listener.fd)
@@ -176,28 +176,25 @@ class Engine:
                     self._pause(error.strerror or "no resources")
                     return
                 continue  # accept(2): a client that has gone already is its own affair
-            self._serve(listener, fd, self._dialer.client_at(address))
+            self._serve(listener, fd, self._dialer.client_at(address), now)
 
-    def _serve(self, listener: Listener, fd: int, client: Client) -> None:
-        traffic = listener.traffic
+    def _serve(self, listener: Listener, fd: int, client: Client, now: float) -> None:
+        traffic, target = listener.traffic, listener.target
         choice = listener.inside if client.inside else listener.outside
-        reason = "" if choice.endpoints else "no_endpoints"
-        if listener.target.allowed and not listener.admits(client.address):
-            reason = "source_range"
-        if reason:
-            traffic.reject(reason)
+        if not choice.endpoints or (target.allowed and not listener.admits(client.address)):
+            traffic.reject("source_range" if choice.endpoints else "no_endpoints")
             _reset(fd)
             return
-        now = monotonic()
         first = listener.first(choice, client.text, now)
         flow = Flow(listener, client, choice, first, now + self._deadline)
         self.relay.open(flow, fd)
         if traffic.connections % TIMED_ONE_IN == 0:
-            flow.started = now
+            flow.started = monotonic()
         traffic.connections += 1
-        if listener.target.proxy_protocol and not self._preface(flow, fd):
-            return
-        self._dial(flow)
+        if not target.proxy_protocol:
+            self._dial(flow, now, read_early(fd))
+        elif self._preface(flow, fd):
+            self._dial(flow, now)
 
     def _preface(self, flow: Flow, fd: int) -> bool:
         try:
@@ -226,56 +223,61 @@ class Engine:
 
     # -- dialling --------------------------------------------------------------------------------------
 
-    def _dial(self, flow: Flow) -> None:
-        """Dial until a socket is on its way; each endpoint that fails at once is tried once."""
+    def _dial(self, flow: Flow, now: float, early: bytes = b"") -> None:
+        """Dial until a socket is on its way; each endpoint that fails at once is tried once.
+
+        ``early``: what the client has sent already; it goes to the endpoint at once.
+        """
+        listener, choice = flow.listener, flow.choice
         failure = 0
         while True:
-            endpoints = flow.choice.endpoints
-            if not endpoints or (failure and flow.tried >= len(endpoints)):
-                self._give_up(flow, "unreachable" if endpoints else "no_endpoints")
+            count = len(choice.endpoints)
+            if not count or (failure and flow.tried >= count):
+                self._give_up(flow, "unreachable" if count else "no_endpoints")
                 return
+            turn = flow.first
             if flow.tried:
                 flow.traffic.retries += 1
-            turn = (flow.first + flow.tried) % len(endpoints)
-            endpoint, where = endpoints[turn], flow.choice.where[turn]
+                turn += flow.tried
+            if turn >= count:
+                turn %= count
+            endpoint, where = choice.endpoints[turn], choice.where[turn]
             flow.tried += 1
-            flow.endpoint = endpoint
-            keep = flow.listener.target.keep_outside_address
+            flow.endpoint, flow.where = endpoint, where
+            keep = listener.target.keep_outside_address
             try:
-                fd = self._dialer.dial(flow.client, endpoint, where, keep)
+                fd = self._dialer.dial(flow.client, endpoint, where, keep, early=bool(early))
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
-                self._ejections.fail(where, monotonic())
+                self._ejections.fail(where, now)
                 if failure not in TRY_ANOTHER:
                     self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
                     return
-        self._remember(flow, endpoint)
-        flow.where = where
-        if isinstance(flow.listener, Listener) and flow.listener.load is not None:
-            flow.load = flow.listener.load
-            flow.load[where] = flow.load.get(where, 0) + 1
-        flow.check_at = monotonic() + WAITS[min(flow.tried, len(WAITS)) - 1]
+        if listener.target.affinity is not None:
+            listener.affinity.remember(flow.client.text, endpoint, now + listener.target.affinity)
+        if listener.load is not None:
+            flow.count_in(listener.load)
+        flow.check_at = now + (WAITS[0] if flow.tried == 1 else WAITS[min(flow.tried, len(WAITS)) - 1])
         self._connecting[flow] = None
         if self._tick is None:
             self._tick = self._loop.call_later(TICK, self.check_connecting)
         self.relay.attach(flow, fd)
-
-    def _remember(self, flow: Flow, endpoint: Endpoint) -> None:
-        seconds = flow.listener.target.affinity
-        if seconds is not None:
-            flow.listener.affinity.remember(flow.client.text, endpoint, monotonic() + seconds)
+        if early:
+            assert flow.client_side is not None
+            self.relay.read(flow.client_side, 0, early)
 
     def _refused(self, flow: Flow, failure: int) -> bool:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""
         if failure not in TRY_ANOTHER:
             return False
-        self._ejections.fail(flow.where, monotonic())
+        now = monotonic()
+        self._ejections.fail(flow.where, now)
         self.relay.detach(flow)
-        if flow.tried >= len(flow.choice.endpoints) or monotonic() >= flow.deadline:
+        if flow.tried >= len(flow.choice.endpoints) or now >= flow.deadline:
             self._give_up(flow, "unreachable")
         else:
-            self._dial(flow)
+            self._dial(flow, now)
         return True
 
     def check_connecting(self) -> None:
@@ -307,7 +309,7 @@ class Engine:
         if now >= flow.deadline:
             self._give_up(flow, "unreachable")
         else:
-            self._dial(flow)
+            self._dial(flow, now)
 
     def _give_up(self, flow: Flow, reason: str) -> None:
         flow.traffic.reject(reason)

@@ -4,7 +4,7 @@ Why so little: no byte stays in user space past a turn of the loop, so this, and
 descriptors, is all there is of a flow. ``relaying`` moves its bytes.
 """
 
-from select import EPOLLIN
+from select import EPOLLERR, EPOLLOUT
 from typing import Protocol
 
 from proxy.balance import Affinity, Where
@@ -16,6 +16,7 @@ from proxy.userspace.sources import Client
 from proxy.userspace.traffic import Traffic
 
 FLOWING = Half.FLOWING
+RARE = EPOLLOUT | EPOLLERR
 
 
 class Owner(Protocol):
@@ -25,7 +26,7 @@ class Owner(Protocol):
         """Handle epoll events of this side's socket."""
         ...
 
-    def read(self, side: "Side") -> None:
+    def read(self, side: "Side", events: int) -> None:
         """Move what there is to read."""
         ...
 
@@ -41,6 +42,7 @@ class Origin(Protocol):
     target: Target
     traffic: Traffic
     affinity: Affinity
+    load: dict[Where, int] | None
 
 
 class Side:
@@ -60,10 +62,10 @@ class Side:
 
     def ready(self, events: int) -> None:
         """Events of this socket; nearly always it is one thing, that there is something to read."""
-        if events == EPOLLIN and self.half is FLOWING:
-            self.relay.read(self)
-        else:
+        if events & RARE:
             self.relay.ready(self, events)
+        elif self.half is FLOWING:
+            self.relay.read(self, events)
 
     def broken(self) -> None:
         """A bug of ours met this flow: it ends, the others go on."""
@@ -114,6 +116,11 @@ class Flow:
         self.deadline = deadline
         self.client_side: Side | None = None
         self.endpoint_side: Side | None = None
+
+    def count_in(self, load: dict[Where, int]) -> None:
+        """Count the flow at its endpoint."""
+        self.load = load
+        load[self.where] = load.get(self.where, 0) + 1
 
     def discount(self) -> None:
         """Count the flow at its endpoint no more."""

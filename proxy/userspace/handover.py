@@ -25,7 +25,7 @@ from typing import Any
 
 import orjson
 
-from proxy.balance import Affinity
+from proxy.balance import Affinity, Where
 from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.engine import TICK, Engine
@@ -49,9 +49,10 @@ NAME = "proxy-flows-{pid}.sock"
 class Former:
     """The frontend by which a flow came in a process before this one."""
 
-    __slots__ = ("affinity", "frontend", "target", "traffic")
+    __slots__ = ("affinity", "frontend", "load", "target", "traffic")
 
     def __init__(self, frontend: Frontend, service: ServicePort, traffic: Traffic) -> None:
+        self.load: dict[Where, int] | None = None
         self.frontend = frontend
         self.target = Target(service, Pool(), Pool())
         self.traffic = traffic

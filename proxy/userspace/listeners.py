@@ -88,7 +88,7 @@ class Listener:
         first = choice.turns.next(choice.endpoints)
         if self.load is not None:
             first = lightest(self.target.balance, self.load, choice.where, first)
-        return self.ejections.pass_over(choice.where, first, now) if self.ejections else first
+        return self.ejections.pass_over(choice.where, first, now) if self.ejections.failed else first
 
     def admits(self, address: IPAddress) -> bool:
         """Whether the frontend's source ranges let this client in."""

@@ -37,6 +37,7 @@ class Poller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._register = self._epoll.register
         self.entries: dict[int, Watched] = {}
         self._dead: list[int] = []
 
@@ -46,37 +47,31 @@ class Poller:
 
     def add(self, entry: Watched, mask: int) -> None:
         """Begin to watch."""
-        self.entries[entry.fd] = entry
-        self._epoll.register(entry.fd, mask)
+        fd = entry.fd
+        self.entries[fd] = entry
+        self._register(fd, mask)
         entry.mask = mask
 
     def change(self, entry: Watched, mask: int) -> None:
         """Watch for something else; nothing happens where it is so already."""
-        if entry.mask == mask:
-            return
-        if entry.mask >= 0:
+        if entry.mask != mask:
             self._epoll.modify(entry.fd, mask)
-        elif mask:
-            self._epoll.register(entry.fd, mask)
-        else:
-            return
-        entry.mask = mask
+            entry.mask = mask
 
-    def mute(self, entry: Watched) -> None:
-        """Stop even the events that epoll always reports (a hang-up would be reported for ever)."""
-        if entry.mask >= 0:
-            self._epoll.unregister(entry.fd)
-            entry.mask = -1
+    def arm(self, entry: Watched) -> None:
+        """Be told again of what is there already, after the others have had their turn."""
+        self._epoll.modify(entry.fd, entry.mask)
 
     def forget(self, entry: Watched) -> None:
         """Stop watching; the descriptor stays open and is the caller's."""
-        self.mute(entry)
-        self.entries.pop(entry.fd, None)
+        if self.entries.pop(entry.fd, None) is not None:
+            self._epoll.unregister(entry.fd)
+            entry.mask = -1
 
     def bury(self, entry: Watched) -> None:
         """Stop watching and close the descriptor, at the end of the batch."""
-        if self.entries.pop(entry.fd, None) is not None:
-            self._dead.append(entry.fd)
+        self.entries.pop(entry.fd, None)
+        self._dead.append(entry.fd)
 
     def dispatch(self) -> None:
         """Handle what is ready, in a bounded number of batches."""

@@ -7,10 +7,14 @@ The laws:
 1. The source is read only while nothing of it is held, so no more than one pipe is ever in flight.
 2. FIN is passed on after the last byte, and only to a sink that is connected.
 3. What to wait for follows from the two directions' states alone; nothing else is remembered.
+4. Events are told once (EPOLLET). So a direction that flows again is read at once, and one that is left with more
+   to read is armed again; one that holds or has ended need not be silenced.
 """
 
 from enum import IntEnum
-from select import EPOLLIN, EPOLLOUT
+from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+
+READING = EPOLLIN | EPOLLRDHUP | EPOLLET
 
 
 class Half(IntEnum):
@@ -48,11 +52,9 @@ def passes_fin(before: Half, after: Half) -> bool:
     return after is Half.ENDED and before is not Half.ENDED
 
 
-def interest(outgoing: Half, incoming: Half) -> int:
-    """The epoll mask of a socket: ``outgoing`` is the direction read from it, ``incoming`` written to it."""
-    reading = EPOLLIN if outgoing is Half.FLOWING else 0
-    writing = EPOLLOUT if incoming in (Half.HELD, Half.HELD_LAST) else 0
-    return reading | writing
+def interest(incoming: Half) -> int:
+    """The epoll mask of a socket: ``incoming`` is the direction written to it."""
+    return READING | EPOLLOUT if incoming in (Half.HELD, Half.HELD_LAST) else READING
 
 
 def finished(one: Half, other: Half) -> bool:

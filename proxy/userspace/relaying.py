@@ -16,8 +16,8 @@ from proxy.userspace.dialing import settle
 from proxy.userspace.flow import Flow, Side
 from proxy.userspace.pipes import PIPE_BYTES, Pipe, PipePool
 from proxy.userspace.poller import Poller
-from proxy.userspace.relay import NEXT, Event, Half, finished, interest, passes_fin
-from proxy.userspace.syscalls import end_writing
+from proxy.userspace.relay import NEXT, READING, Event, Half, finished, interest, passes_fin
+from proxy.userspace.syscalls import end_writing, send_more
 
 CHUNK = 32 * 1024  # one copied read; it fits into a pipe of the default size
 BULK_AFTER = 3  # full reads in a row that turn a direction to splice(2)
@@ -26,8 +26,9 @@ SMALL = 4096
 SPLICES = 4  # per event, so that one bulk flow does not starve the others
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close(2) sends RST
-IN, OUT, ERR, HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
-FLOWING = Half.FLOWING
+OUT, ERR, RDHUP = select.EPOLLOUT, select.EPOLLERR, select.EPOLLRDHUP
+FLOWING, ENDED = Half.FLOWING, Half.ENDED
+read, write = os.read, os.write
 
 
 class Relay:
@@ -41,13 +42,11 @@ class Relay:
 
     # -- what the connector uses -----------------------------------------------------------------------
 
-    def open(self, flow: Flow, client_fd: int) -> Side:
+    def open(self, flow: Flow, client_fd: int) -> None:
         """A flow begins with its client's socket; it is watched once an endpoint is dialled."""
         self.active += 1
         flow.traffic.active += 1
-        side = Side(client_fd, flow, self)
-        flow.client_side = side
-        return side
+        flow.client_side = Side(client_fd, flow, self)
 
     def preface(self, flow: Flow, data: bytes) -> None:
         """What the endpoint is to read before anything of the client. Raises OSError where it cannot be kept."""
@@ -64,10 +63,14 @@ class Relay:
         side = Side(endpoint_fd, flow, self)
         side.peer, client.peer = client, side
         flow.endpoint_side = side
-        flow.young = 2 if client.half is FLOWING else 1
-        self._poller.add(side, interest(FLOWING, client.half) | (OUT if flow.started else 0))
+        mask = READING
+        if client.half is not FLOWING:
+            flow.young, mask = 1, READING | OUT
+        elif flow.started:
+            mask = READING | OUT
+        self._poller.add(side, mask)
         if client.mask < 0:
-            self._poller.add(client, interest(client.half, FLOWING))
+            self._poller.add(client, READING)
 
     def settle(self, flow: Flow) -> None:
         """The flow lives on: give its endpoint's socket what a short one does without."""
@@ -103,7 +106,7 @@ class Relay:
         """Watch a connected flow that is not watched."""
         for side in (flow.client_side, flow.endpoint_side):
             if side is not None and side.peer is not None:
-                self._poller.add(side, interest(side.half, side.peer.half))
+                self._poller.add(side, interest(side.peer.half))
 
     def let_go(self, flow: Flow) -> None:
         """Another process has the flow now: close our descriptors, which tells its peers nothing."""
@@ -142,7 +145,10 @@ class Relay:
             flow.discount()
         for side in (flow.client_side, flow.endpoint_side):
             if side is not None:
-                self._close_side(side)
+                self._poller.bury(side)
+                if side.pipe is not None:
+                    self._release(side)
+                side.peer = None
         flow.client_side = flow.endpoint_side = None
         flow.traffic.active -= 1
         self.active -= 1
@@ -150,19 +156,13 @@ class Relay:
     # -- events ----------------------------------------------------------------------------------------
 
     def ready(self, side: Side, events: int) -> None:
-        """Events of one side's socket."""
-        flow = side.flow
+        """Events of one side's socket that are more than something to read."""
         if events & ERR:
             self._error(side)
             return
-        if events & OUT:
-            self._writable(side)
-            if not flow.open:
-                return
-        if side.half is FLOWING and events & (IN | HUP):
-            self.read(side)
-        elif events & HUP:
-            self._poller.mute(side)  # both its directions are shut; what is held still goes to the other
+        self._writable(side)
+        if side.flow.open and side.half is FLOWING and events & ~OUT:
+            self.read(side, events)
 
     def _error(self, side: Side) -> None:
         flow = side.flow
@@ -177,16 +177,21 @@ class Relay:
             self.connected(flow)
         if source.half in (Half.HELD, Half.HELD_LAST) and self._empty(source, sink):
             self._step(source, Event.DRAINED)
+            if flow.open and source.half is FLOWING:
+                self.read(source, 0)  # what came meanwhile has been told of
 
-    def read(self, side: Side) -> None:
-        """Move what there is to read from one side to the other."""
+    def read(self, side: Side, events: int, early: bytes = b"") -> None:
+        """Move what there is to read from one side to the other, a bounded number of times.
+
+        ``early``: what has been read of it already. Written to be short for small messages, which are most.
+        """
+        flow, sink = side.flow, side.peer
+        assert sink is not None
         if side.credit >= BULK_AFTER:
             self._splice(side)
             return
-        flow, sink = side.flow, side.peer
-        assert sink is not None
         try:
-            data = os.read(side.fd, CHUNK)
+            data = early or read(side.fd, CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -195,28 +200,41 @@ class Relay:
         if not data:
             self._ended(side)
             return
-        if flow.young and side is flow.client_side:
-            self._grow(flow)
+        size = len(data)
+        last = events & RDHUP and size < CHUNK
         try:
-            written = os.write(sink.fd, data)
+            written = send_more(sink.fd, data) if last else write(sink.fd, data)
         except BlockingIOError:
             written = 0
         except OSError as error:
             self._unwritable(side, data, error.errno or 0)
             return
-        size = len(data)
         if side is flow.client_side:
             flow.traffic.received += size
+            if flow.young:
+                self._grow(flow)
         else:
             flow.traffic.sent += size
-        if written and not flow.connected:
-            self.connected(flow)
-        if written == size:
-            side.credit = side.credit + 1 if size == CHUNK else 0
-            if side.credit == BULK_AFTER:
-                side.credit = BULK_AFTER + BULK_CREDIT
+        if written != size:
+            self._hold(side, data[written:])
             return
-        self._hold(side, data[written:] if written else data)
+        if not flow.connected:
+            self.connected(flow)
+        if last or side.credit or size == CHUNK:
+            self._go_on(side, size, events)
+
+    def _go_on(self, side: Side, size: int, events: int) -> None:
+        """After a read of ``size``: there is more, perhaps in bulk, or the end; or nothing, as far as is known."""
+        if size < CHUNK:
+            side.credit = 0
+            if events & RDHUP:
+                self.read(side, 0)
+        elif side.credit < BULK_AFTER - 1:
+            side.credit += 1
+            self.read(side, events)
+        else:
+            side.credit = BULK_AFTER + BULK_CREDIT
+            self._splice(side)
 
     def _grow(self, flow: Flow) -> None:
         if flow.young == 1:
@@ -264,7 +282,7 @@ class Relay:
             try:
                 moved = os.splice(side.fd, pipe.writer, PIPE_BYTES, flags=SPLICE_FLAGS)
             except BlockingIOError:
-                break
+                return
             except OSError:
                 self.reset(flow)
                 return
@@ -281,7 +299,8 @@ class Relay:
             if side.credit < BULK_AFTER:
                 side.credit = 0
                 self._release(side)
-                return
+                break
+        self._poller.arm(side)
 
     # -- effects ---------------------------------------------------------------------------------------
 
@@ -299,10 +318,20 @@ class Relay:
         return True
 
     def _ended(self, side: Side) -> None:
-        early = side is side.flow.client_side and not side.flow.connected
-        if not early and not side.flow.connected:
-            self.connected(side.flow)
-        self._step(side, Event.EOF_EARLY if early else Event.EOF)
+        flow, sink = side.flow, side.peer
+        assert sink is not None
+        if not flow.connected:
+            if side is flow.client_side:
+                self._step(side, Event.EOF_EARLY)
+                return
+            self.connected(flow)
+        if side.credit:
+            self._release(side)
+        side.half = ENDED  # NEXT[FLOWING, EOF], for which nothing else is to be waited for
+        if sink.half is ENDED:
+            self.close(flow)  # which passes the FIN on as well
+        else:
+            end_writing(sink.fd)
 
     def _step(self, source: Side, event: Event) -> None:
         sink = source.peer
@@ -322,9 +351,8 @@ class Relay:
         client, endpoint = flow.client_side, flow.endpoint_side
         if client is None or endpoint is None:
             return
-        self._poller.change(client, interest(client.half, endpoint.half))
-        timed = OUT if flow.started else 0
-        self._poller.change(endpoint, interest(endpoint.half, client.half) | timed)
+        self._poller.change(client, interest(endpoint.half))
+        self._poller.change(endpoint, interest(client.half))
 
     def _count(self, side: Side, size: int) -> None:
         traffic = side.flow.traffic
@@ -337,14 +365,6 @@ class Relay:
         if side.pipe is not None:
             self.pipes.give(side.pipe)
             side.pipe = None
-
-    def _close_side(self, side: Side) -> None:
-        if side.fd in self._poller.entries:
-            self._poller.bury(side)
-        else:
-            os.close(side.fd)
-        self._release(side)
-        side.peer = None
 
 
 def _error_of(fd: int) -> int:

@@ -15,13 +15,34 @@ _shutdown = _libc.shutdown
 _shutdown.argtypes = (ctypes.c_int, ctypes.c_int)
 _accept4 = _libc.accept4
 _accept4.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+_send = _libc.send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_recv = _libc.recv
+_recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_FIRST_SIZE = 4096
+_FIRST = ctypes.create_string_buffer(_FIRST_SIZE)
 _SIZE = 28  # struct sockaddr_in6; a sockaddr_in is shorter
 
 
 def end_writing(fd: int) -> None:
     """shutdown(2) for writing; a peer that has gone already is told nothing."""
     _shutdown(fd, socket.SHUT_WR)
+
+
+def send_more(fd: int, data: bytes) -> int:
+    """send(2) of what a FIN will follow at once, in the same packet. Raises OSError."""
+    sent: int = _send(fd, data, len(data), socket.MSG_MORE)
+    if sent < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return sent
+
+
+def read_early(fd: int) -> bytes:
+    """What a client has sent by the time it is accepted; nothing where that is nothing, or no more."""
+    size: int = _recv(fd, _FIRST, _FIRST_SIZE, 0)
+    return ctypes.string_at(_FIRST, size) if size > 0 else b""
 
 
 class Acceptor:

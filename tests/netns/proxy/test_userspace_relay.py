@@ -115,6 +115,34 @@ def test_fin_before_any_data_and_an_answer_after(world, running, peer) -> None:
     gone(running)
 
 
+@pytest.mark.parametrize("sizes", [(1,), (4096,), (32768,), (32768, 1), (65536, 5), (3, 100_000, 7)])
+def test_the_last_bytes_and_the_fin_in_one_go(world, running, peer, sizes: tuple[int, ...]) -> None:
+    """What a peer writes right before it closes arrives whole, whatever the relay sees of it at a time."""
+    sent = b"".join(os.urandom(size) for size in sizes)
+    for sender in (0, 1):
+        ends = pair(world, peer)
+        with ends[0], ends[1]:
+            at = 0
+            for size in sizes:
+                ends[sender].sendall(sent[at : at + size])
+                at += size
+            ends[sender].close()
+            assert read_all(ends[1 - sender]) == sent
+    gone(running)
+
+
+def test_urgent_data_costs_no_other_byte(world, running, peer) -> None:
+    """A read stops before an urgent byte: what follows it, and the FIN, must not be taken for read."""
+    client, server = pair(world, peer)
+    with client, server:
+        client.sendall(b"before")
+        client.send(b"!", socket.MSG_OOB)
+        client.sendall(b"after")
+        client.close()
+        assert read_all(server) == b"beforeafter"
+    gone(running)
+
+
 def test_64_mib_both_ways_at_once(world, running, peer) -> None:
     client, server = pair(world, peer)
     block = os.urandom(MIB)
@@ -299,11 +327,11 @@ def test_a_bug_that_one_flow_meets_ends_that_flow_only(world, running, peer, mon
     genuine = Relay.read
     port = unlucky.getsockname()[1]
 
-    def read(relay, side) -> None:
+    def read(relay, side, events: int, early: bytes = b"") -> None:
         with socket.socket(fileno=os.dup(side.fd)) as copy:
             if copy.getpeername()[1] == port:
                 raise RuntimeError("a bug")
-        genuine(relay, side)
+        genuine(relay, side, events, early)
 
     monkeypatch.setattr(Relay, "read", read)
     with client, server, unlucky, unlucky_server:
@@ -337,7 +365,7 @@ def test_an_endpoint_that_fails_is_passed_over_and_let_in_again(world, running) 
         back.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         back.bind(("0.0.0.0", 9100))
         back.listen()
-        running.datapath._ejections._failed[("10.244.2.2", 9100)] = (2, 1.0)  # as if its time were over
+        running.datapath._ejections.failed[("10.244.2.2", 9100)] = (2, 1.0)  # as if its time were over
         clients = [world.connect("client", ADDRESS, PORT) for _ in range(4)]
         deadline = time.monotonic() + 5
         while running.datapath.ejected:
