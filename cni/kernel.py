@@ -1,7 +1,7 @@
-"""A netlink socket that sends many messages at once and reads what the kernel says to each.
+"""Netlink sockets that send many messages at once and read what the kernel says to them.
 
-A send is one system call however many messages it carries, and the answers come in their order: a dozen changes
-cost little more than one. Synchronous, for worker threads.
+A send is one system call however many messages it carries. The kernel works them off before it returns, and speaks
+of those that failed and of the last: a dozen changes cost little more than one. Synchronous, for worker threads.
 """
 
 import errno
@@ -9,32 +9,28 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from cni import templates
-from netplane.linux.namespaces import entered_netns
+from netplane.errors import KernelError
+from netplane.linux.namespaces import CLONE_NEWNET, setns
 
 NETFILTER = 12  # NETLINK_NETFILTER, which Python's socket module does not name
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_STATUS = struct.Struct("=i")  # struct nlmsgerr, of which NETLINK_CAP_ACK leaves this and a header
+_ANSWER = struct.Struct("=IHHIIi")  # struct nlmsghdr, and the first word of struct nlmsgerr; one a datagram
 _ERROR = 2  # NLMSG_ERROR
 _READ_BYTES = 1 << 16
-_SECONDS = 60
 _PORTION = 100  # messages a send: the answers to them fit the socket's buffer
+_BEGIN, _END = (bytes(templates.batch(kind).fill()) for kind in (templates.BATCH_BEGIN, templates.BATCH_END))
 
 
 class NetlinkSocket:
     """``protocol`` is NETLINK_ROUTE or ``NETFILTER``; it belongs to the namespace it was opened in."""
 
-    def __init__(self, protocol: int = socket.NETLINK_ROUTE, netns: int | None = None) -> None:
-        if netns is None:
-            self._socket = _open(protocol)
-        else:
-            with entered_netns(netns):
-                self._socket = _open(protocol)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -54,70 +50,92 @@ class NetlinkSocket:
         statuses: list[int] = []
         for start in range(0, len(messages), _PORTION):
             portion = messages[start : start + _PORTION]
-            first = self._send(portion)
-            statuses += self._answers(first, len(portion))
+            first = self._send(portion, portion[-1])
+            failed = self._failed(first, first + len(portion) - 1)
+            statuses += [failed.get(number, 0) for number in range(first, first + len(portion))]
         return statuses
 
     def transaction(self, messages: Sequence[bytearray]) -> int:
         """nfnetlink: all of them or none; 0 or the first errno. Raises OSError."""
-        begin, end = (templates.batch(kind).fill() for kind in (templates.BATCH_BEGIN, templates.BATCH_END))
-        first = self._send([begin, *messages, end])
-        return next((status for status in self._answers(first, len(messages) + 1, skip=1) if status), 0)
+        first = self._send([bytearray(_BEGIN), *messages, bytearray(_END)], messages[-1])
+        failed = self._failed(first, first + len(messages), whole=True)
+        return next(iter(failed.values()), 0)
 
-    def _send(self, messages: Sequence[bytearray]) -> int:
+    def _send(self, messages: Sequence[bytearray], last: bytearray) -> int:
+        """The number of the first; ``last`` is answered even when it succeeds."""
         first = self._sequence + 1
-        for message in messages:
-            self._sequence += 1
-            templates.stamp(message, self._sequence)
+        self._sequence += len(messages)
+        for number, message in enumerate(messages, first):
+            templates.stamp(message, number)
+        templates.acknowledge(last)
         self._socket.send(b"".join(messages))
         return first
 
-    def _answers(self, first: int, count: int, skip: int = 0) -> list[int]:
-        """Statuses of ``count`` messages from ``first``, in order. Of the first ``skip`` only failure is told."""
-        found: dict[int, int] = {}
-        while len(found) < count - skip:
+    def _failed(self, first: int, last: int, *, whole: bool = False) -> dict[int, int]:
+        """Errno by number, up to the answer to ``last``; of a ``whole`` batch whose begin fails nothing else comes."""
+        failed: dict[int, int] = {}
+        while last not in failed and not (whole and first in failed):
             try:
-                data = self._socket.recv(_READ_BYTES)
+                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-            offset = 0
-            while offset + _HEADER.size <= len(data):
-                size, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
-                if kind == _ERROR and first <= sequence < first + count:
-                    status = -_STATUS.unpack_from(data, offset + _HEADER.size)[0]
-                    found[sequence] = found.get(sequence) or status
-                    if sequence < first + skip and status:
-                        return [status]
-                offset += (size + 3) & ~3
-        return [found.get(number, 0) for number in range(first, first + count)]
+                raise TimeoutError(errno.ETIMEDOUT, "the kernel did not answer") from None
+            _, kind, _, number, _, status = _ANSWER.unpack_from(data)
+            if kind == _ERROR and number >= first and (status or number == last):
+                failed.setdefault(number, -status)
+        return failed
 
 
-class Transactions:
-    """nftables transactions by one socket that stays open, for many threads: its closing would wait for what was
-    deleted to be released (13 ms).
+class HostSockets:
+    """The sockets of the namespace it is made in, kept open, for many threads.
+
+    To open one costs more than most of what it carries; and the closing of one that deleted nftables elements would
+    wait for them to be released (13 ms). A pod's are opened one by one: ``netns`` leads back here.
     """
 
     def __init__(self) -> None:
+        self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self._netns)
+        self.inode = f"{status.st_dev}:{status.st_ino}"
+        self._idle: list[NetlinkSocket] = []
         self._lock = threading.Lock()
-        self._socket: NetlinkSocket | None = None
+        self._nftables: NetlinkSocket | None = None
 
-    def __call__(self, messages: Sequence[bytearray]) -> int:
-        """All of ``messages`` or none; 0 or the first errno. Raises OSError."""
+    @contextmanager
+    def route(self) -> Iterator[NetlinkSocket]:
+        """A socket for rtnetlink, nobody else's inside the block."""
+        try:
+            kept = self._idle.pop()
+        except IndexError:
+            kept = NetlinkSocket()
+        try:
+            yield kept
+        except BaseException:
+            kept.close()  # an answer may still be in it
+            raise
+        self._idle.append(kept)
+
+    def pod(self, netns: int) -> NetlinkSocket:
+        """A socket for rtnetlink of the namespace of a descriptor. Raises KernelError."""
+        try:
+            setns(netns, CLONE_NEWNET)
+        except OSError as error:
+            raise KernelError(f"cannot enter the pod's network namespace: {error.strerror}") from None
+        try:
+            return NetlinkSocket()
+        finally:
+            setns(self._netns, CLONE_NEWNET)
+
+    def transaction(self, messages: Sequence[bytearray]) -> int:
+        """nftables: all of ``messages`` or none; 0 or the first errno. Raises OSError."""
         with self._lock:
-            if self._socket is None:
-                self._socket = NetlinkSocket(NETFILTER)
-            return self._socket.transaction(messages)
+            if self._nftables is None:
+                self._nftables = NetlinkSocket(NETFILTER)
+            return self._nftables.transaction(messages)
 
     def close(self) -> None:
-        """Close the socket, where there is one."""
+        """Close what is open."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-
-
-def _open(protocol: int) -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-    opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SECONDS, 0))
-    return opened
+            for kept in (*self._idle, *((self._nftables,) if self._nftables else ())):
+                kept.close()
+            self._idle, self._nftables = [], None
+            os.close(self._netns)

@@ -47,7 +47,9 @@ def mend(node: Node) -> Mended:
             if is_stale(lease, links, node.boot_id):
                 report.attempt(report.freed, str(lease.attachment), partial(_free, lease, node))
         for link in sorted(links - {lease.terms.link for lease in leases}):
-            report.attempt(report.removed, link, partial(netlink.apply, [plan.DeleteLink(link)], node.change))
+            report.attempt(
+                report.removed, link, partial(netlink.apply, [plan.DeleteLink(link)], node.sockets)
+            )
         kept = node.leases.all()
         nft.apply(firewall.rebuild(kept))
         routed = observe.routed_addresses()
@@ -56,7 +58,7 @@ def mend(node: Node) -> Mended:
                 report.attempt(
                     report.restored,
                     str(lease.attachment),
-                    partial(netlink.apply, plan.host_side(lease), node.change),
+                    partial(netlink.apply, plan.host_side(lease), node.sockets),
                 )
     mended = report.mended()
     if mended != Mended():
@@ -81,7 +83,7 @@ def _detach(attachment: Attachment, node: Node) -> None:
 
 
 def _free(lease: Lease, node: Node) -> None:
-    netlink.apply(plan.detach(lease), node.change)
+    netlink.apply(plan.detach(lease), node.sockets)
     node.leases.release(lease.attachment)
 
 

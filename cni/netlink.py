@@ -9,8 +9,7 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -19,15 +18,16 @@ from cni.bandwidth import LATENCY_MS
 from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
 from cni.firewall import Element
-from cni.kernel import NetlinkSocket, Transactions
+from cni.kernel import HostSockets, NetlinkSocket
 from cni.plan import (
     LINK_GROUP,
     ROUTE_PROTOCOL,
-    AddRoute,
     CreateVeth,
+    DefaultRoute,
     DeleteLink,
     Firewall,
     ForgetFlows,
+    HostRoute,
     Label,
     LinkUp,
     Neighbour,
@@ -52,7 +52,7 @@ _DETACHING = (DeleteLink, Firewall, ForgetFlows)
 
 def apply(
     steps: Iterable[Step],
-    change: Transactions,
+    sockets: HostSockets,
     netns: int | None = None,
     undo: Callable[[Step], Step | None] = lambda _: None,
 ) -> None:
@@ -62,7 +62,7 @@ def apply(
     naming the step, or CniError ALREADY_ATTACHED where the pod has a link of that name.
     """
     done: list[Step] = []
-    with _Worker.open(netns, change) as worker:
+    with _Worker.open(netns, sockets) as worker:
         try:
             for batch in batches(steps):
                 done += batch  # first: one that failed may have been done all the same
@@ -72,22 +72,22 @@ def apply(
             raise
 
 
-def detach(change: Transactions, burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
+def detach(sockets: HostSockets, burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
     """The steps of many DELs, together; one by one where that fails, so that each has its own failure."""
     try:
         # Stable: of each kind in the order they came.
         apply(
             sorted(itertools.chain.from_iterable(burst), key=lambda step: _DETACHING.index(type(step))),
-            change,
+            sockets,
         )
     except NetplaneError:
-        return [_alone(steps, change) for steps in burst]
+        return [_alone(steps, sockets) for steps in burst]
     return [None] * len(burst)
 
 
-def _alone(steps: tuple[Step, ...], change: Transactions) -> NetplaneError | None:
+def _alone(steps: tuple[Step, ...], sockets: HostSockets) -> NetplaneError | None:
     try:
-        apply(steps, change)
+        apply(steps, sockets)
     except NetplaneError as error:
         return error
     return None
@@ -102,12 +102,12 @@ def batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
 def _place(step: Step) -> object:
     """Where a step works; what makes or unmakes something that others need stands alone."""
     match step:
-        case Label():
-            return Where.HOST
-        case LinkUp() | PodAddress():
-            return Where.POD
-        case Neighbour() | AddRoute():
+        case Neighbour():
             return step.where
+        case Label() | HostRoute():
+            return Where.HOST
+        case LinkUp() | PodAddress() | DefaultRoute():
+            return Where.POD
         case DeleteLink() | Firewall():
             return (type(step), getattr(step, "adding", False))
         case _:
@@ -135,18 +135,20 @@ class _Worker:
     """Two netlink sockets, and one batch of steps at a time."""
 
     def __init__(
-        self, host: NetlinkSocket, pod: NetlinkSocket | None, netns: int, change: Transactions
+        self, host: NetlinkSocket, pod: NetlinkSocket | None, netns: int, sockets: HostSockets
     ) -> None:
-        self._host, self._pod, self._netns, self._change = host, pod, netns, change
+        self._host, self._pod, self._netns, self._sockets = host, pod, netns, sockets
         self._made = 0
 
     @classmethod
     @contextmanager
-    def open(cls, netns: int | None, change: Transactions) -> Iterator["_Worker"]:
-        with ExitStack() as stack:
-            host = stack.enter_context(NetlinkSocket())
-            pod = None if netns is None else stack.enter_context(NetlinkSocket(netns=netns))
-            yield cls(host, pod, -1 if netns is None else netns, change)
+    def open(cls, netns: int | None, sockets: HostSockets) -> Iterator["_Worker"]:
+        with sockets.route() as host:
+            if netns is None:
+                yield cls(host, None, -1, sockets)
+                return
+            with sockets.pod(netns) as pod:
+                yield cls(host, pod, netns, sockets)
 
     def do(self, steps: Sequence[Step]) -> None:
         """A batch. Raises KernelError naming the step that failed."""
@@ -164,7 +166,7 @@ class _Worker:
                 for step in steps:
                     _set(step)  # type: ignore[arg-type]  # as above
             case Firewall():
-                _change_firewall(steps, self._change)  # type: ignore[arg-type]  # as above
+                _change_firewall(steps, self._sockets)  # type: ignore[arg-type]  # as above
             case Shape():
                 for step in steps:
                     self._shape(step)  # type: ignore[arg-type]  # as above
@@ -188,7 +190,7 @@ class _Worker:
         match step:
             case Label():
                 alias = step.text.encode()[:255].decode(errors="ignore")
-                template = templates.label(len(alias.encode()))
+                template = templates.label(len(alias.encode()), localnet=step.localnet)
                 return template.fill(index=self._host_index(step.link), alias=alias)
             case LinkUp():
                 index = _LOOPBACK if step.link == "lo" else self._made
@@ -196,22 +198,16 @@ class _Worker:
             case PodAddress():
                 return templates.address(step.address.version).fill(index=self._made, address=step.address)
             case Neighbour():
+                index = self._made if step.where is Where.POD else self._host_index(step.link)
                 template = templates.neighbour(step.address.version)
-                return template.fill(index=self._index(step), address=step.address, mac=step.mac)
-            case AddRoute():
-                return self._route(step)
+                return template.fill(index=index, address=step.address, mac=step.mac)
+            case HostRoute():
+                template = templates.host_route(step.address.version, ROUTE_PROTOCOL)
+                return template.fill(index=self._host_index(step.link), address=step.address)
+            case DefaultRoute():  # beside another interface's: a container may have several of ours
+                template = templates.default_route(step.gateway.version, ROUTE_PROTOCOL)
+                return template.fill(index=self._made, gateway=step.gateway)
         raise TypeError(f"{step} is no message")
-
-    def _route(self, step: AddRoute) -> bytearray:
-        index, version = self._index(step), step.dst.version
-        if step.gateway is None:
-            template = templates.host_route(version, ROUTE_PROTOCOL)
-            return template.fill(index=index, address=step.dst.network_address)
-        # In the pod, beside another interface's: a container may have several of ours.
-        return templates.default_route(version, ROUTE_PROTOCOL).fill(index=index, gateway=step.gateway)
-
-    def _index(self, step: Neighbour | AddRoute) -> int:
-        return self._host_index(step.link) if step.where is Where.HOST else self._made
 
     def _host_index(self, link: str) -> int:
         if self._made:
@@ -283,10 +279,10 @@ def _exists(step: CreateVeth) -> NetplaneError:
     )
 
 
-def _change_firewall(steps: Sequence[Firewall], change: Transactions) -> None:
+def _change_firewall(steps: Sequence[Firewall], sockets: HostSockets) -> None:
     """All in one transaction; where that fails, each by its script."""
     messages = [_element(step.adding, element) for step in steps for element in firewall.of_lease(step.lease)]
-    if change(messages):
+    if sockets.transaction(messages):
         for step in steps:
             nft.apply(firewall.attach(step.lease) if step.adding else firewall.detach(step.lease))
 
@@ -300,12 +296,19 @@ def _element(adding: bool, element: Element) -> bytearray:
 
 
 def _set(step: Setting) -> None:
-    if step.name.startswith("net.ipv6.") and not _has_ipv6():
-        return
     if step.name.startswith("net.ipv6.conf.all."):
         sysctl.write(step.name, step.value)  # reads first: a change here concerns every link
         return
-    Path("/proc/sys", *step.name.split(".")).write_text(step.value)
+    try:
+        setting = os.open(f"/proc/sys/{step.name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if not step.name.startswith("net.ipv6.") or _has_ipv6():
+            raise
+        return
+    try:
+        os.write(setting, step.value.encode())
+    finally:
+        os.close(setting)
 
 
 def _has_ipv6() -> bool:
@@ -318,7 +321,8 @@ _WORDS: dict[type, str] = {
     LinkUp: "bring up {s.link} in the pod",
     PodAddress: "give {s.link} the address {s.address}",
     Neighbour: "add the neighbour {s.address} on {s.link} ({s.where})",
-    AddRoute: "add the route to {s.dst} on {s.link} ({s.where})",
+    HostRoute: "add the route to {s.address} on {s.link}",
+    DefaultRoute: "add the pod's default route by {s.gateway} on {s.link}",
     Setting: "set {s.name}={s.value}",
     Firewall: "change the nftables table netplane_cni",
     Shape: "limit {s.link} to {s.bucket.rate} bytes a second",

@@ -6,7 +6,7 @@ from functools import partial
 from cni import netlink
 from cni.bursts import Bursts
 from cni.journal import Journal
-from cni.kernel import Transactions
+from cni.kernel import HostSockets
 from cni.leases import Leases
 from cni.locks import Locks
 from cni.observe import Underlay
@@ -23,13 +23,13 @@ class Node:
     mtu: int | None = None
     locks: Locks = field(default_factory=Locks)
     underlay: Underlay = field(default_factory=Underlay)
-    change: Transactions = field(default_factory=Transactions)
+    sockets: HostSockets = field(default_factory=HostSockets)
     detach: Bursts[tuple[Step, ...], None] = field(init=False)
 
     def __post_init__(self) -> None:
         """One place where DELs meet."""
-        object.__setattr__(self, "detach", Bursts(partial(netlink.detach, self.change)))
+        object.__setattr__(self, "detach", Bursts(partial(netlink.detach, self.sockets)))
 
     def close(self) -> None:
         """Close what it opened itself; the store is its opener's."""
-        self.change.close()
+        self.sockets.close()

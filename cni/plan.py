@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 
 from cni.bandwidth import Bucket
@@ -46,11 +47,12 @@ class CreateVeth:
 @dataclass(frozen=True, slots=True)
 class Label:
     """IFLA_ALIAS of the host's end: whoever runs `ip link` reads which container it is. In the same message the
-    link's IPv4 settings: forward, filter by reverse path, accept no redirects.
+    link's IPv4 settings: forward, filter by reverse path, accept no redirects; ``localnet``: carry 127.0.0.1.
     """
 
     link: str
     text: str
+    localnet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,19 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class AddRoute:
-    """``gateway`` None: on the link."""
+class HostRoute:
+    """The host's route to one address, on the link."""
 
-    where: Where
     link: str
-    dst: IPNetwork
-    gateway: IPAddress | None = None
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """The pod's, by a gateway that is on the link although no prefix says so."""
+
+    link: str
+    gateway: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,8 @@ Step = (
     | LinkUp
     | PodAddress
     | Neighbour
-    | AddRoute
+    | HostRoute
+    | DefaultRoute
     | Setting
     | Firewall
     | Shape
@@ -167,15 +176,14 @@ def attach(lease: Lease) -> tuple[Step, ...]:
     versions = sorted({address.version for address in lease.addresses})
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
-        Label(link, f"netplane {lease.attachment}"[:255]),
+        Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports)),
         *host_side(lease),
         *_settings(link, versions),
-        *((Setting(f"net.ipv4.conf.{link}.route_localnet", "1"),) if lease.terms.ports else ()),
         LinkUp("lo"),
         LinkUp(pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
-        *(AddRoute(Where.POD, pod_link, _DEFAULTS[v], GATEWAYS[v]) for v in versions),
+        *(DefaultRoute(pod_link, GATEWAYS[v]) for v in versions),
         *_shapes(lease),
         Firewall(True, lease),
         *_flows(lease),
@@ -187,7 +195,7 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
     link, pod_mac = lease.terms.link, ends(lease)[1]
     return (
         *(Neighbour(Where.HOST, link, address, pod_mac) for address in lease.addresses),
-        *(AddRoute(Where.HOST, link, ip_network(address)) for address in lease.addresses),
+        *(HostRoute(link, address) for address in lease.addresses),
     )
 
 
@@ -249,5 +257,6 @@ def _settings(link: str, versions: Sequence[int]) -> tuple[Setting, ...]:
     )
 
 
+@lru_cache(maxsize=256)
 def _digest(attachment: Attachment) -> str:
     return hashlib.sha256(str(attachment).encode()).hexdigest()

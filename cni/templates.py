@@ -6,6 +6,8 @@ go. Nothing here knows a layout: what pyroute2 writes is what is sent, and a tes
 """
 
 import socket
+import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,10 +35,13 @@ _MAIN_TABLE = 254
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
 _UNICAST = 1
 _JUMP = -3
-_SEQUENCE = slice(8, 12)  # of struct nlmsghdr
+_NUMBER = struct.Struct("=I")
+_SEQUENCE, _ACK_BYTE = 8, 6 if sys.byteorder == "little" else 7  # in struct nlmsghdr
 
-# What a host's end may and may not do: ipv4_devconf numbers of FORWARDING, ACCEPT_REDIRECTS and RP_FILTER.
+# What a host's end may and may not do: ipv4_devconf numbers of FORWARDING, ACCEPT_REDIRECTS, RP_FILTER and, for
+# pods with mapped ports, ROUTE_LOCALNET.
 LINK_SETTINGS: Mapping[int, int] = {1: 1, 4: 0, 8: 1}
+LOCALNET: Mapping[int, int] = {**LINK_SETTINGS, 26: 1}
 
 Encode = Callable[..., bytes]
 
@@ -49,11 +54,7 @@ class Field:
     pack: Callable[[Any], bytes]
 
 
-def _u32(value: int) -> bytes:
-    return value.to_bytes(4, "little" if socket.htons(1) != 1 else "big")
-
-
-NUMBER = Field((0x55555555, 0x2A2A2A2A), _u32)
+NUMBER = Field((0x55555555, 0x2A2A2A2A), _NUMBER.pack)
 MAC = Field(("55:55:55:55:55:55", "aa:aa:aa:aa:aa:aa"), lambda text: bytes.fromhex(text.replace(":", "")))
 ADDRESS: Mapping[int, Field] = {
     version: Field((make("U" * size), make("\xaa" * size)), lambda address: address.packed)
@@ -81,26 +82,32 @@ class Template:
         self.encode, self.fields = encode, fields
         first = {name: field.samples[0] for name, field in fields.items()}
         self._data = encode(**first)
-        self._places: dict[str, tuple[int, ...]] = {}
+        self._places: dict[str, tuple[Callable[[Any], bytes], list[slice]]] = {}
         for name, field in fields.items():
             other = encode(**{**first, name: field.samples[1]})
             changed = [i for i, (a, b) in enumerate(zip(self._data, other, strict=True)) if a != b]
             size = len(field.pack(field.samples[0]))
-            self._places[name] = tuple(changed[::size])
+            self._places[name] = field.pack, [slice(start, start + size) for start in changed[::size]]
 
     def fill(self, **values: Any) -> bytearray:
         """The message with these values, its sequence number 0."""
         message = bytearray(self._data)
         for name, value in values.items():
-            packed = self.fields[name].pack(value)
-            for place in self._places[name]:
-                message[place : place + len(packed)] = packed
+            pack, places = self._places[name]
+            packed = pack(value)
+            for place in places:
+                message[place] = packed
         return message
 
 
 def stamp(message: bytearray, number: int) -> None:
     """Give a message its sequence number."""
-    message[_SEQUENCE] = _u32(number)
+    _NUMBER.pack_into(message, _SEQUENCE, number)
+
+
+def acknowledge(message: bytearray) -> None:
+    """Have the kernel answer a message that succeeds, too."""
+    message[_ACK_BYTE] |= ACK
 
 
 def _encoded(message: Any, kind: int, options: int, attributes: list[Any], **fields: Any) -> bytes:
@@ -129,7 +136,7 @@ def veth(host_size: int, pod_size: int) -> Template:
         near = [("IFLA_IFNAME", host), ("IFLA_ADDRESS", host_mac), ("IFLA_MTU", mtu), ("IFLA_GROUP", group)]
         attributes = [*near, ("IFLA_LINKINFO", info)]
         flags = {"index": index, "flags": _IFF_UP, "change": _IFF_UP}
-        return _encoded(ifinfmsg(), NEWLINK, ACK | CREATE | EXCL, attributes, **flags)
+        return _encoded(ifinfmsg(), NEWLINK, CREATE | EXCL, attributes, **flags)
 
     names = {"host": text(host_size), "pod": text(pod_size), "host_mac": MAC, "pod_mac": MAC}
     return Template(encode, {"index": NUMBER, **names, "mtu": NUMBER, "group": NUMBER, "netns": NUMBER})
@@ -138,7 +145,7 @@ def veth(host_size: int, pod_size: int) -> Template:
 class _Settings(nla):  # type: ignore[misc]  # pyroute2 is untyped
     """IFLA_INET_CONF as the kernel reads it: an attribute a setting. pyroute2 knows what the kernel writes."""
 
-    nla_map = tuple((number, f"SETTING_{number}", "uint32") for number in LINK_SETTINGS)
+    nla_map = tuple((number, f"SETTING_{number}", "uint32") for number in LOCALNET)
 
 
 class _Inet(nla):  # type: ignore[misc]
@@ -160,14 +167,15 @@ class _Link(nlmsg):  # type: ignore[misc]
 
 
 @lru_cache(maxsize=256)
-def label(size: int) -> Template:
-    """The alias of a link, and with it ``LINK_SETTINGS``."""
+def label(size: int, *, localnet: bool) -> Template:
+    """The alias of a link, and with it ``LINK_SETTINGS`` or ``LOCALNET``."""
 
     def encode(index: int, alias: str) -> bytes:
-        settings = [(f"SETTING_{number}", value) for number, value in LINK_SETTINGS.items()]
+        wanted = LOCALNET if localnet else LINK_SETTINGS
+        settings = [(f"SETTING_{number}", value) for number, value in wanted.items()]
         families = {"attrs": [("AF_INET", {"attrs": [("IFLA_INET_CONF", {"attrs": settings})]})]}
         attributes = [("IFLA_IFALIAS", alias), ("IFLA_AF_SPEC", families)]
-        return _encoded(_Link(), SETLINK, ACK, attributes, index=index)
+        return _encoded(_Link(), SETLINK, 0, attributes, index=index)
 
     return Template(encode, {"index": NUMBER, "alias": text(size)})
 
@@ -177,7 +185,7 @@ def link_up() -> Template:
     """Bring a link up."""
 
     def encode(index: int) -> bytes:
-        return _encoded(ifinfmsg(), SETLINK, ACK, [], index=index, flags=_IFF_UP, change=_IFF_UP)
+        return _encoded(ifinfmsg(), SETLINK, 0, [], index=index, flags=_IFF_UP, change=_IFF_UP)
 
     return Template(encode, {"index": NUMBER})
 
@@ -187,7 +195,7 @@ def regroup(size: int) -> Template:
     """Put the link of a name into a group."""
 
     def encode(name: str, group: int) -> bytes:
-        return _encoded(ifinfmsg(), SETLINK, ACK, [("IFLA_IFNAME", name), ("IFLA_GROUP", group)])
+        return _encoded(ifinfmsg(), SETLINK, 0, [("IFLA_IFNAME", name), ("IFLA_GROUP", group)])
 
     return Template(encode, {"name": text(size), "group": NUMBER})
 
@@ -197,7 +205,7 @@ def delete_group() -> Template:
     """Delete all links of a group at once: the kernel waits for its readers once, not once a link."""
 
     def encode(group: int) -> bytes:
-        return _encoded(ifinfmsg(), DELLINK, ACK, [("IFLA_GROUP", group)])
+        return _encoded(ifinfmsg(), DELLINK, 0, [("IFLA_GROUP", group)])
 
     return Template(encode, {"group": NUMBER})
 
@@ -211,7 +219,7 @@ def address(version: int) -> Template:
         attributes = [*own, ("IFA_ADDRESS", shown)]
         length, flags = (32, 0) if version == 4 else (128, _NODAD)
         fields = {"family": _family(version), "prefixlen": length, "flags": flags, "index": index}
-        return _encoded(ifaddrmsg(), NEWADDR, ACK | CREATE | EXCL, attributes, **fields)
+        return _encoded(ifaddrmsg(), NEWADDR, CREATE | EXCL, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "address": ADDRESS[version]})
 
@@ -223,7 +231,7 @@ def neighbour(version: int) -> Template:
     def encode(index: int, address: object, mac: str) -> bytes:
         fields = {"family": _family(version), "ifindex": index, "state": _PERMANENT}
         attributes = [("NDA_DST", str(address)), ("NDA_LLADDR", mac)]
-        return _encoded(ndmsg(), NEWNEIGH, ACK | CREATE | REPLACE, attributes, **fields)
+        return _encoded(ndmsg(), NEWNEIGH, CREATE | REPLACE, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "address": ADDRESS[version], "mac": MAC})
 
@@ -236,7 +244,7 @@ def host_route(version: int, protocol: int) -> Template:
         attributes = [("RTA_TABLE", _MAIN_TABLE), ("RTA_DST", str(address)), ("RTA_OIF", index)]
         scope = _SCOPE_LINK if version == 4 else _SCOPE_GLOBAL
         fields = {"dst_len": 32 if version == 4 else 128, "scope": scope, **_route(version, protocol)}
-        return _encoded(rtmsg(), NEWROUTE, ACK | CREATE | REPLACE, attributes, **fields)
+        return _encoded(rtmsg(), NEWROUTE, CREATE | REPLACE, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "address": ADDRESS[version]})
 
@@ -248,7 +256,7 @@ def default_route(version: int, protocol: int) -> Template:
     def encode(index: int, gateway: object) -> bytes:
         attributes = [("RTA_TABLE", _MAIN_TABLE), ("RTA_GATEWAY", str(gateway)), ("RTA_OIF", index)]
         fields = {"flags": _ONLINK, "scope": _SCOPE_GLOBAL, **_route(version, protocol)}
-        return _encoded(rtmsg(), NEWROUTE, ACK | CREATE | APPEND, attributes, **fields)
+        return _encoded(rtmsg(), NEWROUTE, CREATE | APPEND, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "gateway": ADDRESS[version]})
 
@@ -290,7 +298,7 @@ def element(kind: int, family: int, table: str, name: str, key_size: int, data: 
             ("NFTA_SET_ELEM_LIST_SET", name),
             ("NFTA_SET_ELEM_LIST_ELEMENTS", [{"attrs": found}]),
         ]
-        flags = ACK | (CREATE if kind == NFT_NEWSETELEM else 0)
+        flags = CREATE if kind == NFT_NEWSETELEM else 0
         return _encoded(nft_set_elem_list_msg(), kind, flags, attributes, nfgen_family=family)
 
     fields = {"key": raw(key_size)}

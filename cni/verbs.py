@@ -1,7 +1,5 @@
 """The verbs of the specification, each reading from top to bottom."""
 
-import os
-
 import orjson
 
 from cni import netlink, observe, plan, results
@@ -40,7 +38,7 @@ def answer(request: Request, node: Node, netns: int | None) -> bytes:
 
 def add(request: Request, node: Node, netns: int | None) -> bytes:
     """Lease an address → plan the steps → apply them, undone on failure → render the result."""
-    config, pod = _config(request), _pod_netns(request, netns)
+    config, pod = _config(request), _pod_netns(request, node, netns)
     if node.journal.has(request.attachment):  # a DEL came before this, and could not be done yet
         delete(request.attachment, node)
     lease = _reserve(request, config, node, pod)
@@ -63,7 +61,7 @@ def delete(attachment: Attachment, node: Node) -> None:
 
 def check(request: Request, node: Node, netns: int | None) -> None:
     """The kernel holds what the lease and ``prevResult`` say. Raises CniError naming the differences."""
-    pod = _pod_netns(request, netns)
+    pod = _pod_netns(request, node, netns)
     lease = node.leases.get(request.attachment)
     if lease is None or lease.state is not State.LIVE:
         raise CniError(Code.UNKNOWN_CONTAINER, f"cannot check {request.attachment}: it is not attached")
@@ -113,7 +111,7 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
 def _make(lease: Lease, node: Node, netns: int) -> None:
     """All of it and written down as done, or nothing; where something may be left, the lease stays."""
     try:
-        netlink.apply(plan.attach(lease), node.change, netns, undo=lambda step: plan.undo(step, lease))
+        netlink.apply(plan.attach(lease), node.sockets, netns, undo=lambda step: plan.undo(step, lease))
     except netlink.UndoFailedError:
         node.leases.begin_release(lease.attachment)
         raise
@@ -123,30 +121,22 @@ def _make(lease: Lease, node: Node, netns: int) -> None:
     try:
         node.leases.confirm(lease.attachment)
     except BaseException:
-        netlink.apply(plan.detach(lease), node.change)
+        netlink.apply(plan.detach(lease), node.sockets)
         node.leases.release(lease.attachment)
         raise
 
 
-def _pod_netns(request: Request, netns: int | None) -> int:
+def _pod_netns(request: Request, node: Node, netns: int | None) -> int:
     if netns is None:
         raise CniError(Code.INVALID_ENVIRONMENT, f"cannot open CNI_NETNS {request.netns}: no such namespace")
     if not observe.is_netns(netns):
         cause = "it is not a network namespace"
         raise CniError(Code.INVALID_ENVIRONMENT, f"cannot use CNI_NETNS {request.netns}: {cause}")
-    if observe.netns_inode(netns) == _own_netns():
+    if observe.netns_inode(netns) == node.sockets.inode:
         raise CniError(
             Code.INVALID_NETNS, f"cannot use CNI_NETNS {request.netns}: it is the node's own namespace"
         )
     return netns
-
-
-def _own_netns() -> str:
-    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return observe.netns_inode(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _config(request: Request) -> NetworkConfig:

@@ -60,8 +60,7 @@ def test_an_add_that_fails_at_any_step_leaves_nothing(tmp_path, monkeypatch, aft
         stdin = json.dumps(network()).encode()
         request = parse({**environment, "CNI_NETNS": netns_path(pod)}, stdin)
         failures = 0
-        made = Node(leases, "boot", Journal(tmp_path / "journal"))
-        with entered_netns(node.netns), closing(made) as here:
+        with entered_netns(node.netns), closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here:
             for number in range(STEPS):
                 FailingWorker.countdown = number
                 with pytest.raises((KernelError, KeyError)):
@@ -249,8 +248,7 @@ def test_an_undo_that_fails_keeps_the_lease_until_it_can_be_done(tmp_path, monke
             do(self, steps)
 
         monkeypatch.setattr(netlink._Worker, "do", refuse)
-        made = Node(leases, "boot", Journal(tmp_path / "journal"))
-        with entered_netns(node.netns), closing(made) as here:
+        with entered_netns(node.netns), closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here:
             with pytest.raises(KernelError, match=r"bring up lo.*delete the link"):
                 verbs.answer(request, here, pod)
             (lease,) = leases.all()
@@ -272,9 +270,9 @@ def test_a_store_that_refuses_at_the_end_of_an_add_leaves_nothing_in_the_kernel(
             raise CniError(Code.STORE, "cannot write: the disk is full")
 
         monkeypatch.setattr(Leases, "confirm", refuse)
-        made = Node(leases, "boot", Journal(tmp_path / "journal"))
-        with entered_netns(node.netns), closing(made), pytest.raises(CniError, match="disk is full"):
-            verbs.answer(request, made, pod)
+        with entered_netns(node.netns), closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here:
+            with pytest.raises(CniError, match="disk is full"):
+                verbs.answer(request, here, pod)
         assert node.residue() == {}
         assert links_of(pod) == ["lo"]
         leases.close()

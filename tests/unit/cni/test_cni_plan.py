@@ -9,7 +9,16 @@ from cni import firewall, plan
 from cni.check import Link, Observed, differences
 from cni.lease import Lease, State, Terms
 from cni.netconf import NetworkConfig
-from cni.plan import AddRoute, CreateVeth, DeleteLink, Firewall, Neighbour, PodAddress, Where
+from cni.plan import (
+    CreateVeth,
+    DefaultRoute,
+    DeleteLink,
+    Firewall,
+    HostRoute,
+    Neighbour,
+    PodAddress,
+    Where,
+)
 from cni.protocol import Attachment
 from cni.results import Result
 
@@ -39,13 +48,12 @@ def test_an_add_from_top_to_bottom():
     steps = plan.attach(LEASE)
     assert steps[0] == CreateVeth(TERMS.link, host_mac, "eth0", pod_mac, 1450)
     for address, gateway in zip(LEASE.addresses, ("169.254.1.1", "fe80::1"), strict=True):
-        whole = ip_network("0.0.0.0/0" if address.version == 4 else "::/0")
         expected = [
             Neighbour(Where.HOST, TERMS.link, address, pod_mac),
-            AddRoute(Where.HOST, TERMS.link, ip_network(address)),
+            HostRoute(TERMS.link, address),
             PodAddress("eth0", address),
             Neighbour(Where.POD, "eth0", ip_address(gateway), host_mac),
-            AddRoute(Where.POD, "eth0", whole, ip_address(gateway)),
+            DefaultRoute("eth0", ip_address(gateway)),
         ]
         positions = [steps.index(step) for step in expected]
         assert positions == sorted(positions)

@@ -25,9 +25,9 @@ def test_a_veth_pair(index, host, pod, host_mac, pod_mac, mtu, group, netns):
     same(t.veth(len(host), len(pod)), index=index, mtu=mtu, group=group, netns=netns, **values)
 
 
-@given(NUMBERS, st.text(string.printable, min_size=1, max_size=255))
-def test_a_label_and_its_settings(index, alias):
-    same(t.label(len(alias)), index=index, alias=alias)
+@given(NUMBERS, st.text(string.printable, min_size=1, max_size=255), st.booleans())
+def test_a_label_and_its_settings(index, alias, localnet):
+    same(t.label(len(alias), localnet=localnet), index=index, alias=alias)
 
 
 @given(NUMBERS, NAMES)
@@ -70,3 +70,11 @@ def test_a_sequence_number_changes_nothing_else():
     t.stamp(message, 0x01020304)
     assert message[8:12] == (0x01020304).to_bytes(4, "little")
     assert (bytes(message[:8]), bytes(message[12:])) == (before[:8], before[12:])
+
+
+def test_to_ask_for_an_answer_changes_one_flag():
+    message = t.link_up().fill(index=7)
+    before = bytes(message)
+    t.acknowledge(message)
+    assert int.from_bytes(message[6:8], "little") == int.from_bytes(before[6:8], "little") | t.ACK
+    assert (bytes(message[:6]), bytes(message[8:])) == (before[:6], before[8:])
