@@ -7,7 +7,7 @@ done in one go with all the others who came, as soon as that ends.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -17,8 +17,8 @@ Result = TypeVar("Result")
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[Item, Result]):
     item: Item
-    done: threading.Event = field(default_factory=threading.Event)
-    leads: bool = False
+    turn: threading.Event | None = None
+    leads: bool = True
     result: Result | None = None
     failure: BaseException | None = None
 
@@ -39,10 +39,12 @@ class Bursts(Generic[Item, Result]):
         """Have ``item`` done: its result, or its failure raised."""
         entry: _Entry[Item, Result] = _Entry(item)
         with self._lock:
+            if self._busy:
+                entry.turn, entry.leads = threading.Event(), False
             self._waiting.append(entry)
-            entry.leads, self._busy = not self._busy, True
-        if not entry.leads:
-            entry.done.wait()
+            self._busy = True
+        if entry.turn is not None:
+            entry.turn.wait()
         if entry.leads:
             self._lead()
         if entry.failure is not None:
@@ -67,6 +69,7 @@ class Bursts(Generic[Item, Result]):
                 self._busy = following is not None
             if following is not None:
                 following.leads = True
-                following.done.set()
+                burst = [following, *burst]
             for entry in burst:
-                entry.done.set()
+                if entry.turn is not None:
+                    entry.turn.set()

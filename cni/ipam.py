@@ -5,7 +5,7 @@ and around, so that an address rests as long as it can before it is given again.
 """
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from cni.errors import CniError, Code
@@ -60,14 +60,15 @@ class Pool:
     """Ranges of one family that give a pod one address together."""
 
     ranges: tuple[Range, ...]
+    key: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """``key`` is what the last address given is remembered by: a different range starts anew."""
+        key = ",".join(f"{r.subnet}[{r.first}-{r.last}]" for r in self.ranges)
+        object.__setattr__(self, "key", key)
 
     def __str__(self) -> str:
         return ", ".join(f"{r} ({r.first} to {r.last})" for r in self.ranges)
-
-    @property
-    def key(self) -> str:
-        """What the last address given is remembered by: a different range starts anew."""
-        return ",".join(f"{r.subnet}[{r.first}-{r.last}]" for r in self.ranges)
 
     def __contains__(self, address: object) -> bool:
         return any(address in r for r in self.ranges)
