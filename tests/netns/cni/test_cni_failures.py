@@ -270,9 +270,12 @@ def test_a_store_that_refuses_at_the_end_of_an_add_leaves_nothing_in_the_kernel(
             raise CniError(Code.STORE, "cannot write: the disk is full")
 
         monkeypatch.setattr(Leases, "confirm", refuse)
-        with entered_netns(node.netns), closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here:
-            with pytest.raises(CniError, match="disk is full"):
-                verbs.answer(request, here, pod)
+        with (
+            entered_netns(node.netns),
+            closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here,
+            pytest.raises(CniError, match="disk is full"),
+        ):
+            verbs.answer(request, here, pod)
         assert node.residue() == {}
         assert links_of(pod) == ["lo"]
         leases.close()
