@@ -89,8 +89,7 @@ class SQLiteStore:
         """See `contract.Store.commit`."""
         if self._closed:
             raise Busy(f"cannot write to {self._path}: it is closed")
-        if self._unsure is not None:
-            raise self._unsure
+        self._be_sure()
         result: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(operations, result))
         if self._flight is None:
@@ -153,8 +152,18 @@ class SQLiteStore:
 
     async def compact(self, revision: int) -> None:
         """See `contract.Store.compact`."""
+        self._be_sure()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._write_thread, self._writer.compact, revision)
+        try:
+            await loop.run_in_executor(self._write_thread, self._writer.compact, revision)
+        except Unsure as error:
+            self._unsure = error
+            raise
+
+    def _be_sure(self) -> None:
+        """Once the disk has not confirmed a write, later ones would lie upon what it may not have."""
+        if self._unsure is not None:
+            raise self._unsure
 
     async def close(self) -> None:
         """See `contract.Store.close`."""

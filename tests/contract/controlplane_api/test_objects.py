@@ -421,17 +421,3 @@ async def test_the_server_publishes_itself_and_the_dns_service(server) -> None:
     dns = await server.ok("GET", "/api/v1/namespaces/kube-system/services/kube-dns")
     assert dns["spec"]["clusterIP"] == "10.96.0.10"
     assert dns["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] == "netplane-dns"
-
-
-async def test_a_store_that_cannot_write_is_503_and_heals(server) -> None:
-    sql = server.store._writer._sql
-    pages = sql.execute("PRAGMA page_count").fetchone()[0]
-    sql.execute(f"PRAGMA max_page_count={pages}")
-    draft = pod()
-    draft["metadata"]["annotations"] = {"a": "x" * 200_000}
-    error = await server.refused("POST", PODS, draft)
-    assert (error.code, error.reason) == (503, "ServiceUnavailable")
-    assert "no space left" in str(error)
-    assert (await server.ok("GET", PODS))["items"] == []
-    sql.execute("PRAGMA max_page_count=1000000")
-    await server.ok("POST", PODS, draft)

@@ -158,6 +158,60 @@ except StoreError as error:
 """
 
 
+UNCONFIRMED = """
+extern char *getenv(const char *); extern int access(const char *, int); extern int *__errno_location(void);
+static int sync_or_not(void) {
+  if (access(getenv("FAILS"), 0)) return 0;
+  *__errno_location() = 5;  // EIO
+  return -1;
+}
+int fdatasync(int fd) { return sync_or_not(); }
+int fsync(int fd) { return sync_or_not(); }
+"""
+WRITING_ON = """
+import asyncio, os, sys
+from pathlib import Path
+from controlplane.store.contract import Put, Unsure
+from controlplane.store.sqlite import SQLiteStore
+
+async def refused(store):
+    try:
+        await store.commit(Put("/a/x", b"lost"))
+    except Unsure as error:
+        print(error)
+
+async def main():
+    store = await SQLiteStore.open(Path(sys.argv[1]))
+    await store.commit(Put("/a/x", b"kept"))
+    Path(os.environ["FAILS"]).touch()
+    await refused(store)
+    Path(os.environ["FAILS"]).unlink()
+    await refused(store)
+    print(*[entry.value for entry in (await store.page("/")).entries], store.revision)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_disk_that_does_not_confirm_a_write_is_given_no_more(tmp_path) -> None:
+    """The real SQLite on an fsync that fails: later commits would lie upon pages that the disk may not have."""
+    (tmp_path / "sync.c").write_text(UNCONFIRMED)
+    library, path = tmp_path / "sync.so", tmp_path / "state.db"
+    subprocess.run(["clang", "-shared", "-fPIC", "-o", library, tmp_path / "sync.c"], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAILS": str(tmp_path / "fails")}
+    done = subprocess.run(
+        [sys.executable, "-c", WRITING_ON, path], env=environment, capture_output=True, text=True, check=True
+    )
+    first, again, read = done.stdout.splitlines()
+    assert first == again
+    assert first.startswith(f"cannot write to {path}: the disk did not confirm what was written.")
+    assert read == "b'kept' 2"
+    store = await SQLiteStore.open(path)
+    assert (await store.page("/")).entries[0].value in (b"kept", b"lost")  # a new start can tell
+    assert await store.commit(Put("/a/x", b"new")) > 2
+    await store.close()
+
+
 async def test_a_control_plane_says_it_in_one_line_and_goes_on_after_a_restore(plane) -> None:
     """As an operator meets it: the error names the command, the command mends it, and watchers list again."""
     await plane.start()
