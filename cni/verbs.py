@@ -91,6 +91,10 @@ def status(request: Request, node: Node) -> None:
     for pool in _config(request).pools:
         if not node.leases.free(pool):
             raise CniError(Code.NOT_AVAILABLE, f"cannot take pods: every address of {pool} is in use")
+    try:
+        node.leases.probe()
+    except CniError as error:
+        raise CniError(Code.NOT_AVAILABLE, f"cannot take pods: {error.message}", error.hint) from error
 
 
 def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) -> Lease:
