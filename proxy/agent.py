@@ -5,8 +5,9 @@ snapshot is on disk; the next process goes on from there.
 """
 
 import asyncio
-import gc
 import logging
+import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -34,13 +35,10 @@ from proxy.metrics import SyncMetrics, TrafficCollector
 from proxy.modes import Forwarding, Mode
 from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
-from proxy.userspace.describe import describe_flows
+from proxy.userspace.workers.crew import MOST, Crew, justified
 from proxy.wanted import Wanted, node_port_networks
 
 log = logging.getLogger(__name__)
-
-
-YOUNG_OBJECTS = 20_000  # between two runs of the collector: relaying leaves no cycles behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,7 @@ class Settings:
     """``proxy.yaml``. ``node_addresses`` overrides what the Node object says; seconds where no unit is named.
 
     ``drain_seconds``: how long flows go on after a stop while no next proxy has taken them over.
+    ``workers``: processes that relay, to begin with (0: as many as the processors justify).
     """
 
     root: Path = Path("/")
@@ -60,6 +59,7 @@ class Settings:
     node_port_addresses: tuple[str, ...] = ()
     connect_deadline: float = 5.0
     drain_seconds: float = 30.0
+    workers: int = 0
     metrics_port: int = 10249
     health_port: int = 10256
 
@@ -68,6 +68,8 @@ class Settings:
             raise ValueError("connectDeadline must be above 0")
         if self.drain_seconds < 0:
             raise ValueError("drainSeconds must not be below 0")
+        if not 0 <= self.workers <= MOST:
+            raise ValueError(f"workers must be from 0 (chosen by the number of processors) to {MOST}")
         node_port_networks(self.node_port_addresses, ())
 
 
@@ -111,10 +113,14 @@ class _Agent:
             started=time(),
             node_port_addresses=settings.node_port_addresses,
         )
-        self._relay = UserspaceDataPath(
-            keeper=daemon, kept=daemon.listeners, deadline=settings.connect_deadline
+        self._crew = Crew(
+            self._paths.run,
+            workers=settings.workers or justified(len(os.sched_getaffinity(0))),
+            deadline=settings.connect_deadline,
+            drain=settings.drain_seconds,
         )
-        self._datapath = Forwarding(settings.mode, self._relay)
+        relay = UserspaceDataPath(carrier=self._crew, keeper=daemon, kept=daemon.listeners)
+        self._datapath = Forwarding(settings.mode, relay)
         self._syncer = Syncer(
             self._wanted,
             self._datapath,
@@ -124,7 +130,7 @@ class _Agent:
             # Clients wait at listeners that outlived the process before us: what it knew is seconds old.
             grace=0.0 if daemon.listeners else GRACE,
         )
-        self._registry.register(TrafficCollector(lambda: self._relay.traffic))
+        self._registry.register(TrafficCollector(lambda: self._crew.traffic))
         self._checks = HealthChecks(lambda: self._health.alive(time()))
         self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
         self._export_staleness()
@@ -133,7 +139,7 @@ class _Agent:
             "Endpoints that new connections pass over, because connects to them failed",
             registry=self._registry,
         )
-        ejected.set_function(lambda: len(self._relay.ejected))
+        ejected.set_function(lambda: len(self._crew.ejected))
 
     async def run(self) -> None:
         """Serve until told to stop, then leave the flows to the next proxy, and the node as it is."""
@@ -141,8 +147,7 @@ class _Agent:
             async with tool_socket(self._paths.proxy_socket, self._answers()), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work) for work in self._work()]
                 await self._daemon.stopping.wait()
-                left = self._relay.leave(self._paths.run, self._settings.drain_seconds)
-                log.info("stopping: %d flows are left to the next proxy", left)
+                log.info("stopping: flows are left to the next proxy")
                 for task in tasks:
                     task.cancel()
         finally:
@@ -150,6 +155,7 @@ class _Agent:
 
     def _work(self) -> list[Any]:
         return [
+            self._crew.run(),
             self._syncer.run(),
             self._syncer.save_changes(),
             self._follow_all(),
@@ -195,22 +201,22 @@ class _Agent:
             async with asyncio.timeout(10):
                 await self._syncer.synced_once.wait()
             self._daemon.ready("forwarding")
-            served, room = len(self._datapath.targets), self._relay.room
-            log.info("%d frontends; the descriptor limit leaves room for %d connections", served, room)
+            await self._crew.refresh()
+            log.info(
+                "%d frontends; the descriptor limit of %d leaves room for %d connections in %d workers of at most %d",
+                len(self._datapath.targets),
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                self._crew.room,
+                self._crew.workers,
+                MOST,
+            )
         except TimeoutError:
             self._daemon.ready("waiting for the API server")
 
     async def _go_on(self) -> None:
-        """Take over the flows that a process before us was carrying.
-
-        First the garbage collector: what is loaded by now stays, so it need not be looked at again in the
-        midst of traffic, and the last look must not fall into the take-over.
-        """
+        """Take over the flows that a process before us was carrying."""
         await self._syncer.synced_once.wait()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
-        if taken := await self._relay.adopt(self._paths.run):
+        if taken := await self._crew.inherit():
             log.info("took over %d flows", taken)
 
     async def _reload(self) -> None:
@@ -235,7 +241,7 @@ class _Agent:
         metrics = [(host, settings.metrics_port) for host in hosts]
         health = [(host, settings.health_port) for host in hosts]
         async with (
-            serve_http(metrics, metrics_pages(self._registry)),
+            serve_http(metrics, metrics_pages(self._registry, self._crew.refresh)),
             serve_http(health, health_pages(self._health, self._metrics)),
         ):
             yield
@@ -243,19 +249,21 @@ class _Agent:
     def _answers(self) -> dict[str, Any]:
         return {
             "targets": lambda: encode_targets(self._datapath.targets),
-            "flows": lambda: describe_flows(self._relay.flows()),
+            "flows": self._crew.describe,
             "status": self._status,
         }
 
-    def _status(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
+        await self._crew.refresh()
         report = self._syncer.report
         return {
             "mode": self._datapath.name,
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
-            "flows": self._relay.active,
-            "room": self._relay.room,
-            "ejected": self._relay.ejected,
+            "workers": self._crew.workers,
+            "flows": self._crew.active,
+            "room": self._crew.room,
+            "ejected": self._crew.ejected,
             "unserved": [str(entry) for entry in report.unserved],
             "problems": list(self._syncer.snapshot.problems) if self._syncer.snapshot else [],
             "apiSilentSeconds": self._silence(),

@@ -27,7 +27,7 @@ def encode_snapshot(snapshot: Snapshot) -> Json:
     """The whole of it, in a stable order."""
     return {
         "revision": snapshot.revision,
-        "node": _encode_node(snapshot.node),
+        "node": encode_node(snapshot.node),
         "targets": encode_targets(snapshot.targets),
     }
 
@@ -35,7 +35,7 @@ def encode_snapshot(snapshot: Snapshot) -> Json:
 def decode_snapshot(document: Mapping[str, Any]) -> Snapshot:
     """What ``encode_snapshot`` gave. Raises KeyError, ValueError, TypeError on anything else."""
     return Snapshot(
-        node=_decode_node(document["node"]),
+        node=decode_node(document["node"]),
         targets=decode_targets(document["targets"]),
         revision=int(document["revision"]),
     )
@@ -51,10 +51,20 @@ def decode_targets(entries: Iterable[Mapping[str, Any]]) -> dict[Frontend, Targe
     return dict(_decode_entry(entry) for entry in entries)
 
 
+def encode_frontend(frontend: Frontend) -> Json:
+    """Where traffic arrives."""
+    return {"address": str(frontend.address), "port": frontend.port, "protocol": frontend.protocol}
+
+
+def decode_frontend(entry: Mapping[str, Any]) -> Frontend:
+    """What ``encode_frontend`` gave."""
+    return Frontend(ip_address(entry["address"]), int(entry["port"]), Protocol(entry["protocol"]))
+
+
 def _encode_entry(frontend: Frontend, target: Target) -> Json:
     service = target.service
     entry: Json = {
-        "frontend": {"address": str(frontend.address), "port": frontend.port, "protocol": frontend.protocol},
+        "frontend": encode_frontend(frontend),
         "service": {"namespace": service.namespace, "name": service.name, "port": service.port},
         "inside": _encode_pool(target.inside),
     }
@@ -74,8 +84,7 @@ def _encode_entry(frontend: Frontend, target: Target) -> Json:
 
 
 def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
-    at, service = entry["frontend"], entry["service"]
-    frontend = Frontend(ip_address(at["address"]), int(at["port"]), Protocol(at["protocol"]))
+    frontend, service = decode_frontend(entry["frontend"]), entry["service"]
     inside = _decode_pool(entry["inside"])
     target = Target(
         ServicePort(service["namespace"], service["name"], service["port"]),
@@ -106,7 +115,8 @@ def _decode_pool(pool: Mapping[str, Any]) -> Pool:
     return Pool(endpoints, WhenEmpty(pool["whenEmpty"]))
 
 
-def _encode_node(node: NodeFacts) -> Json:
+def encode_node(node: NodeFacts) -> Json:
+    """The facts about a node."""
     return {
         "name": node.name,
         "addresses": [str(address) for address in node.addresses],
@@ -118,7 +128,8 @@ def _encode_node(node: NodeFacts) -> Json:
     }
 
 
-def _decode_node(node: Mapping[str, Any]) -> NodeFacts:
+def decode_node(node: Mapping[str, Any]) -> NodeFacts:
+    """What ``encode_node`` gave."""
     return NodeFacts(
         name=node["name"],
         addresses=tuple(ip_address(text) for text in node["addresses"]),

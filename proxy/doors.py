@@ -5,10 +5,11 @@ Why a unix socket beside HTTP: flows and targets are this node's business, for i
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import time
@@ -29,9 +30,14 @@ Answer = Callable[[], Any]
 MAX_QUESTION = 4096
 
 
-def metrics_pages(registry: CollectorRegistry) -> Mapping[str, Page]:
-    """What port 10249 serves."""
-    return {"/metrics": lambda: render(registry)}
+def metrics_pages(registry: CollectorRegistry, refresh: Callable[[], Awaitable[None]]) -> Mapping[str, Page]:
+    """What port 10249 serves, once the workers have said what they counted."""
+
+    async def metrics() -> web.Response:
+        await refresh()
+        return render(registry)
+
+    return {"/metrics": metrics}
 
 
 def health_pages(health: Health, metrics: SyncMetrics) -> Mapping[str, Page]:
@@ -55,7 +61,7 @@ async def tool_socket(path: Path, answers: Mapping[str, Answer]) -> AsyncIterato
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError, asyncio.LimitOverrunError):
             while line := await reader.readline():
-                writer.write(orjson.dumps(_answer(line, answers)) + b"\n")
+                writer.write(orjson.dumps(await _answer(line, answers)) + b"\n")
                 await writer.drain()
         writer.close()
 
@@ -83,9 +89,10 @@ def _bind(path: Path) -> socket.socket:
     return sock
 
 
-def _answer(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:
+async def _answer(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:
     try:
         op = orjson.loads(line)["op"]
-        return {op: answers[op]()}
+        answer = answers[op]()
+        return {op: await answer if inspect.isawaitable(answer) else answer}
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return {"error": f'ask for one of {", ".join(sorted(answers))}, as {{"op": NAME}}'}

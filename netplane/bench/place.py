@@ -109,18 +109,23 @@ def place(directory: Path, say: Callable[[str], None]) -> Iterator[Place]:
         yield made
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it has started, and they in turn."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [pid, *(one for child in path.read_text().split() for one in family(int(child)))]
+
+
 def cpu_seconds(pid: int) -> float:
-    """Processor time of all threads of a process, exact to nanoseconds (schedstat, proc(5))."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    """Processor time of all threads of a process and its family, exact to nanoseconds (schedstat, proc(5))."""
+    tasks = (task for one in family(pid) for task in Path(f"/proc/{one}/task").glob("*/schedstat"))
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def memory_bytes(pid: int) -> int:
-    """Proportional set size of a process."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Proportional set size of a process and its family: what they share counts once."""
+    rollups = (Path(f"/proc/{one}/smaps_rollup").read_text() for one in family(pid))
+    lines = (line for rollup in rollups for line in rollup.splitlines())
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _leave(made: Place) -> None:

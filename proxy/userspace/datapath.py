@@ -5,39 +5,27 @@ once. Why they are kept by the supervisor: a process that dies must not take the
 """
 
 import asyncio
-import logging
 import os
 import socket
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
-from itertools import chain
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 
 from netplane.errors import KernelError
 from proxy import routes
-from proxy.balance import Affinity, Ejections
 from proxy.datapath import SyncReport, Unserved
 from proxy.diff import Changes, diff
-from proxy.model import Frontend, IPNetwork, Protocol, ServicePort, Snapshot, Target, joined
-from proxy.userspace import handover, observe, plumbing
-from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
+from proxy.model import Frontend, IPNetwork, NodeFacts, Protocol, Snapshot, Target
+from proxy.userspace import observe, plumbing
+from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM
 from proxy.userspace.demands import Demands
-from proxy.userspace.dialing import Dialer
-from proxy.userspace.engine import Engine
-from proxy.userspace.flow import Flow
-from proxy.userspace.listeners import Cannot, Listener, adoptable, kept_name, open_listener, retire
+from proxy.userspace.listeners import Cannot, adoptable, kept_name, open_listener, retire
 from proxy.userspace.plumbing import Plan
-from proxy.userspace.poller import Poller
 from proxy.userspace.sources import within
-from proxy.userspace.traffic import Traffic
+from proxy.userspace.traffic import TrafficKey
+from proxy.userspace.worker import CONNECT_DEADLINE, Worker
 
-log = logging.getLogger(__name__)
-
-TrafficKey = tuple[ServicePort, Protocol]
-CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an endpoint
 MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
 
 
@@ -49,6 +37,28 @@ class Keeper(typing.Protocol):
 
     def unstore(self, name: str) -> None:
         """Forget what is kept under a name."""
+
+
+class Carrier(typing.Protocol):
+    """Whoever carries the traffic: a ``Worker``, or a ``Crew`` of processes with one each."""
+
+    def set_node(self, node: NodeFacts) -> None:
+        """Facts that decide whose address an endpoint sees."""
+
+    def point(self, frontend: Frontend, target: Target, sock: socket.socket) -> None:
+        """Serve a frontend's clients from ``target`` from now on."""
+
+    def shut(self, frontend: Frontend) -> object:
+        """Serve it no longer; its TCP flows go on."""
+
+    def forget(self, ended: Iterable[TrafficKey]) -> None:
+        """Counters and affinities end with their Service, once its last flow has ended."""
+
+    async def settled(self) -> None:
+        """Until all this is so. Raises KernelError where it cannot be."""
+
+    async def close(self, *, keep: bool) -> None:
+        """Carry no more. ``keep``: flows may go on without us, where somebody can carry them."""
 
 
 class _Nobody:
@@ -65,26 +75,24 @@ class UserspaceDataPath:
     """See ``proxy.datapath.DataPath``. Lives in the event loop, and the network namespace, of its node.
 
     ``kept`` are descriptors that an earlier process left; those that still fit are used as they are.
+    ``carrier`` is given by whoever wants more than one worker in this very process.
     """
 
     def __init__(
         self,
         *,
+        carrier: Carrier | None = None,
         keeper: Keeper | None = None,
         kept: Mapping[str, Sequence[socket.socket]] | None = None,
         deadline: float = CONNECT_DEADLINE,
         udp_idle: tuple[float, float] = (IDLE_QUERY, IDLE_STREAM),
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        self.carrier = carrier or Worker(deadline=deadline, udp_idle=udp_idle)
         self._keeper = keeper or _Nobody()
         self._kept = adoptable(kept or {})
-        self._deadline = deadline
         self._clock = clock
-        self._udp_idle = udp_idle
-        self._engine: Engine | None = None
-        self._datagrams: Datagrams | None = None
-        self._dialer: Dialer | None = None
-        self._listeners: dict[Frontend, Listener] = {}
+        self._sockets: dict[Frontend, socket.socket] = {}
         self._have: Mapping[Frontend, Target] = {}  # what was synced last
         self._missing: set[Frontend] = set()  # of it: what does not work
         self._demands = Demands()
@@ -94,11 +102,7 @@ class UserspaceDataPath:
         self._plan: Plan | None = None
         self._mended_at = 0.0
         self._warnings: tuple[str, ...] = ()
-        self._ejections = Ejections()
-        self._affinity: dict[ServicePort, Affinity] = {}
-        self.traffic: dict[TrafficKey, Traffic] = {}
         self._users: Counter[TrafficKey] = Counter()  # frontends of each Service port
-        self._unused: set[TrafficKey] = set()  # without any, and perhaps with flows still
 
     @property
     def name(self) -> str:
@@ -110,12 +114,7 @@ class UserspaceDataPath:
         if not want.node.addresses:
             raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
         await self._ensure_plumbing(self._demands.plan(want))
-        dialer = self._dialer = self._dialer or Dialer(want.node)
-        dialer.set_node(want.node)
-        if self._engine is None:
-            poller = Poller()
-            self._engine = Engine(poller, dialer, self._ejections, deadline=self._deadline)
-            self._datagrams = Datagrams(poller, dialer, most=self._engine.limit // 4, idle=self._udp_idle)
+        self.carrier.set_node(want.node)
         changes = diff(self._have, want.targets)
         for frontend in changes.removed:
             self._shut(frontend)
@@ -130,8 +129,9 @@ class UserspaceDataPath:
                 self._missing.add(frontend)  # the next sync tries again
                 unserved.append(Unserved(frontend, target.service, cannot.reason, cannot.again))
         self._drop_unwanted()
-        self._forget_unused(changes, want)
+        self.carrier.forget(self._unused(changes))
         self._have = want.targets
+        await self.carrier.settled()
         await self._tell_keeper()
         counts = (len(changes.added.keys() | again), len(changes.changed), len(changes.removed))
         return SyncReport(want.revision, *counts, unserved=tuple(unserved), warnings=self._warnings)
@@ -145,109 +145,28 @@ class UserspaceDataPath:
         routed = await asyncio.to_thread(routes.routed)
         found: dict[Frontend, Target] = {}
         for frontend, target in self.targets.items():
-            listener, listening = self._listeners.get(frontend), sockets[frontend.protocol]
-            if listener is None:
+            sock, listening = self._sockets.get(frontend), sockets[frontend.protocol]
+            if sock is None:
                 if (frontend.address, frontend.port) not in listening.values():
                     found[frontend] = target
-            elif os.fstat(listener.fd).st_ino in listening and self._reachable(frontend, routed):
-                found[frontend] = listener.target
+            elif os.fstat(sock.fileno()).st_ino in listening and self._reachable(frontend, routed):
+                found[frontend] = target
         return found
 
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: listeners stay open where the supervisor has copies, and the plumbing stays."""
-        if self._datagrams is not None:
-            self._datagrams.close()
-            self._datagrams = None
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-        for frontend, listener in list(self._listeners.items()):
+        await self.carrier.close(keep=keep)
+        for frontend, sock in list(self._sockets.items()):
             if keep:
-                listener.sock.close()
+                sock.close()
             else:
-                self._shut(frontend)
-        self._listeners.clear()
+                self._retire(frontend, sock)
+        self._sockets.clear()
         self._have, self._missing = {}, set()
         await self._tell_keeper()
         if not keep:
             await asyncio.to_thread(plumbing.remove)
             self._plan = None
-
-    def leave(self, directory: Path, seconds: float) -> int:
-        """Leave all TCP flows to a process that holds them for the next proxy, or ``seconds``; how many.
-
-        Call it when nothing is to be accepted any more, and ``close(keep=True)`` after it.
-        """
-        if self._engine is None:
-            return 0
-        self._engine.stop_accepting()
-        if self._datagrams is not None:
-            self._datagrams.close()
-            self._datagrams = None
-        count = self._engine.active
-        try:
-            left = handover.leave(self._engine, directory, seconds)
-        except OSError as error:
-            log.warning("cannot leave %d flows to the next proxy, they end now: %s", count, error)
-            return 0
-        if left:
-            self._engine.forsake()
-            self._engine = None
-        return count
-
-    async def adopt(self, directory: Path) -> int:
-        """Take over the flows of proxies that have been stopped; how many. Call it after the first sync."""
-        return sum([await self._adopt_from(path) for path in handover.waiting(directory)])
-
-    async def _adopt_from(self, path: Path) -> int:
-        assert self._engine is not None
-        assert self._dialer is not None
-        heir = handover.Heir(self._engine, self._dialer, self._traffic_for)
-        ended = asyncio.Event()
-
-        def take(sock: socket.socket) -> None:
-            try:
-                if heir.take(sock):
-                    return
-            except BlockingIOError:
-                return
-            except (OSError, ValueError, KeyError) as error:
-                log.warning("cannot take over more flows from %s: %s", path, error)
-            loop.remove_reader(sock)
-            ended.set()
-
-        loop = asyncio.get_running_loop()
-        connection = handover.connect(path)
-        if connection is None:
-            return 0
-        with connection as sock:
-            loop.add_reader(sock, take, sock)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(sock)
-        return heir.taken
-
-    def flows(self) -> Iterator[Flow | Exchange]:
-        """All flows with an endpoint, at this moment."""
-        if self._engine is None or self._datagrams is None:
-            return iter(())
-        return chain(self._engine.flows(), self._datagrams.exchanges())
-
-    @property
-    def active(self) -> int:
-        """How many flows there are."""
-        return sum(part.active for part in (self._engine, self._datagrams) if part is not None)
-
-    @property
-    def room(self) -> int:
-        """How many more connections the descriptor limit allows."""
-        return self._engine.room if self._engine is not None else 0
-
-    @property
-    def ejected(self) -> list[str]:
-        """Endpoints that new connections pass over for now."""
-        return [joined(ip_address(address), port) for address, port in self._ejections.out(self._clock())]
 
     @property
     def targets(self) -> Mapping[Frontend, Target]:
@@ -258,8 +177,6 @@ class UserspaceDataPath:
 
     async def _ensure_plumbing(self, plan: Plan) -> None:
         due = self._clock() - self._mended_at >= MEND_EVERY
-        if due and self._ejections:
-            self._forget_ejected()
         if self.plumbed and (plan is not self._plan or due):
             await asyncio.to_thread(plumbing.ensure, plan)
             self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
@@ -269,40 +186,24 @@ class UserspaceDataPath:
         if target.empty and frontend.protocol in (Protocol.TCP, Protocol.UDP):
             self._shut(frontend)
             return None
-        listener = self._listeners.get(frontend)
-        if listener is not None:
-            listener.point_at(target)
-            listener.traffic = self._traffic_of(target, frontend)
-            listener.affinity = self._affinity.setdefault(target.service, Affinity())
-            if frontend.protocol is Protocol.UDP:
-                assert self._datagrams is not None
-                self._datagrams.repoint(listener)
-            return None
-        sock = self._kept.pop(frontend, None) or open_listener(frontend, replaces=frontend in self._retired)
-        if isinstance(sock, Cannot):
-            return sock
-        self._retired.discard(frontend)
-        affinity = self._affinity.setdefault(target.service, Affinity())
-        listener = Listener(
-            frontend, sock, target, self._traffic_of(target, frontend), affinity, self._ejections
-        )
-        self._listeners[frontend] = listener
-        self._to_keep.append((kept_name(frontend), listener.fd))
-        self._mover_of(frontend).add(listener)
+        sock: socket.socket | Cannot | None = self._sockets.get(frontend)
+        if sock is None:
+            replaces = frontend in self._retired
+            sock = self._kept.pop(frontend, None) or open_listener(frontend, replaces=replaces)
+            if isinstance(sock, Cannot):
+                return sock
+            self._retired.discard(frontend)
+            self._sockets[frontend] = sock
+            self._to_keep.append((kept_name(frontend), sock.fileno()))
+        assert not isinstance(sock, Cannot)
+        self.carrier.point(frontend, target, sock)
         return None
 
-    def _mover_of(self, frontend: Frontend) -> Engine | Datagrams:
-        mover = self._datagrams if frontend.protocol is Protocol.UDP else self._engine
-        assert mover is not None
-        return mover
-
     def _shut(self, frontend: Frontend) -> None:
-        listener = self._listeners.pop(frontend, None)
-        if listener is None:
-            return
-        if self._engine is not None:
-            self._mover_of(frontend).remove(listener)
-        self._retire(frontend, listener.sock)
+        sock = self._sockets.pop(frontend, None)
+        if sock is not None:
+            self.carrier.shut(frontend)
+            self._retire(frontend, sock)
 
     def _retire(self, frontend: Frontend, sock: socket.socket) -> None:
         retire(sock)
@@ -315,44 +216,25 @@ class UserspaceDataPath:
             self._retire(frontend, sock)
         self._kept.clear()
 
-    def _forget_unused(self, changes: Changes, want: Snapshot) -> None:
-        """Counters and affinities end with their Service, once its last flow has ended."""
+    def _unused(self, changes: Changes) -> list[TrafficKey]:
+        """Service ports that have had their last frontend."""
+        touched = set()
         for frontend in {*changes.removed, *changes.changed}:
-            self._use(frontend, self._have[frontend], -1)
+            key = (self._have[frontend].service, frontend.protocol)
+            self._users[key] -= 1
+            touched.add(key)
         for frontend, target in {**changes.added, **changes.changed}.items():
-            self._use(frontend, target, 1)
-        for key in [key for key in self._unused if key in self._users or not self._in_use(key)]:
-            self._unused.discard(key)
-            if key not in self._users:
-                self.traffic.pop(key, None)
-                self._affinity.pop(key[0], None)
-
-    def _forget_ejected(self) -> None:
-        pools = (pool for target in self._have.values() for pool in (target.inside, target.outside))
-        self._ejections.forget({(str(e.address), e.port) for pool in pools for e in pool.endpoints})
-
-    def _use(self, frontend: Frontend, target: Target, by: int) -> None:
-        key = (target.service, frontend.protocol)
-        self._users[key] += by
-        if not self._users[key]:
+            self._users[target.service, frontend.protocol] += 1
+        unused = [key for key in touched if not self._users[key]]
+        for key in unused:
             del self._users[key]
-            self._unused.add(key)
-
-    def _in_use(self, key: TrafficKey) -> bool:
-        counted = self.traffic.get(key)
-        return counted is not None and counted.active > 0
+        return unused
 
     async def _tell_keeper(self) -> None:
         """In order, and in a thread: a supervisor that is slow to read must not hold up the relay."""
         told, self._to_keep = self._to_keep, []
         if told:
             await asyncio.to_thread(_tell, self._keeper, told)
-
-    def _traffic_of(self, target: Target, frontend: Frontend) -> Traffic:
-        return self._traffic_for(target.service, frontend.protocol)
-
-    def _traffic_for(self, service: ServicePort, protocol: Protocol) -> Traffic:
-        return self.traffic.setdefault((service, protocol), Traffic())
 
     def _reachable(self, frontend: Frontend, routed: Sequence[IPNetwork]) -> bool:
         address, node = frontend.address, self._plan.node if self._plan else None

@@ -7,7 +7,6 @@ whose address, how long to wait), and a connection that fails here is what users
 import asyncio
 import errno
 import logging
-import resource
 import socket
 from collections.abc import Iterator, Sequence
 from select import EPOLLIN
@@ -16,6 +15,7 @@ from time import monotonic
 from proxy.balance import Ejections
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
+from proxy.userspace.ledger import Ledger
 from proxy.userspace.listeners import Listener
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
@@ -69,11 +69,13 @@ class Door:
 class Engine:
     """All flows of one process, run by the event loop it is made in. ``deadline``: seconds to find an endpoint."""
 
-    def __init__(self, poller: Poller, dialer: Dialer, ejections: Ejections, *, deadline: float) -> None:
+    def __init__(
+        self, poller: Poller, dialer: Dialer, ejections: Ejections, ledger: Ledger, *, deadline: float
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.poller = poller
         self._acceptor = Acceptor()
-        self.relay = Relay(self.poller, self._refused)
+        self.relay = Relay(self.poller, self._refused, ledger)
         self._dialer = dialer
         self._ejections = ejections
         self._deadline = deadline
@@ -81,7 +83,7 @@ class Engine:
         self._connecting: dict[Flow, None] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._resume: asyncio.TimerHandle | None = None
-        self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
+        self.limit = ledger.size - RESERVED_DESCRIPTORS
         self._loop.add_reader(self.poller.fileno(), self.poller.dispatch)
 
     # -- for the data path -----------------------------------------------------------------------------
@@ -107,16 +109,6 @@ class Engine:
         """Flows whose endpoint has not answered yet."""
         return list(self._connecting)
 
-    def descriptors(self) -> set[int]:
-        """All descriptors that relaying needs, the listeners' excepted."""
-        found = {self.poller.fileno(), *self.poller.entries}
-        found |= {flow.client_side.fd for flow in self._connecting if flow.client_side is not None}
-        for entry in self.poller.entries.values():
-            pipe = getattr(entry, "pipe", None)
-            if pipe is not None:
-                found |= {pipe.reader, pipe.writer}
-        return found - self._doors.keys()
-
     def adopt(
         self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
     ) -> None:
@@ -129,10 +121,11 @@ class Engine:
             self.remove(door.listener)
 
     def forsake(self) -> None:
-        """Leave all flows to another process that has them by fork; nothing is closed or told to anybody."""
+        """From now on ``poller.dispatch`` and ``check_connecting`` are called by somebody else than the loop."""
         for timer in (self._tick, self._resume):
             if timer is not None:
                 timer.cancel()
+        self._tick = self._resume = None
         self._loop.remove_reader(self.poller.fileno())
 
     def add(self, listener: Listener) -> None:
@@ -175,8 +168,15 @@ class Engine:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._pause(error.strerror or "no resources")
                     return
+                if error.errno == errno.EINVAL:  # another process has ended this listener
+                    self.remove(listener)
+                    return
                 continue  # accept(2): a client that has gone already is its own affair
             self._serve(listener, fd, self._dialer.client_at(address), now)
+
+    def serve_accepted(self, listener: Listener, fd: int, client: str) -> None:
+        """Serve a client that another process had accepted, and for whom it had done nothing."""
+        self._serve(listener, fd, self._dialer.client(client), monotonic())
 
     def _serve(self, listener: Listener, fd: int, client: Client, now: float) -> None:
         traffic, target = listener.traffic, listener.target

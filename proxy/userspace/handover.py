@@ -1,8 +1,8 @@
-"""A proxy that is told to stop leaves its flows to a holder, which gives them to the next proxy.
+"""A worker whose proxy has gone holds its flows, and gives them to a worker of the next proxy.
 
 Why a holder: a supervisor starts the next process when the last one has ended, and that takes most of a
-second in which no byte may wait. The process that stops forks; the child goes on relaying with nothing but
-the epoll set, until a successor asks for the flows at a unix socket, or none is left, or time is up.
+second in which no byte may wait. So the worker goes on relaying with nothing but the epoll set, until a
+successor asks for the flows at a unix socket, or none is left, or time is up.
 
 Why this is safe: between two events a flow is descriptors and flags, and nothing of it is in user space. The
 holder stops watching a batch, sends it, and closes its copies once the successor has said that it watches
@@ -10,14 +10,12 @@ them; if no such word comes, it watches them again itself.
 """
 
 import array
-import gc
+import asyncio
 import logging
 import os
-import resource
 import select
-import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
@@ -25,17 +23,14 @@ from typing import Any
 
 import orjson
 
-from proxy.balance import Affinity, Where
-from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
-from proxy.userspace.dialing import Dialer
-from proxy.userspace.engine import TICK, Engine
+from proxy.model import Endpoint, Frontend, Protocol, ServicePort
+from proxy.userspace.engine import TICK
 from proxy.userspace.flow import Flow, Side
-from proxy.userspace.listeners import Choice
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
 from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
-from proxy.userspace.traffic import Traffic
+from proxy.userspace.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +39,6 @@ BATCH = 40  # flows a message: six descriptors each at most, and the kernel carr
 LARGEST = 128 * 1024  # bytes a message
 ANSWER_SECONDS = 5.0
 NAME = "proxy-flows-{pid}.sock"
-
-
-class Former:
-    """The frontend by which a flow came in a process before this one."""
-
-    __slots__ = ("affinity", "frontend", "load", "target", "traffic")
-
-    def __init__(self, frontend: Frontend, service: ServicePort, traffic: Traffic) -> None:
-        self.load: dict[Where, int] | None = None
-        self.frontend = frontend
-        self.target = Target(service, Pool(), Pool())
-        self.traffic = traffic
-        self.affinity = Affinity(most=0)
 
 
 def waiting(directory: Path) -> list[Path]:
@@ -80,73 +62,44 @@ def connect(path: Path) -> socket.socket | None:
 # -- the holder ----------------------------------------------------------------------------------------
 
 
-def leave(engine: Engine, directory: Path, seconds: float) -> bool:
-    """Fork a holder for the engine's flows; False where there are none. The caller must not touch them again.
-
-    Raises OSError where the socket cannot be made or no process be started: nothing has happened then.
-    """
-    if not engine.active:
-        return False
-    path = directory / NAME.format(pid=os.getpid())
+def offer(path: Path) -> socket.socket:
+    """A socket at which a successor may ask. Raises OSError where it cannot be made."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    engine.poller.flush()
     before = os.umask(0o177)
     try:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         listener.listen(1)
         listener.settimeout(ANSWER_SECONDS)
-        child = os.fork()
     except OSError:
         listener.close()
         raise
     finally:
         os.umask(before)
-    if child:
-        listener.close()
-        return True
-    try:
-        _quiet(engine, listener)
-        Holder(engine, listener).hold(monotonic() + seconds)
-    except BaseException:
-        log.exception("bug in the holder of flows, please report it")
-    finally:
-        path.unlink(missing_ok=True)
-        os._exit(0)
-
-
-def _quiet(engine: Engine, listener: socket.socket) -> None:
-    """Be nothing but a relay: no signals, and no descriptor that the next process must have to itself."""
-    gc.disable()  # it would copy every page that is shared with the parent
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    engine.relay.pipes.close()
-    last = 2
-    for fd in sorted({listener.fileno(), *engine.descriptors()}):
-        if fd > last + 1:
-            os.closerange(last + 1, fd)
-        last = fd
-    os.closerange(last + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return listener
 
 
 class Holder:
-    """Relays what is left, and gives it away."""
+    """Relays what is left, and gives it away. ``accepting``: clients are served until a successor asks."""
 
-    def __init__(self, engine: Engine, listener: socket.socket) -> None:
-        self._engine = engine
-        self._relay: Relay = engine.relay
-        self._poller: Poller = engine.poller
+    def __init__(self, worker: Worker, listener: socket.socket, *, accepting: bool) -> None:
+        self._worker = worker
+        self._engine = worker.engine
+        self._relay: Relay = worker.engine.relay
+        self._poller: Poller = worker.engine.poller
         self._listener = listener
+        self._accepting = accepting
         self._successor: socket.socket | None = None
         self._poll = select.poll()
         self._poll.register(self._poller.fileno(), select.POLLIN)
         self._poll.register(listener.fileno(), select.POLLIN)
 
     def hold(self, until: float) -> None:
-        """Until nothing is left, or ``until`` (monotonic seconds), when what is left ends by RST."""
+        """Until nothing is left to do, or ``until`` (monotonic seconds), when what is left ends by RST."""
+        if not self._accepting:
+            self._worker.stop_accepting()
         checked = 0.0
-        while self._engine.active and monotonic() < until:
+        while (self._engine.active or self._accepting) and monotonic() < until:
             ready = {fd for fd, _ in self._poll.poll(TICK * 1000)}
             self._poller.dispatch()
             if monotonic() - checked >= TICK:
@@ -155,6 +108,8 @@ class Holder:
             if self._listener.fileno() in ready and self._successor is None:
                 self._successor, _ = self._listener.accept()
                 self._successor.settimeout(ANSWER_SECONDS)
+                self._accepting = False
+                self._worker.stop_accepting()
             if self._successor is not None:
                 self._give()
         for flow in [*self._engine.flows(), *self._engine.connecting()]:
@@ -257,14 +212,10 @@ def receive(sock: socket.socket) -> tuple[list[Mapping[str, Any]], list[int]]:
 
 
 class Heir:
-    """Takes flows over from one holder, batch by batch, within the event loop of its engine."""
+    """Takes flows over from one holder, batch by batch, for a worker."""
 
-    def __init__(
-        self, engine: Engine, dialer: Dialer, traffic_of: Callable[[ServicePort, Protocol], Traffic]
-    ) -> None:
-        self._engine = engine
-        self._dialer = dialer
-        self._traffic_of = traffic_of
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
         self.taken = 0
 
     def take(self, sock: socket.socket) -> bool:
@@ -283,13 +234,40 @@ class Heir:
         address, port, protocol = entry["frontend"]
         frontend = Frontend(ip_address(address), port, Protocol(protocol))
         service = ServicePort(*entry["service"])
-        former = Former(frontend, service, self._traffic_of(service, frontend.protocol))
-        client = self._dialer.client(entry["client"])
-        flow = Flow(former, client, Choice(), 0, 0.0)
         address, port, local = entry["endpoint"]
-        flow.endpoint, flow.tried, flow.connected = Endpoint(ip_address(address), port, local), 1, True
+        endpoint = Endpoint(ip_address(address), port, local)
+        flow = self._worker.former_flow(frontend, service, entry["client"], endpoint)
         fds, pipes = [], []
         for held in entry["held"]:
             fds.append(next(rest))
             pipes.append(None if held is None else Pipe.of(next(rest), next(rest), held))
-        self._engine.adopt(flow, fds, [Half(half) for half in entry["halves"]], pipes)
+        self._worker.engine.adopt(flow, fds, [Half(half) for half in entry["halves"]], pipes)
+
+
+async def inherit(worker: Worker, path: Path) -> int:
+    """Take over all flows of the holder at ``path``; how many."""
+    heir = Heir(worker)
+    ended = asyncio.Event()
+
+    def take(sock: socket.socket) -> None:
+        try:
+            if heir.take(sock):
+                return
+        except BlockingIOError:
+            return
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("cannot take over more flows from %s: %s", path, error)
+        loop.remove_reader(sock)
+        ended.set()
+
+    loop = asyncio.get_running_loop()
+    connection = connect(path)
+    if connection is None:
+        return 0
+    with connection as sock:
+        loop.add_reader(sock, take, sock)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(sock)
+    return heir.taken

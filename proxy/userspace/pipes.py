@@ -1,11 +1,14 @@
 """Pipes that hold what a sink has not taken yet, and carry bulk flows through splice(2).
 
-Why a pool: a pipe costs three system calls to make and is needed for moments only.
+Why a pool: a pipe costs three system calls to make and is needed for moments only. What is in use is entered in
+the ledger, by the socket whose bytes it holds.
 """
 
 import fcntl
 import os
 from contextlib import suppress
+
+from proxy.userspace.ledger import LINK, Ledger
 
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ; fcntl(2)
 PIPE_BYTES = 256 * 1024
@@ -39,21 +42,30 @@ class Pipe:
 class PipePool:
     """Empty pipes, ready for use. ``open`` counts the pipes that exist, in use or not."""
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, ledger: Ledger, kept: int = KEPT) -> None:
         self._free: list[Pipe] = []
         self._kept = kept
+        self._entries = ledger.pipes
         self.open = 0
 
-    def take(self) -> Pipe:
-        """An empty pipe. Raises OSError (EMFILE) where no descriptor is left."""
+    def take(self, fd: int) -> Pipe:
+        """An empty pipe for what is read from ``fd``. Raises OSError (EMFILE) where no descriptor is left."""
         if self._free:
-            return self._free.pop()
-        pipe = Pipe()
-        self.open += 1
+            pipe = self._free.pop()
+        else:
+            pipe = Pipe()
+            self.open += 1
+        self._entries[fd] = pipe.reader * LINK | pipe.writer
         return pipe
 
-    def give(self, pipe: Pipe) -> None:
-        """Take a pipe back; one that still holds bytes is thrown away with them."""
+    def adopt(self, fd: int, pipe: Pipe) -> None:
+        """Count a pipe of another process, which holds what was read from ``fd``."""
+        self.open += 1
+        self._entries[fd] = pipe.reader * LINK | pipe.writer
+
+    def give(self, fd: int, pipe: Pipe) -> None:
+        """Take the pipe of ``fd`` back; one that still holds bytes is thrown away with them."""
+        self._entries[fd] = 0
         if pipe.held == 0 and len(self._free) < self._kept:
             self._free.append(pipe)
             return

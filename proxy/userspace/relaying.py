@@ -14,6 +14,7 @@ from time import monotonic
 
 from proxy.userspace.dialing import settle
 from proxy.userspace.flow import Flow, Side
+from proxy.userspace.ledger import Ledger
 from proxy.userspace.pipes import PIPE_BYTES, Pipe, PipePool
 from proxy.userspace.poller import Poller
 from proxy.userspace.relay import NEXT, READING, Event, Half, finished, interest, passes_fin
@@ -34,10 +35,11 @@ read, write = os.read, os.write
 class Relay:
     """Moves bytes for all flows. ``refused`` is told of a connect that another endpoint may serve instead."""
 
-    def __init__(self, poller: Poller, refused: Callable[[Flow, int], bool]) -> None:
+    def __init__(self, poller: Poller, refused: Callable[[Flow, int], bool], ledger: Ledger) -> None:
         self._poller = poller
         self._refused = refused
-        self.pipes = PipePool()
+        self._peers = ledger.peers
+        self.pipes = PipePool(ledger)
         self.active = 0
 
     # -- what the connector uses -----------------------------------------------------------------------
@@ -52,7 +54,7 @@ class Relay:
         """What the endpoint is to read before anything of the client. Raises OSError where it cannot be kept."""
         side = flow.client_side
         assert side is not None
-        side.pipe = pipe = self.pipes.take()
+        side.pipe = pipe = self.pipes.take(side.fd)
         pipe.held += os.write(pipe.writer, data)
         side.half = Half.HELD
 
@@ -63,6 +65,7 @@ class Relay:
         side = Side(endpoint_fd, flow, self)
         side.peer, client.peer = client, side
         flow.endpoint_side = side
+        self._peers[client.fd] = endpoint_fd  # before anything is read
         mask = READING
         if client.half is not FLOWING:
             flow.young, mask = 1, READING | OUT
@@ -83,6 +86,8 @@ class Relay:
         side = flow.endpoint_side
         flow.discount()
         if side is not None:
+            assert side.peer is not None
+            self._peers[side.peer.fd] = 0
             self._poller.bury(side)
             side.peer = None
             flow.endpoint_side = None
@@ -99,7 +104,9 @@ class Relay:
         client.peer, endpoint.peer = endpoint, client
         for side, half, pipe in zip((client, endpoint), halves, pipes, strict=True):
             side.half, side.pipe = half, pipe
-            self.pipes.open += pipe is not None
+            if pipe is not None:
+                self.pipes.adopt(side.fd, pipe)
+        self._peers[client.fd] = endpoint.fd
         self.watch_again(flow)
 
     def watch_again(self, flow: Flow) -> None:
@@ -110,12 +117,14 @@ class Relay:
 
     def let_go(self, flow: Flow) -> None:
         """Another process has the flow now: close our descriptors, which tells its peers nothing."""
+        if flow.client_side is not None:
+            self._peers[flow.client_side.fd] = 0
         for side in (flow.client_side, flow.endpoint_side):
             if side is not None:
-                os.close(side.fd)
                 if side.pipe is not None:
-                    side.pipe.close()
-                    self.pipes.open -= 1
+                    side.pipe.held = -1  # it is another's now, not to be used again
+                self._release(side)
+                os.close(side.fd)
                 side.peer = None
         flow.open = False
         flow.client_side = flow.endpoint_side = None
@@ -143,6 +152,8 @@ class Relay:
         flow.open = False
         if flow.load is not None:
             flow.discount()
+        if flow.client_side is not None:
+            self._peers[flow.client_side.fd] = 0
         for side in (flow.client_side, flow.endpoint_side):
             if side is not None:
                 self._poller.bury(side)
@@ -255,7 +266,7 @@ class Relay:
     def _hold(self, side: Side, rest: bytes) -> None:
         self.settle(side.flow)
         try:
-            pipe: Pipe | None = side.pipe or self.pipes.take()
+            pipe: Pipe | None = side.pipe or self.pipes.take(side.fd)
             assert pipe is not None
             side.pipe = pipe
             pipe.held += os.write(pipe.writer, rest)
@@ -274,7 +285,7 @@ class Relay:
         flow, sink = side.flow, side.peer
         assert sink is not None
         try:
-            pipe = side.pipe = side.pipe or self.pipes.take()
+            pipe = side.pipe = side.pipe or self.pipes.take(side.fd)
         except OSError:
             side.credit = 0  # no descriptor for a pipe: copying needs none while the sink keeps up
             return
@@ -363,7 +374,7 @@ class Relay:
 
     def _release(self, side: Side) -> None:
         if side.pipe is not None:
-            self.pipes.give(side.pipe)
+            self.pipes.give(side.fd, side.pipe)
             side.pipe = None
 
 

@@ -6,6 +6,10 @@ the relay's own work. A collector reads these numbers when somebody asks (``prox
 
 from bisect import bisect_left
 
+from proxy.model import Protocol, ServicePort
+
+TrafficKey = tuple[ServicePort, Protocol]
+
 # From a local endpoint's tens of microseconds up to the connect deadline.
 CONNECT_BUCKETS = (
     0.0001,
@@ -51,6 +55,14 @@ class Traffic:
         self.rejected: dict[str, int] = {}
         self.buckets = [0] * (len(CONNECT_BUCKETS) + 1)
         self.connect_seconds = 0.0
+
+    def add(self, other: "Traffic") -> None:
+        """Count all that another has counted."""
+        for name in ("connections", "active", "received", "sent", "retries", "connect_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for reason, count in other.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        self.buckets = [one + more for one, more in zip(self.buckets, other.buckets, strict=True)]
 
     def reject(self, reason: str) -> None:
         """Count a client turned away."""

@@ -19,6 +19,7 @@ from proxy.snapshot import build
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
 from tests.fakes_datapath import Hosted
+from tests.netns.proxy.daemon import NODE_OBJECT, Api, Supervisor
 
 T = TypeVar("T")
 GATEWAY = "169.254.1.1"
@@ -190,6 +191,11 @@ class Running(Hosted):
     def __init__(self, world: World, **options: Any) -> None:
         super().__init__(lambda: UserspaceDataPath(**options), world.netns["n1"])
 
+    @property
+    def worker(self) -> Any:
+        """The one that carries the traffic, in this process."""
+        return self.datapath.carrier
+
     def sync(self, services: list[Any], slices: list[Any]) -> Any:
         return self.call(self.datapath.sync(snapshot(services, slices)))
 
@@ -238,3 +244,25 @@ def start(world: World) -> Iterator[Callable[..., Running]]:
     for one in running:
         if one.alive:
             one.stop()
+
+
+@pytest.fixture
+def api(world) -> Iterator[Api]:
+    made = Api(world)
+    for service in flows.SERVICES[:3]:
+        made.put("services", service)
+    for item in flows.SLICES[:3]:
+        made.put("endpointslices", item)
+    made.put("nodes", NODE_OBJECT)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def supervisor(world, api, tmp_path, start) -> Iterator[Supervisor]:
+    start()  # so that every trace in n1 is removed at the end
+    made = Supervisor(world, tmp_path)
+    made.start()
+    yield made
+    made.close()

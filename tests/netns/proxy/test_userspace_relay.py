@@ -60,7 +60,7 @@ def pair(world, peer: Peer) -> tuple[socket.socket, socket.socket]:
 def gone(running) -> None:
     """Wait until no flow is left; every descriptor must have been given back by then."""
     deadline = time.monotonic() + 5
-    while running.datapath.active:
+    while running.worker.active:
         assert time.monotonic() < deadline, "a flow did not end"
         time.sleep(0.005)
 
@@ -169,7 +169,7 @@ def test_64_mib_both_ways_at_once(world, running, peer) -> None:
             thread.join()
     assert digests == {"c": expected, "s": expected}
     gone(running)
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert (traffic.received, traffic.sent) == (64 * MIB, 64 * MIB)
 
 
@@ -217,7 +217,7 @@ def test_endpoints_that_do_not_answer_cost_a_moment(world, running) -> None:
             sock.shutdown(socket.SHUT_WR)
             assert stream.read() == b"early"
         assert time.monotonic() - began < 2
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert traffic.retries >= 8
     assert traffic.rejected == {}
 
@@ -229,7 +229,7 @@ def test_only_silent_endpoints_end_in_a_reset_at_the_deadline(world, start) -> N
     with world.connect("client", ADDRESS, PORT) as sock, pytest.raises(ConnectionResetError):
         sock.recv(1)
     assert 0.5 < time.monotonic() - began < 2
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert traffic.rejected == {"unreachable": 1}
 
 
@@ -251,7 +251,7 @@ def test_many_short_connections_leave_nothing_behind(world, running) -> None:
     gone(running)
     assert open_descriptors() <= descriptors + 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4 * 1024
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert (traffic.connections, traffic.active) == (2200, 0)
 
 
@@ -282,7 +282,7 @@ def test_descriptors_exhausted_pauses_accepts_and_recovers(world, running, peer)
 
 
 async def _limit(running, descriptors: int) -> None:
-    running.datapath._engine.limit = descriptors
+    running.worker.engine.limit = descriptors
 
 
 def test_a_flow_can_be_looked_at(world, running, peer) -> None:
@@ -294,7 +294,7 @@ def test_a_flow_can_be_looked_at(world, running, peer) -> None:
         assert server.recv(1) == b"x"
 
         async def look():
-            return describe_flows(running.datapath.flows())
+            return describe_flows(running.worker.flows())
 
         (flow,) = running.call(look())
         port = client.getsockname()[1]
@@ -357,18 +357,18 @@ def test_an_endpoint_that_fails_is_passed_over_and_let_in_again(world, running) 
         with world.connect("client", ADDRESS, PORT) as sock:
             sock.send(b"x")
             time.sleep(0.01)
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert traffic.retries == 2
-    assert running.datapath.ejected == ["10.244.2.2:9100"]
+    assert running.worker.ejected == ["10.244.2.2:9100"]
     assert traffic.rejected == {}
     with world.open("remote") as back:
         back.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         back.bind(("0.0.0.0", 9100))
         back.listen()
-        running.datapath._ejections.failed[("10.244.2.2", 9100)] = (2, 1.0)  # as if its time were over
+        running.worker._ejections.failed[("10.244.2.2", 9100)] = (2, 1.0)  # as if its time were over
         clients = [world.connect("client", ADDRESS, PORT) for _ in range(4)]
         deadline = time.monotonic() + 5
-        while running.datapath.ejected:
+        while running.worker.ejected:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         for sock in (*clients, back.accept()[0]):
@@ -394,7 +394,7 @@ def test_least_connections_by_annotation(world, running) -> None:
     for _, sock in (first, second, third, fourth):
         sock.close()
     gone(running)
-    assert next(iter(running.datapath._listeners.values())).load == {}
+    assert next(iter(running.worker._listeners.values())).load == {}
 
 
 def test_node_ports_at_chosen_addresses_only(world, running) -> None:

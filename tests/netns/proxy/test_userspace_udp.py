@@ -54,7 +54,7 @@ def eventually(check: Callable[[], bool]) -> None:
 
 def test_a_stream_has_one_endpoint_and_one_source(running, client) -> None:
     assert len({ask(client, b"x" * size) for size in range(1, 200)}) == 1
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert (traffic.connections, traffic.active, traffic.received) == (1, 1, sum(range(1, 200)))
 
 
@@ -70,7 +70,7 @@ def test_it_leaves_an_endpoint_that_is_gone_at_once(running, client) -> None:
     name = ask(client)[0]
     other = "web2" if name == "web1" else "web1"
     running.sync([SERVICE], [slice_of(other)])
-    assert running.datapath.active == 0
+    assert running.worker.active == 0
     assert ask(client)[0] == other, "the very next datagram"
 
 
@@ -86,7 +86,7 @@ def test_n_to_0_is_refused_and_0_to_n_served(running, client) -> None:
 def test_deletion_ends_every_flow(running, client) -> None:
     ask(client)
     running.sync([], [])
-    assert running.datapath.active == 0
+    assert running.worker.active == 0
     with pytest.raises(ConnectionRefusedError):
         ask(client)
 
@@ -108,7 +108,7 @@ def test_silence_ends_a_flow(world, start) -> None:
     with world.open("client", socket.SOCK_DGRAM) as sock:
         sock.connect((ADDRESS, PORT))
         ask(sock)
-        eventually(lambda: running.datapath.active == 0)
+        eventually(lambda: running.worker.active == 0)
         assert ask(sock)[0] == "web1", "and its next datagram begins another"
 
 
@@ -116,7 +116,7 @@ def test_many_questions_from_many_ports_are_bounded(world, running) -> None:
     """As a resolver asks: a socket a question. Those silent longest make room, none fails, nothing leaks."""
 
     async def bound(most: int) -> None:
-        running.datapath._datagrams._most = most
+        running.worker.datagrams._most = most
 
     running.call(bound(50))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -124,9 +124,9 @@ def test_many_questions_from_many_ports_are_bounded(world, running) -> None:
         with world.open("client", socket.SOCK_DGRAM) as sock:
             sock.connect((ADDRESS, PORT))
             assert ask(sock, b"question %d" % number)[1] == "10.244.1.2"
-        assert running.datapath.active <= 50
+        assert running.worker.active <= 50
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4 * 1024
-    (traffic,) = running.datapath.traffic.values()
+    (traffic,) = running.worker.traffic.values()
     assert 900 < traffic.connections <= 1000, "a port drawn twice in a row is the same client"
     assert traffic.rejected == {}
 
@@ -161,7 +161,7 @@ def test_flows_can_be_looked_at(running, client) -> None:
     _, address, port = ask(client)
 
     async def look() -> list[dict[str, Any]]:
-        return describe_flows(running.datapath.flows())
+        return describe_flows(running.worker.flows())
 
     (flow,) = running.call(look())
     own = client.getsockname()[1]

@@ -1,0 +1,29 @@
+"""Which descriptors belong together, in memory that outlives the process which writes it.
+
+Why: a flow is two sockets, perhaps pipes, and what the kernel knows of them; nothing of it is in user space past
+a turn of the loop. So two numbers a connection are all that a next process needs to go on with the flows of one
+that was killed (``workers.recovery``), and the stores cost next to nothing.
+"""
+
+import mmap
+import resource
+
+MOST = 1 << 20  # descriptors: the kernel's own default for fs.nr_open
+LINK = 1 << 31
+
+
+class Ledger:
+    """By descriptor: a client's endpoint, and the pipe that holds what was read. Inherited by clone(2)."""
+
+    __slots__ = ("_memory", "peers", "pipes", "size")
+
+    def __init__(self) -> None:
+        self.size = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST)
+        self._memory = mmap.mmap(-1, self.size * 12)  # shared, anonymous, and real only where written
+        view = memoryview(self._memory)
+        self.pipes = view[: self.size * 8].cast("q")  # read end << 31 | write end; 0: none
+        self.peers = view[self.size * 8 :].cast("i")  # at the client's socket: the endpoint's; 0: none
+
+    def pipe_of(self, fd: int) -> tuple[int, int] | None:
+        """The read and write end of the pipe that holds what was read from a socket."""
+        return divmod(self.pipes[fd], LINK) if self.pipes[fd] else None

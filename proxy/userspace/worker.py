@@ -1,0 +1,165 @@
+"""What carries traffic: the listeners that are served, the flows that came by them, and what was counted.
+
+Why apart from the data path: this is all that must go on while the rest of the proxy thinks, restarts or dies.
+It runs in a process of its own (``workers``), or within the data path's, where one process is enough.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from itertools import chain
+from time import monotonic
+from typing import Any
+
+from proxy.balance import Affinity, Ejections, Where
+from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target, joined
+from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
+from proxy.userspace.describe import describe_flows
+from proxy.userspace.dialing import Dialer
+from proxy.userspace.engine import Engine
+from proxy.userspace.flow import Flow
+from proxy.userspace.ledger import Ledger
+from proxy.userspace.listeners import Choice, Listener
+from proxy.userspace.poller import Poller
+from proxy.userspace.traffic import Traffic, TrafficKey
+
+CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an endpoint
+
+
+class Worker:
+    """Lives in one event loop, and in the network namespace of its node. ``deadline``, ``udp_idle``: seconds."""
+
+    def __init__(
+        self,
+        *,
+        deadline: float = CONNECT_DEADLINE,
+        udp_idle: tuple[float, float] = (IDLE_QUERY, IDLE_STREAM),
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.ledger = ledger or Ledger()
+        self.dialer = Dialer(NodeFacts(""))
+        self._ejections = Ejections()
+        poller = Poller()
+        self.engine = Engine(poller, self.dialer, self._ejections, self.ledger, deadline=deadline)
+        self.datagrams = Datagrams(poller, self.dialer, most=self.engine.limit // 4, idle=udp_idle)
+        self._listeners: dict[Frontend, Listener] = {}
+        self._affinity: dict[ServicePort, Affinity] = {}
+        self._ended: set[TrafficKey] = set()
+        self.traffic: dict[TrafficKey, Traffic] = {}
+
+    # -- what to serve ---------------------------------------------------------------------------------
+
+    def set_node(self, node: NodeFacts) -> None:
+        """Facts that decide whose address an endpoint sees."""
+        self.dialer.set_node(node)
+
+    def point(self, frontend: Frontend, target: Target, sock: socket.socket | None) -> None:
+        """Serve a frontend's clients from ``target`` from now on; the socket matters at the first time only."""
+        affinity = self._affinity.setdefault(target.service, Affinity())
+        traffic = self.traffic_for(target.service, frontend.protocol)
+        listener = self._listeners.get(frontend)
+        if listener is None:
+            assert sock is not None
+            listener = Listener(frontend, sock, target, traffic, affinity, self._ejections)
+            self._listeners[frontend] = listener
+            self._mover_of(frontend).add(listener)
+            return
+        listener.point_at(target)
+        listener.traffic, listener.affinity = traffic, affinity
+        if frontend.protocol is Protocol.UDP:
+            self.datagrams.repoint(listener)
+
+    def shut(self, frontend: Frontend) -> socket.socket | None:
+        """Serve it no longer; its TCP flows go on. The socket is the caller's again."""
+        listener = self._listeners.pop(frontend, None)
+        if listener is None:
+            return None
+        self._mover_of(frontend).remove(listener)
+        return listener.sock
+
+    def forget(self, ended: Iterable[TrafficKey]) -> None:
+        """Counters and affinities end with their Service, once its last flow has ended."""
+        self._ended.update(ended)
+        for key in [key for key in self._ended if key not in self.traffic or not self.traffic[key].active]:
+            self._ended.discard(key)
+            self.traffic.pop(key, None)
+            self._affinity.pop(key[0], None)
+        if self._ejections:
+            pools = (p for one in self._listeners.values() for p in (one.target.inside, one.target.outside))
+            self._ejections.forget({(str(e.address), e.port) for pool in pools for e in pool.endpoints})
+
+    def served(self, frontend: Frontend) -> Listener | None:
+        """The listener of a frontend, or of its port on all addresses."""
+        everywhere = ip_address("0.0.0.0" if frontend.address.version == 4 else "::")
+        anywhere = Frontend(everywhere, frontend.port, frontend.protocol)
+        return self._listeners.get(frontend) or self._listeners.get(anywhere)
+
+    async def settled(self) -> None:
+        """All that was said here is done."""
+
+    async def refresh(self) -> None:
+        """What is told here is always so now."""
+
+    # -- what there is ---------------------------------------------------------------------------------
+
+    def traffic_for(self, service: ServicePort, protocol: Protocol) -> Traffic:
+        """The counters of a Service port."""
+        self._ended.discard((service, protocol))
+        return self.traffic.setdefault((service, protocol), Traffic())
+
+    def flows(self) -> Iterator[Flow | Exchange]:
+        """All flows with an endpoint, at this moment."""
+        return chain(self.engine.flows(), self.datagrams.exchanges())
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """All flows in words."""
+        return describe_flows(self.flows())
+
+    @property
+    def active(self) -> int:
+        """How many flows there are."""
+        return self.engine.active + self.datagrams.active
+
+    @property
+    def room(self) -> int:
+        """How many more connections the descriptor limit allows."""
+        return self.engine.room
+
+    @property
+    def ejected(self) -> list[str]:
+        """Endpoints that new connections pass over for now."""
+        return [joined(ip_address(address), port) for address, port in self._ejections.out(monotonic())]
+
+    def former_flow(self, frontend: Frontend, service: ServicePort, client: str, endpoint: Endpoint) -> Flow:
+        """A flow that another process began, connected to its endpoint."""
+        former = Former(frontend, service, self.traffic_for(service, frontend.protocol))
+        flow = Flow(former, self.dialer.client(client), Choice(), 0, 0.0)
+        flow.endpoint, flow.tried, flow.connected = endpoint, 1, True
+        return flow
+
+    def stop_accepting(self) -> None:
+        """Take no more clients, who wait in the kernel's queues; UDP flows end."""
+        self.engine.stop_accepting()
+        self.datagrams.close()
+
+    async def close(self, *, keep: bool) -> None:
+        """End every flow, whether the listeners' sockets (which stay the caller's) are kept or not."""
+        self.datagrams.close()
+        self.engine.close()
+        self._listeners.clear()
+
+    def _mover_of(self, frontend: Frontend) -> Engine | Datagrams:
+        return self.datagrams if frontend.protocol is Protocol.UDP else self.engine
+
+
+class Former:
+    """The frontend by which a flow came in a process before this one."""
+
+    __slots__ = ("affinity", "frontend", "load", "target", "traffic")
+
+    def __init__(self, frontend: Frontend, service: ServicePort, traffic: Traffic) -> None:
+        self.load: dict[Where, int] | None = None
+        self.frontend = frontend
+        self.target = Target(service, Pool(), Pool())
+        self.traffic = traffic
+        self.affinity = Affinity(most=0)

@@ -1,0 +1,175 @@
+"""The life of one worker process: recover, serve what the proxy says, and hold the flows when it has gone.
+
+Why it may be killed at any time: nothing is kept here that the next one cannot learn from the kernel, from the
+ledger, or from the proxy, which tells everything again as soon as it hears the word hello.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import uvloop
+
+from proxy.codec import decode_frontend, decode_node, decode_targets
+from proxy.userspace import handover
+from proxy.userspace.ledger import Ledger
+from proxy.userspace.worker import Worker
+from proxy.userspace.workers import channel, recovery
+from proxy.userspace.workers.channel import Message
+from proxy.userspace.workers.counts import decode_key, encode_traffic
+
+log = logging.getLogger(__name__)
+
+YOUNG_OBJECTS = 20_000  # between two runs of the collector: relaying leaves no cycles behind
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a worker is told at its start. ``offer``: the socket at which a successor may ask for its flows.
+
+    ``deadline``: seconds to find an endpoint. ``drain``: seconds that flows are held for a successor.
+    """
+
+    offer: str
+    deadline: float
+    drain: float
+
+
+def run(proxy: socket.socket, options: Options, ledger: Ledger, *, forsake: bool) -> None:
+    """Until the proxy has gone and no flow is left. ``forsake``: end what a worker before this one has left."""
+    left = recovery.table() - {0, 1, 2, proxy.fileno()}
+    gc.set_threshold(YOUNG_OBJECTS)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_live(proxy, options, ledger, left, forsake=forsake))
+
+
+async def _live(
+    proxy: socket.socket, options: Options, ledger: Ledger, left: set[int], *, forsake: bool
+) -> None:
+    worker = Worker(deadline=options.deadline, ledger=ledger)
+    if forsake:
+        recovery.forsake(worker, left)
+        left = set()
+    found = recovery.recover(worker, left)
+    if found.flows or found.fresh or found.reset:
+        counts = len(found.flows), len(found.fresh), found.reset
+        log.info("%d flows go on, %d clients begin anew, %d sockets were reset", *counts)
+    async with asyncio.TaskGroup() as tasks:
+        service = Service(worker, proxy, found, tasks)
+        await service.over.wait()
+    proxy.close()
+    if service.hold:
+        worker.engine.forsake()
+        _hold(worker, Path(options.offer), options.drain, accepting=not service.told_to_stop)
+    else:
+        await worker.close(keep=False)
+
+
+def _hold(worker: Worker, path: Path, seconds: float, *, accepting: bool) -> None:
+    try:
+        listener = handover.offer(path)
+    except OSError as error:
+        log.warning("cannot leave %d flows to the next proxy, they end now: %s", worker.active, error)
+        return
+    try:
+        handover.Holder(worker, listener, accepting=accepting).hold(monotonic() + seconds)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Service:
+    """Does what the proxy asks, until it says stop or is no more (``over``)."""
+
+    def __init__(
+        self, worker: Worker, proxy: socket.socket, found: recovery.Found, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._worker = worker
+        self._proxy = proxy
+        self._found = found
+        self._tasks = tasks
+        self._me = os.getpid()
+        self.over = asyncio.Event()
+        self.told_to_stop = False
+        self.hold = True
+        asyncio.get_running_loop().add_reader(proxy, self._hear)
+        self._say({"hello": self._me})
+
+    def _hear(self) -> None:
+        while not self.over.is_set():
+            try:
+                heard = channel.receive(self._proxy)
+            except BlockingIOError:
+                return
+            if heard is None:
+                self._end()
+            elif heard[0]["to"] == self._me:
+                self._heed(*heard)
+            else:  # it was meant for one that was killed
+                for fd in heard[1]:
+                    os.close(fd)
+
+    def _heed(self, message: Message, descriptors: list[int]) -> None:
+        match message["op"]:
+            case "serve":
+                self._serve(message, descriptors)
+                self._answer(message, {})
+            case "report":
+                self._answer(message, self._report(with_traffic=message["traffic"]))
+            case "flows" | "inherit":
+                self._tasks.create_task(self._take_time(message))
+            case "stop":
+                self.told_to_stop, self.hold = True, message["hold"]
+                self._end()
+
+    def _serve(self, message: Message, descriptors: list[int]) -> None:
+        """Frontends to point, those that are new with their sockets, in order; and others to shut."""
+        worker = self._worker
+        if message["node"] is not None:
+            worker.set_node(decode_node(message["node"]))
+        for entry in message["shut"]:
+            if (sock := worker.shut(decode_frontend(entry))) is not None:
+                sock.close()
+        rest = iter(descriptors)
+        new = {decode_frontend(entry): socket.socket(fileno=next(rest)) for entry in message["new"]}
+        for frontend, target in decode_targets(message["targets"]).items():
+            worker.point(frontend, target, new.get(frontend))
+        worker.forget(decode_key(entry) for entry in message["forget"])
+        if message["complete"]:
+            recovery.resolve(worker, self._found)
+
+    def _report(self, *, with_traffic: bool) -> Message:
+        worker = self._worker
+        worker.forget(())  # those whose last flow has ended by now
+        traffic = encode_traffic(worker.traffic) if with_traffic else None
+        return {
+            "active": worker.active,
+            "room": worker.room,
+            "ejected": worker.ejected,
+            "traffic": traffic,
+        }
+
+    async def _take_time(self, message: Message) -> None:
+        if message["op"] == "flows":
+            self._answer(message, {"flows": await self._worker.describe()})
+        else:
+            self._answer(message, {"taken": await handover.inherit(self._worker, Path(message["path"]))})
+
+    def _answer(self, message: Message, answer: Message) -> None:
+        self._say({"id": message["id"], **answer})
+
+    def _say(self, message: Message) -> None:
+        try:
+            channel.send(self._proxy, message)
+        except BlockingIOError:
+            log.warning("the proxy does not listen: it is not told %s", next(iter(message)))
+        except OSError:
+            self._end()
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._proxy)
+        self.over.set()

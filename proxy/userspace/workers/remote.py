@@ -1,0 +1,272 @@
+"""One worker process as the proxy sees it: told what to serve, asked what it counts, replaced when it is lost.
+
+Why told by difference from a wish: a worker may be killed in the midst of anything. It says hello when it is
+there again, and then everything counts as unsaid.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import count, islice
+from typing import Any
+
+import orjson
+
+from netplane.errors import KernelError
+from proxy.codec import encode_frontend, encode_node, encode_targets
+from proxy.model import Frontend, NodeFacts, Target
+from proxy.userspace.traffic import TrafficKey
+from proxy.userspace.workers import channel, counts
+from proxy.userspace.workers.channel import Message
+from proxy.userspace.workers.process import Options
+
+log = logging.getLogger(__name__)
+
+BATCH = 200  # frontends a message, each with a descriptor
+ANSWER_SECONDS = 5.0
+SETTLE_SECONDS = 10.0
+KEEPER = "proxy.userspace.workers.keeper"
+
+
+class Restarted(Exception):
+    """The worker that was asked is no more; the next one has said hello."""
+
+
+class Remote:
+    """One worker and its keeper. ``live`` runs it; the rest may be called at any time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
+        self._node: NodeFacts | None = None
+        self._given: set[Frontend] = set()  # whose sockets the worker has
+        self._unsaid: dict[Frontend, None] = {}
+        self._node_said = False
+        self._ended: set[TrafficKey] = set()
+        self._news = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._up = asyncio.Event()
+        self._ids = count(1)
+        self._asked: dict[int, asyncio.Future[Message]] = {}
+        self._sock: socket.socket | None = None
+        self._pid = 0
+        self._base: counts.Counts = {}
+        self._last: counts.Counts = {}
+        self.active = self.room = 0
+        self.ejected: Sequence[str] = ()
+
+    # -- what is wanted --------------------------------------------------------------------------------
+
+    def set_node(self, node: NodeFacts) -> None:
+        """See ``Worker.set_node``."""
+        if node != self._node:
+            self._node, self._node_said = node, False
+            self._note(())
+
+    def point(self, frontend: Frontend, target: Target, sock: socket.socket) -> None:
+        """See ``Worker.point``."""
+        self._wanted[frontend] = target, sock
+        self._note((frontend,))
+
+    def shut(self, frontend: Frontend) -> None:
+        """See ``Worker.shut``."""
+        if self._wanted.pop(frontend, None) is not None:
+            self._note((frontend,))
+
+    def forget(self, ended: Iterable[TrafficKey]) -> None:
+        """See ``Worker.forget``."""
+        self._ended.update(ended)
+        for key in self._ended:
+            self._base.pop(key, None)
+        self._note(())
+
+    async def settled(self) -> None:
+        """Until the worker does as it was told. Raises KernelError where it does not answer."""
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._settled.wait()
+        except TimeoutError:
+            raise KernelError(f"cannot tell {self.name} what to serve: it does not answer") from None
+
+    def _note(self, frontends: Iterable[Frontend]) -> None:
+        self._unsaid.update(dict.fromkeys(frontends))
+        self._settled.clear()
+        self._news.set()
+
+    # -- questions -------------------------------------------------------------------------------------
+
+    @property
+    def traffic(self) -> counts.Counts:
+        """What all its processes have counted."""
+        total: counts.Counts = {}
+        counts.add(total, self._base)
+        counts.add(total, self._last)
+        return total
+
+    async def refresh(self, *, traffic: bool = True) -> None:
+        """Learn what there is now; what was so last stands where no answer comes."""
+        with suppress(Restarted, TimeoutError, OSError):
+            report = await self._ask({"op": "report", "traffic": traffic})
+            self.active, self.room, self.ejected = report["active"], report["room"], report["ejected"]
+            if report["traffic"] is not None:
+                self._last = counts.decode_traffic(report["traffic"])
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """All flows in words; none where no answer comes."""
+        with suppress(Restarted, TimeoutError, OSError):
+            return list((await self._ask({"op": "flows"}))["flows"])
+        return []
+
+    async def inherit(self, path: str) -> int:
+        """Take over the flows of a holder; how many."""
+        with suppress(Restarted, TimeoutError, OSError):
+            return int((await self._ask({"op": "inherit", "path": path}, seconds=60.0))["taken"])
+        return 0
+
+    def stop(self, *, hold: bool) -> None:
+        """End. ``hold``: its flows wait for a successor, else they end as well."""
+        if self._sock is not None:
+            with suppress(OSError):
+                channel.send(self._sock, {"op": "stop", "to": self._pid, "hold": hold})
+            self._sock.close()
+            self._sock = None
+
+    async def _ask(
+        self, question: Message, descriptors: Sequence[int] = (), seconds: float = ANSWER_SECONDS
+    ) -> Message:
+        """Raises Restarted, TimeoutError, OSError."""
+        async with asyncio.timeout(seconds):
+            await self._up.wait()
+            if self._sock is None:
+                raise Restarted
+            number = next(self._ids)
+            answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+            self._asked[number] = answer
+            try:
+                channel.send(self._sock, {"id": number, "to": self._pid, **question}, descriptors)
+                return await answer
+            finally:
+                self._asked.pop(number, None)
+
+    # -- its life --------------------------------------------------------------------------------------
+
+    async def live(self, options: Options) -> None:
+        """Start a keeper with its worker, and tell the worker what to serve, until the keeper has ended."""
+        loop = asyncio.get_running_loop()
+        self._sock, theirs = channel.pair()
+        with theirs:
+            keeper = _spawn(theirs, options)
+        ended = asyncio.Event()
+        pidfd = os.pidfd_open(keeper)
+        loop.add_reader(self._sock, self._hear)
+        loop.add_reader(pidfd, ended.set)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(self._tell())
+                await ended.wait()
+                telling.cancel()
+            _reap(keeper)
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            if self._sock is not None:
+                loop.remove_reader(self._sock)
+        self._sock.close()
+        self._sock = None
+        self._forget_worker()
+
+    def _hear(self) -> None:
+        while self._sock is not None:
+            try:
+                heard = channel.receive(self._sock)
+            except BlockingIOError:
+                return
+            if heard is None:
+                asyncio.get_running_loop().remove_reader(self._sock)
+                return
+            message, _ = heard
+            if "hello" in message:
+                self._forget_worker()
+                self._pid = message["hello"]
+                self._up.set()
+                self._note(self._wanted)
+            elif (answer := self._asked.get(message["id"])) is not None and not answer.done():
+                answer.set_result(message)
+
+    def _forget_worker(self) -> None:
+        """Nothing is known to it any more, and what it counted counts on."""
+        self._up.clear()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(Restarted())
+        self._given.clear()
+        self._node_said = False
+        counts.add(self._base, self._last, gone=True)
+        self._last = {}
+
+    async def _tell(self) -> None:
+        while True:
+            await self._news.wait()
+            await self._up.wait()
+            self._news.clear()
+            try:
+                while self._unsaid or self._ended or not self._node_said:
+                    await self._tell_some()
+                self._settled.set()
+            except Restarted:
+                continue  # the hello has made everything unsaid again
+            except (TimeoutError, OSError) as error:
+                log.warning("%s does not answer: %s", self.name, error or "no time")
+                self._note(self._wanted)
+                self._given.clear()
+                await asyncio.sleep(1.0)
+
+    async def _tell_some(self) -> None:
+        batch = list(islice(self._unsaid, BATCH))
+        for frontend in batch:
+            del self._unsaid[frontend]
+        targets = {f: self._wanted[f][0] for f in batch if f in self._wanted}
+        new = [frontend for frontend in targets if frontend not in self._given]
+        shut = [frontend for frontend in batch if frontend not in targets]
+        ended, self._ended = self._ended, set()
+        node, self._node_said = (None if self._node_said else self._node), True
+        message = {
+            "op": "serve",
+            "node": None if node is None else encode_node(node),
+            "targets": encode_targets(targets),
+            "new": [encode_frontend(frontend) for frontend in new],
+            "shut": [encode_frontend(frontend) for frontend in shut],
+            "forget": [counts.encode_key(key) for key in ended],
+            "complete": not self._unsaid,
+        }
+        descriptors = [self._wanted[frontend][1].fileno() for frontend in new]
+        self._given.update(new)
+        self._given.difference_update(shut)
+        await self._ask(message, descriptors)
+
+
+def _reap(pid: int) -> None:
+    """A child that has ended: this does not wait."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _spawn(theirs: socket.socket, options: Options) -> int:
+    """A keeper with its end of the channel, in this thread's network namespace. Raises OSError."""
+    theirs.set_inheritable(True)
+    program = [
+        sys.executable,
+        "-P",
+        "-m",
+        KEEPER,
+        str(theirs.fileno()),
+        orjson.dumps(asdict(options)).decode(),
+    ]
+    default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    return os.posix_spawn(sys.executable, program, os.environ, setsigmask=(), setsigdef=default)

@@ -1,0 +1,84 @@
+"""kill -9 of workers, under load: whoever is connected stays connected, and every byte is checked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import flows
+from tests.netns.proxy.daemon import Supervisor, children, eventually, visit
+
+pytestmark = pytest.mark.netns
+LOAD = str(Path(__file__).with_name("load.py"))
+PORT = 9200
+
+
+@contextmanager
+def load(world: Any, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    netns = world.netns[name]
+    command = ["nsenter", f"--net=/proc/self/fd/{netns}", sys.executable, LOAD, *arguments]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, pass_fds=[netns], stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    with process:
+        try:
+            assert process.stdout.readline() == "running\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def streamed(world, api, supervisor) -> Iterator[Supervisor]:
+    """A Service at 10.96.0.90 whose endpoint is the load's server."""
+    with load(world, "web1", "serve", str(PORT)) as server:
+        api.put("endpointslices", flows.endpoint_slice("load", "web1", port=PORT))
+        api.put("services", flows.service("load", "10.96.0.90"))
+        eventually(lambda: world.connect("client", "10.96.0.90", 80).close() is None)
+        yield supervisor
+        server.kill()
+        said, _ = server.communicate()
+        assert said == "", "the server got a stream that was not what the client sent"
+
+
+def workers(supervisor: Supervisor) -> list[int]:
+    assert supervisor.process is not None
+    return [worker for keeper in children(supervisor.process.pid) for worker in children(keeper)]
+
+
+def kill_a_worker(world: Any, supervisor: Supervisor) -> None:
+    """One of them, and wait until another one is at work in its place."""
+    victim = eventually(lambda: workers(supervisor))[0]
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in workers(supervisor) and visit(world))
+
+
+def ended(client: subprocess.Popen[str]) -> dict[str, Any]:
+    said, _ = client.communicate(timeout=60)
+    return dict(json.loads(said))
+
+
+def test_established_flows_survive_kill_9_of_their_worker(world, streamed) -> None:
+    """One thread is killed, so one flow a kill at most can be between a read and its write: that one ends by RST."""
+    bulk, idle, kills = 60, 200, 3
+    with (
+        load(world, "client", "stream", "10.96.0.90", "80", str(bulk), str(idle)) as streams,
+        load(world, "client", "visit", "10.96.0.90", "80") as visits,
+    ):
+        for _ in range(kills):
+            kill_a_worker(world, streamed)
+        new, kept = ended(visits), ended(streams)
+    print(new, kept)
+    assert new["failures"] == []
+    assert new["slowest"] < 1.0
+    assert kept["corrupt"] == 0
+    assert kept["idle"] == idle
+    assert kept["kept"] >= bulk - kills
+    eventually(lambda: streamed.ask("status")["flows"] == 0)
