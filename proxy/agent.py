@@ -22,8 +22,10 @@ from prometheus_client import CollectorRegistry, Gauge
 from netplane import config
 from netplane.config import IPAddress, IPNetwork, Paths
 from netplane.kube.cache import Cache, Change
-from netplane.kube.client import Client, follow
+from netplane.kube.client import Client
+from netplane.kube.following import follow
 from netplane.kube.kubeconfig import Kubeconfig
+from netplane.kube.older import OLDER_ENDPOINTSLICES
 from netplane.metrics import serve_http
 from netplane.runner import Daemon
 from proxy import kubeproxy
@@ -172,10 +174,10 @@ class _Agent:
             Client(self._kubeconfig, user_agent="netplane-proxy") as client,
             asyncio.TaskGroup() as group,
         ):
-            for cache, selector in (
-                (self._wanted.services, ""),
-                (self._wanted.slices, ""),
-                (self._wanted.nodes, node),
+            for cache, selector, older in (
+                (self._wanted.services, "", None),
+                (self._wanted.slices, "", OLDER_ENDPOINTSLICES),
+                (self._wanted.nodes, node, None),
             ):
                 group.create_task(
                     follow(
@@ -184,6 +186,8 @@ class _Agent:
                         field_selector=selector,
                         on_change=partial(self._note, cache),
                         on_synced=self._syncer.wake,
+                        older=older,
+                        streaming=True,
                     )
                 )
 

@@ -18,7 +18,8 @@ from controlplane.api.patch import merge_patch
 from netplane.errors import PeerError
 from netplane.kube import errors
 from netplane.kube.cache import Cache
-from netplane.kube.client import ObjectList, follow
+from netplane.kube.client import ObjectList
+from netplane.kube.following import follow
 from netplane.kube.objects import (
     Object,
     ObjectKey,

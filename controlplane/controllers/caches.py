@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NoReturn
 
 from netplane.kube.cache import Cache, Change
-from netplane.kube.client import Client, follow
+from netplane.kube.client import Client
+from netplane.kube.following import follow
 from netplane.kube.objects import Object, ObjectKey
 from netplane.kube.resources import Resource
 

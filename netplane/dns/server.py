@@ -31,7 +31,8 @@ from netplane.dns.forward import Forwarder, Resolver
 from netplane.dns.index import Index
 from netplane.dns.records import Zone
 from netplane.kube.cache import Cache
-from netplane.kube.client import Client, follow
+from netplane.kube.client import Client
+from netplane.kube.following import follow
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.resources import ENDPOINTSLICES, SERVICES
 from netplane.runner import Daemon

@@ -1,28 +1,18 @@
-"""The one place that talks HTTP to an API server, ours or a real Kubernetes.
+"""The one place that talks HTTP to an API server, ours or a real Kubernetes: ``Client`` is its verbs."""
 
-``Client`` is the verbs; ``follow`` keeps a cache true for as long as the process lives: list, watch, list
-again when history is gone, and back off while the server is away. What was known stays known meanwhile.
-"""
-
-import asyncio
-import logging
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import aiohttp
 import orjson
 
 from netplane.errors import PeerError
 from netplane.kube import errors
-from netplane.kube.cache import Cache, Change
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import Resource
-
-log = logging.getLogger(__name__)
 
 PATCH_TYPES = {
     "merge": "application/merge-patch+json",
@@ -31,6 +21,7 @@ PATCH_TYPES = {
 }
 WATCH_SECONDS = 300  # the server ends a watch after this long, so that no dead connection is believed
 WATCH_SILENCE = 90.0  # bookmarks or heartbeats arrive more often than this, or the connection is dead
+STREAMING_LIST = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 MAX_LINE = 16 * 1024 * 1024
 
 
@@ -149,13 +140,19 @@ class Client:
         resource_version: str,
         label_selector: str = "",
         field_selector: str = "",
+        initial: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Events after a revision, until the server ends the watch. An ERROR event raises StatusError."""
+        """Events after a revision, until the server ends the watch. An ERROR event raises StatusError.
+
+        ``initial``: first of all an ADDED for each object there is, and a bookmark that says where these end
+        (Kubernetes 1.27 or newer; others refuse with 422).
+        """
         query = {
             "watch": "1",
             "resourceVersion": resource_version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS + random.randrange(WATCH_SECONDS)),
+            **(STREAMING_LIST if initial else {}),
             **_selectors(label_selector, field_selector),
         }
         session = self._open_session()
@@ -244,50 +241,3 @@ class Backoff:
         """Seconds to wait now; the next one is longer."""
         now, self._next = self._next, min(self._next * 2, self._limit)
         return now * random.uniform(0.5, 1.0)
-
-
-async def follow(
-    client: Client,
-    cache: Cache,
-    *,
-    namespace: str | None = None,
-    label_selector: str = "",
-    field_selector: str = "",
-    on_change: Callable[[Change], None] = lambda change: None,
-    on_synced: Callable[[], None] = lambda: None,
-) -> NoReturn:
-    """Keep ``cache`` true for ever. ``on_synced`` is called after each complete list has been handed out.
-
-    A server that is away, refuses or forgets costs time, never knowledge: the cache keeps what it had.
-    Permission errors are retried too (credentials may be granted later), and logged each time they change.
-    """
-    backoff = Backoff()
-    last_problem = ""
-    selectors = {"label_selector": label_selector, "field_selector": field_selector}
-    while True:
-        try:
-            if not cache.resource_version:
-                listed = await client.list(cache.resource, namespace, **selectors)
-                cache.last_contact = time.monotonic()
-                for change in cache.replace(listed.items, listed.resource_version):
-                    on_change(change)
-                on_synced()
-            started = time.monotonic()
-            watch = client.watch(
-                cache.resource, namespace, resource_version=cache.resource_version, **selectors
-            )
-            async for event in watch:
-                cache.last_contact = time.monotonic()
-                backoff.reset()
-                last_problem = ""
-                if found := cache.apply(event):
-                    on_change(found)
-            if time.monotonic() - started < 1:
-                await asyncio.sleep(backoff.delay())  # a server that ends watches at once is not hammered
-        except (errors.StatusError, PeerError, orjson.JSONDecodeError) as error:
-            if isinstance(error, errors.StatusError):
-                cache.resource_version = ""  # list again: what we asked for cannot be continued
-            if str(error) != last_problem:
-                last_problem = str(error)
-                log.warning("following %s: %s", cache.resource.qualified, error)
-            await asyncio.sleep(backoff.delay())

@@ -29,7 +29,8 @@ from netplane.config import (
 )
 from netplane.errors import ConfigError, NetplaneError
 from netplane.kube.cache import Cache
-from netplane.kube.client import Client, follow
+from netplane.kube.client import Client
+from netplane.kube.following import follow
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.objects import name_of
 from netplane.kube.resources import NODES

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 from netplane.errors import PeerError
 from netplane.kube.cache import Cache
-from netplane.kube.client import Client, follow
+from netplane.kube.client import Client
+from netplane.kube.following import follow
 from netplane.kube.objects import Object, namespace_of, uid_of
 from netplane.kube.references import Reference, references_of
 from netplane.kube.resources import SERVICES

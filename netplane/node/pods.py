@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from netplane.kube.cache import Cache, Change
-from netplane.kube.client import Backoff, follow
+from netplane.kube.client import Backoff
+from netplane.kube.following import follow
 from netplane.kube.objects import Object, is_deleting, name_of, namespace_of, uid_of
 from netplane.kube.resources import PODS
 from netplane.node import pod_volumes

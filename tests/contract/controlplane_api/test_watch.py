@@ -7,7 +7,8 @@ import orjson
 
 from controlplane.store.contract import StoreError
 from netplane.kube.cache import Cache
-from netplane.kube.client import Client, follow
+from netplane.kube.client import Client
+from netplane.kube.following import follow
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.resources import PODS as POD_RESOURCE
 from tests.contract.controlplane_api.conftest import ADMIN, until

@@ -115,6 +115,8 @@ class Api:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         plural = request.path.rpartition("/")[2]
+        if "sendInitialEvents" in request.query:
+            return web.json_response({"kind": "Status", "code": 422, "message": "unknown"}, status=422)
         if "watch" not in request.query:
             items = list(self._objects[plural].values())
             return web.json_response({"metadata": {"resourceVersion": str(self._revision)}, "items": items})
