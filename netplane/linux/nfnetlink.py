@@ -84,6 +84,10 @@ class Tables:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. After a change this waits until the kernel has released what was deleted (10 ms)."""
         self._socket.close()
 
     def change(self, family: str, table: str, edits: Sequence[Edit], chains: Iterable[Chain] = ()) -> None:
@@ -180,22 +184,32 @@ class Tables:
 
 def head(key: bytes, end: bytes | None = None) -> bytes:
     """An element's key, as the kernel has it: each part in network order, filled up to four bytes."""
-    encoded = attribute(_KEY, attribute(_VALUE, key))
-    return encoded if end is None else encoded + attribute(_KEY_END, attribute(_VALUE, end))
+    encoded = _nested(_KEY, len(key)) + key
+    return encoded if end is None else encoded + _nested(_KEY_END, len(end)) + end
 
 
 def tail(value: bytes = b"", comment: str = "") -> bytes:
     """What a map's element leads to."""
-    data = attribute(_DATA, attribute(_VALUE, value)) if value else b""
-    return data + (_comment(comment) if comment else b"")
+    data = _nested(_DATA, len(value)) + value if value else b""
+    return data + _comment(comment) if comment else data
 
 
 def verdict(chain: str = "", comment: str = "") -> bytes:
     """The tail that goes to ``chain``, or drops where there is none."""
+    return _verdict(chain) + _comment(comment) if comment else _verdict(chain)
+
+
+@lru_cache(maxsize=1024)
+def _nested(kind: int, size: int) -> bytes:
+    """What stands before a value, whose size is a multiple of four, in an attribute of its own."""
+    return _ATTRIBUTE.pack(size + 8, kind) + _ATTRIBUTE.pack(size + 4, _VALUE)
+
+
+@lru_cache(maxsize=4096)
+def _verdict(chain: str) -> bytes:
     code = attribute(_CODE, struct.pack("!i", _GOTO if chain else _DROP))
     name = attribute(_CHAIN, chain.encode() + b"\0") if chain else b""
-    data = attribute(_DATA, attribute(_VERDICT, code + name))
-    return data + (_comment(comment) if comment else b"")
+    return attribute(_DATA, attribute(_VERDICT, code + name))
 
 
 def key_of(encoded: bytes) -> bytes:

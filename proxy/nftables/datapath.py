@@ -6,6 +6,7 @@ a first sync reads what the kernel has and changes what differs; later ones chan
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 
 from netplane.errors import KernelError
@@ -14,13 +15,14 @@ from netplane.linux.nfnetlink import Tables
 from proxy import routes
 from proxy.datapath import SyncReport
 from proxy.diff import Changes, diff
-from proxy.model import Frontend, Snapshot, Target
-from proxy.nftables import observe, ruleset
+from proxy.model import Frontend, NodeFacts, Snapshot, Target
+from proxy.nftables import observe, ruleset, stale
 from proxy.nftables.choosing import rules_of
-from proxy.nftables.elements import elements
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.nftables.state import State, mending
+from proxy.targets import copied
 
+FEW = 16  # frontends whose change takes less than a millisecond
 MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
 
 
@@ -29,6 +31,7 @@ class NftablesDataPath:
 
     def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
+        self._tables: Tables | None = None
         self._state: State | None = None
         self._targets: Mapping[Frontend, Target] = {}
         self._looked_at = 0.0
@@ -47,16 +50,16 @@ class NftablesDataPath:
         """Chains and elements as one transaction. Raises KernelError naming the step."""
         if not want.node.addresses:
             raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
+        # It stays open: closing one waits for what was deleted to be released.
+        tables = self._tables = self._tables or Tables()
         changes = diff(self._targets, want.targets)
         state, self._state = self._state, None  # where this fails, the kernel is looked at again
         due = self._clock() - self._looked_at >= MEND_EVERY
         if state is None or state.node != want.node or due:
-            self._state = await asyncio.to_thread(_mend, want, state)
+            self._state = await asyncio.to_thread(_mend, tables, want.node, copied(want.targets), state)
             self._looked_at = self._clock()
-        elif changes:
-            self._state = await asyncio.to_thread(_follow, state, changes)
         else:
-            self._state = state
+            self._state = await _follow(tables, state, changes)
         self._targets = want.targets
         return SyncReport(want.revision, len(changes.added), len(changes.changed), len(changes.removed))
 
@@ -69,7 +72,7 @@ class NftablesDataPath:
         found = observe.decode(contents)
         if self._state is not None:
             for frontend, placed in self._state.placed.items():
-                own = elements(frontend, placed, self._state.node)
+                own = self._state.elements.of(frontend, placed)
                 if all(contents.get(name, {}).get(head) == tail for name, head, tail in own):
                     found[frontend] = placed.target
         return found
@@ -77,6 +80,9 @@ class NftablesDataPath:
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: the kernel goes on by itself."""
         self._state, self._targets = None, {}
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
         if not keep:
             await asyncio.to_thread(remove)
 
@@ -87,25 +93,34 @@ def remove() -> None:
     routes.remove()
 
 
-def _mend(want: Snapshot, before: State | None) -> State:
+def _mend(tables: Tables, node: NodeFacts, targets: Mapping[Frontend, Target], before: State | None) -> State:
     """Compare all that is wanted with all that is there. Blocking."""
-    state = State(want.node)
-    wanted = state.begin(want, before.placed if before is not None else {})
-    routes.ensure(want.node, state.addresses)
-    _load(ruleset.frame(want.node))
+    state = State(node)
+    wanted = state.begin(targets, before.placed if before is not None else {})
+    routes.ensure(node, state.addresses)
+    _load(ruleset.frame(node))
     edits = mending(observe.read(), wanted)
-    with Tables() as tables:
-        tables.change(FAMILY, TABLE, edits, map(rules_of, state.chains))
+    tables.change(FAMILY, TABLE, edits, map(rules_of, state.chains))
+    if before is None:  # whoever was here before may have died between a change and its consequences
+        stale.forget(stale.find({}, state.placed, state.placed), tables)
     return state
 
 
-def _follow(state: State, changes: Changes) -> State:
-    """Change what has changed. Blocking; where it fails, ``state`` is worth nothing any more."""
-    work = state.follow(changes)
+async def _follow(tables: Tables, state: State, changes: Changes) -> State:
+    """Change what has changed; where it fails, ``state`` is worth nothing any more."""
+    frontends = stale.touched(changes)
+    few = len(frontends) <= FEW
+    before = {frontend: state.placed[frontend] for frontend in frontends if frontend in state.placed}
+    work = state.follow(changes) if few else await asyncio.to_thread(state.follow, changes)
     if work.moved:
-        routes.ensure(state.node, state.addresses)
-    with Tables() as tables:
-        tables.change(FAMILY, TABLE, work.edits, map(rules_of, work.chains))
+        await asyncio.to_thread(routes.ensure, state.node, state.addresses)
+    change = partial(tables.change, FAMILY, TABLE, work.edits, map(rules_of, work.chains))
+    if few:
+        change()  # sooner done than handed to a thread
+    else:
+        await asyncio.to_thread(change)
+    if gone := stale.find(before, state.placed, frontends):
+        await asyncio.to_thread(stale.forget, gone, tables)
     return state
 
 

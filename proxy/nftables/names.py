@@ -6,6 +6,7 @@ endpoints needs to choose among them, and is shared by all frontends with that n
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 from proxy.model import Frontend
 
@@ -44,16 +45,16 @@ class Kind(StrEnum):
 
 def kinds(frontend: Frontend) -> tuple[Kind, Kind]:
     """Where a frontend is looked up, and where first for clients from outside."""
-    if frontend.address.is_unspecified:
-        return Kind.PORT, Kind.OUTPORT
-    return Kind.SERVICE, Kind.OUTSIDE
+    return (Kind.SERVICE, Kind.OUTSIDE) if int(frontend.address) else (Kind.PORT, Kind.OUTPORT)
 
 
+@cache
 def verdicts(kind: Kind, version: int) -> str:
     """The map frontend → chain (or drop)."""
     return f"{kind}{version}"
 
 
+@cache
 def slots(kind: Kind, version: int) -> str:
     """The map (frontend, index) → endpoint."""
     return f"{kind}{version}-slots"
@@ -64,6 +65,7 @@ def clients(kind: Kind, version: int) -> str:
     return f"{kind}{version}-clients"
 
 
+@cache
 def learners(kind: Kind, version: int) -> str:
     """The map frontend → chain that remembers its clients."""
     return f"{kind}{version}-learn"

@@ -11,8 +11,8 @@ from ipaddress import ip_address
 
 from netplane.linux.nfnetlink import Edit, key_of
 from proxy.diff import Changes
-from proxy.model import Frontend, IPAddress, NodeFacts, Snapshot
-from proxy.nftables.elements import SHARED, Placed, chains, elements, place
+from proxy.model import Frontend, IPAddress, NodeFacts, Target
+from proxy.nftables.elements import SHARED, Elements, Placed, chains, place
 from proxy.nftables.names import SETS, Chain
 
 Contents = dict[str, dict[bytes, bytes]]  # set → head → tail
@@ -38,6 +38,10 @@ class State:
     placed: dict[Frontend, Placed] = field(default_factory=dict)
     shared: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     chains: set[Chain] = field(default_factory=set)
+    elements: Elements = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.elements = Elements(self.node)
 
     @property
     def addresses(self) -> list[IPAddress]:
@@ -45,13 +49,14 @@ class State:
         heads = [head for name, head in self.shared if name.startswith("addresses")]
         return [ip_address(key_of(head)) for head in heads]
 
-    def begin(self, want: Snapshot, known: Mapping[Frontend, Placed]) -> Contents:
-        """All that a snapshot asks for. ``known``: how endpoints are placed already, where that is known."""
+    def begin(self, targets: Mapping[Frontend, Target], known: Mapping[Frontend, Placed]) -> Contents:
+        """All that these targets ask for. ``known``: how endpoints are placed already, where that is known."""
         wanted: Contents = {name: {} for name in SETS}
-        for frontend, target in want.targets.items():
+        elements = self.elements.of
+        for frontend, target in targets.items():
             placed = self.placed[frontend] = place(target, known.get(frontend))
             self.chains.update(chains(frontend, placed))
-            for name, head, tail in elements(frontend, placed, self.node):
+            for name, head, tail in elements(frontend, placed):
                 wanted[name][head] = tail
                 if name in SHARED:
                     self.shared[name, head] += 1
@@ -63,8 +68,9 @@ class State:
         new: dict[tuple[str, bytes], bytes] = {}
         touched: Counter[tuple[str, bytes]] = Counter()
         needed: set[Chain] = set()
+        elements = self.elements.of
         for frontend in (*changes.removed, *changes.changed):
-            for name, head, tail in elements(frontend, self.placed[frontend], self.node):
+            for name, head, tail in elements(frontend, self.placed[frontend]):
                 if name in SHARED:
                     touched[name, head] -= 1
                 else:
@@ -74,7 +80,7 @@ class State:
         for frontend, target in (*changes.changed.items(), *changes.added.items()):
             placed = self.placed[frontend] = place(target, self.placed.get(frontend))
             needed.update(chains(frontend, placed))
-            for name, head, tail in elements(frontend, placed, self.node):
+            for name, head, tail in elements(frontend, placed):
                 if name in SHARED:
                     touched[name, head] += 1
                 else:

@@ -1,0 +1,124 @@
+"""What the kernel remembers of endpoints that are gone: UDP flows in conntrack, and clients of sticky Services.
+
+A TCP connection to an endpoint that has left goes on while that endpoint lets it. A UDP client that keeps its socket
+would be sent there for ever (and one that began before its Service had endpoints would never be sent anywhere), so its
+flow is forgotten, and the next datagram chooses anew. Blocking: call from a thread.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from netplane.errors import KernelError
+from netplane.linux import conntrack
+from netplane.linux.conntrack import Flow
+from netplane.linux.nfnetlink import Edit, Tables, key_of, value_of
+from proxy.diff import Changes
+from proxy.model import Frontend, Protocol
+from proxy.nftables.elements import Placed, frontend_key
+from proxy.nftables.names import FAMILY, TABLE, Kind, clients, kinds
+
+TRIES = 10  # of a deletion: entries end by themselves meanwhile
+Place = tuple[bytes, int]  # address (b"" for every one of the node) and port
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """UDP frontends that lost or gained endpoints, with those that they have now; and the same of sticky ones.
+
+    ``held``: all UDP frontends at addresses, which a NodePort of the same number must not be taken for.
+    ``sticky``: (kind, IP version, frontend's key) → endpoints that clients may stay with.
+    """
+
+    flows: Mapping[Place, frozenset[bytes]]
+    held: frozenset[Place]
+    sticky: Mapping[tuple[Kind, int, bytes], frozenset[bytes]]
+
+    def __bool__(self) -> bool:
+        return bool(self.flows or self.sticky)
+
+    def matches(self, flow: Flow) -> bool:
+        """Whether a flow leads where it should not."""
+        if flow.protocol != conntrack.UDP:
+            return False
+        called, answers = flow.called, flow.answers
+        place = (called.destination, called.destination_port)
+        now = self.flows.get(place)
+        if now is None and place not in self.held:
+            now = self.flows.get((b"", called.destination_port))
+        endpoint = answers.source + answers.source_port.to_bytes(2, "big") + b"\0\0"
+        return now is not None and endpoint not in now and len(answers.source) == len(called.destination)
+
+
+def find(
+    before: Mapping[Frontend, Placed], after: Mapping[Frontend, Placed], frontends: Iterable[Frontend]
+) -> Stale:
+    """What may be stale once ``frontends`` have changed. Pure."""
+    flows: dict[Place, frozenset[bytes]] = {}
+    sticky: dict[tuple[Kind, int, bytes], frozenset[bytes]] = {}
+    for frontend in frontends:
+        old, new = before.get(frontend), after.get(frontend)
+        had, has = _endpoints(old), _endpoints(new)
+        if frontend.protocol is Protocol.UDP and (had - has or not had):
+            flows[_place(frontend)] = has
+        if old is not None and old.target.affinity is not None:
+            for kind, served, serves in zip(kinds(frontend), _pools(old), _pools(new), strict=True):
+                if served - serves:
+                    sticky[kind, frontend.address.version, frontend_key(frontend)] = serves
+    held = frozenset(_place(f) for f in after if f.protocol is Protocol.UDP) if flows else frozenset()
+    return Stale(flows, held, sticky)
+
+
+def touched(changes: Changes) -> list[Frontend]:
+    """The frontends that differ."""
+    return [*changes.removed, *changes.changed, *changes.added]
+
+
+def forget(stale: Stale, tables: Tables) -> None:
+    """Make the kernel forget it. Raises KernelError."""
+    if stale.flows:
+        conntrack.forget_where(stale.matches)
+    for (kind, version), keys in _by_map(stale.sticky).items():
+        _forget_clients(tables, clients(kind, version), keys, 4 if version == 4 else 16)
+
+
+def _forget_clients(tables: Tables, name: str, keys: Mapping[bytes, frozenset[bytes]], size: int) -> None:
+    for left in reversed(range(TRIES)):
+        known = tables.elements(FAMILY, TABLE, name) or {}
+        gone = [head for head, tail in known.items() if _left(key_of(head)[:-size], value_of(tail), keys)]
+        if not gone:
+            return
+        try:
+            tables.change(FAMILY, TABLE, [Edit(name, gone)])
+        except KernelError:
+            if not left:
+                raise
+        else:
+            return
+
+
+def _left(key: bytes, endpoint: bytes, keys: Mapping[bytes, frozenset[bytes]]) -> bool:
+    return key in keys and endpoint not in keys[key]
+
+
+def _by_map(
+    sticky: Mapping[tuple[Kind, int, bytes], frozenset[bytes]],
+) -> dict[tuple[Kind, int], dict[bytes, frozenset[bytes]]]:
+    found: dict[tuple[Kind, int], dict[bytes, frozenset[bytes]]] = {}
+    for (kind, version, key), endpoints in sticky.items():
+        found.setdefault((kind, version), {})[key] = endpoints
+    return found
+
+
+def _place(frontend: Frontend) -> Place:
+    return (frontend.address.packed if int(frontend.address) else b"", frontend.port)
+
+
+def _pools(placed: Placed | None) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Those for the cluster's own clients, and those for others where they differ."""
+    if placed is None:
+        return frozenset(), frozenset()
+    return frozenset(placed.inside), frozenset(placed.outside or ())
+
+
+def _endpoints(placed: Placed | None) -> frozenset[bytes]:
+    return frozenset().union(*_pools(placed))
