@@ -122,7 +122,7 @@ class _Agent:
             drain=settings.drain_seconds,
         )
         relay = UserspaceDataPath(carrier=self._crew, keeper=daemon, kept=daemon.listeners)
-        self._datapath = Forwarding(settings.mode, relay)
+        self._datapath = Forwarding(settings.mode, relay, self._paths)
         self._syncer = Syncer(
             self._wanted,
             self._datapath,
@@ -166,6 +166,7 @@ class _Agent:
             self._reload(),
             self._go_on(),
             self._checks.run(),
+            self._datapath.leave_behind(),
         ]
 
     async def _follow_all(self) -> None:
@@ -255,6 +256,7 @@ class _Agent:
             "targets": lambda: encode_targets(self._datapath.targets),
             "flows": self._crew.describe,
             "status": self._status,
+            **{f"mode {mode}": partial(self._datapath.switch, mode) for mode in Mode},
         }
 
     async def _status(self) -> dict[str, Any]:
@@ -262,6 +264,7 @@ class _Agent:
         report = self._syncer.report
         return {
             "mode": self._datapath.name,
+            "leaving": self._datapath.leaving,
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
             "workers": self._crew.workers,

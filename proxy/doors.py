@@ -19,7 +19,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from netplane.errors import KernelError
+from netplane.errors import KernelError, NetplaneError
 from netplane.metrics import Page, render
 from proxy.health import Health
 from proxy.metrics import SyncMetrics
@@ -94,5 +94,7 @@ async def _answer(line: bytes, answers: Mapping[str, Answer]) -> dict[str, Any]:
         op = orjson.loads(line)["op"]
         answer = answers[op]()
         return {op: await answer if inspect.isawaitable(answer) else answer}
+    except NetplaneError as error:
+        return {"error": str(error)}
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return {"error": f'ask for one of {", ".join(sorted(answers))}, as {{"op": NAME}}'}

@@ -4,17 +4,26 @@ Why the relay is part of every mode: the kernel cannot translate a connection to
 setting that opens the node to its neighbours (route_localnet). So a NodePort at a loopback address is a socket of ours.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from ipaddress import ip_address
+from time import monotonic
 
+from netplane.config import Paths
+from netplane.errors import KernelError, NetplaneError
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
 from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, Snapshot, Target
+from proxy.nftables import leaving
 from proxy.nftables.datapath import NftablesDataPath
 from proxy.targets import Targets
+from proxy.userspace import plumbing
 from proxy.userspace.datapath import UserspaceDataPath
+
+log = logging.getLogger(__name__)
 
 LOOPBACK: Mapping[int, IPAddress] = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}
 
@@ -26,22 +35,51 @@ class Mode(StrEnum):
     NFTABLES = "nftables"
 
 
-KERNEL: Mapping[Mode, Callable[[], DataPath]] = {Mode.NFTABLES: NftablesDataPath}
+class Trace(StrEnum):
+    """What data paths leave in the kernel; one may be shared by several modes."""
+
+    RELAY = "relay"
+    TABLE = "table"
+
+
+USES: Mapping[Mode, frozenset[Trace]] = {
+    Mode.USERSPACE: frozenset({Trace.RELAY}),
+    Mode.NFTABLES: frozenset({Trace.TABLE}),
+}
+KERNEL: Mapping[Mode, Callable[[Paths], DataPath]] = {Mode.NFTABLES: lambda _paths: NftablesDataPath()}
+SETTLE = 1.0  # seconds in which a handshake that began at a listener of ours ends there
+LEAVING_EVERY = 2.0  # seconds between two looks whether the last connection of a mode that was left has ended
 
 
 class Forwarding:
-    """See ``proxy.datapath.DataPath``: the relay alone, or a kernel's data path with the relay at loopback."""
+    """See ``proxy.datapath.DataPath``: the relay alone, or a kernel's data path with the relay at loopback.
 
-    def __init__(self, mode: Mode, relay: UserspaceDataPath) -> None:
+    ``switch`` changes the mode while connections go on: the new one serves before the old one is asked to leave, and
+    what the old one carries is left to it until it ends (``leave_behind``).
+    """
+
+    def __init__(self, mode: Mode, relay: UserspaceDataPath, paths: Paths | None = None) -> None:
         self.mode = mode
         self.relay = relay
-        self._kernel = KERNEL[mode]() if mode in KERNEL else None
+        self._paths = paths or Paths()
+        self._kernel = self._made(mode)
         self._loopback = Loopback()
+        self._want: Snapshot | None = None
+        self._lock = asyncio.Lock()
+        self._settled_at = 0.0
+        self._leaving: set[Trace] = set()
+        self._left = asyncio.Event()
+        self._begun = False
 
     @property
     def name(self) -> str:
         """The mode's name."""
         return self.mode.value
+
+    @property
+    def leaving(self) -> list[str]:
+        """What of other modes is still needed by connections that they carry."""
+        return sorted(self._leaving)
 
     @property
     def targets(self) -> Mapping[Frontend, Target]:
@@ -50,12 +88,36 @@ class Forwarding:
 
     async def sync(self, want: Snapshot) -> SyncReport:
         """The kernel first. Raises KernelError naming the step."""
-        self.relay.plumbed = self._kernel is None
-        if self._kernel is None:
-            return await self.relay.sync(want)
-        report = await self._kernel.sync(want)
-        beside = await self.relay.sync(replace(want, targets=self._loopback.of(want)))
-        return replace(report, unserved=(*report.unserved, *beside.unserved))
+        async with self._lock:
+            report = await self._sync(want, self._kernel)
+            self._want = want
+            if not self._begun:  # the process before us may have had another mode
+                self._begun = True
+                self._leave_all_but(self.mode)
+            return report
+
+    async def switch(self, mode: Mode) -> str:
+        """Serve by another data path; what was done, in words. Raises KernelError: then nothing has changed."""
+        async with self._lock:
+            if mode is self.mode:
+                return f"mode is {mode} already"
+            if self._want is None:
+                raise KernelError(f"cannot switch to mode {mode}: nothing is forwarded yet", "Try again")
+            before, kernel = self.name, self._made(mode)
+            try:
+                await self._sync(self._want, kernel, settling=True)
+            except NetplaneError:
+                if kernel is not None:
+                    await kernel.close(keep=True)
+                self._leave_all_but(self.mode)
+                raise
+            left, self._kernel, self.mode = self._kernel, kernel, mode
+            if left is not None:
+                await left.close(keep=True)
+            self._settled_at = monotonic() + SETTLE
+            self._leave_all_but(mode)
+        log.info("mode %s serves; connections of mode %s go on until they end", mode, before)
+        return f"mode {mode} serves; connections of mode {before} go on until they end"
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What is being forwarded, as the kernel tells it."""
@@ -63,9 +125,70 @@ class Forwarding:
 
     async def close(self, *, keep: bool) -> None:
         """End it."""
+        await self.relay.close(keep=keep)  # while the routes are there that its sockets are closed by
         if self._kernel is not None:
             await self._kernel.close(keep=keep)
-        await self.relay.close(keep=keep)
+
+    async def leave_behind(self) -> None:
+        """Until cancelled: take away what other modes have left, once the connections that need it have ended."""
+        while True:
+            await self._left.wait()
+            self._left.clear()
+            await asyncio.sleep(max(0.0, self._settled_at - monotonic()))
+            while self._leaving:
+                try:
+                    async with self._lock:
+                        await self._leave_one_step()
+                except NetplaneError as error:
+                    log.warning("cannot leave what another mode needs no more, trying again: %s", error)
+                if self._leaving:
+                    await asyncio.sleep(LEAVING_EVERY)
+
+    async def _sync(self, want: Snapshot, kernel: DataPath | None, *, settling: bool = False) -> SyncReport:
+        if kernel is None:
+            self.relay.plumbed = True
+            return await self.relay.sync(want)
+        report = await kernel.sync(want)
+        if settling or monotonic() < self._settled_at:
+            return report  # listeners stay for those who are in their queues
+        self.relay.plumbed = False
+        beside = await self.relay.sync(replace(want, targets=self._loopback.of(want)))
+        return replace(report, unserved=(*report.unserved, *beside.unserved))
+
+    def _made(self, mode: Mode) -> DataPath | None:
+        return KERNEL[mode](self._paths) if mode in KERNEL else None
+
+    def _leave_all_but(self, mode: Mode) -> None:
+        self._leaving = set(Trace) - USES[mode]
+        self._left.set()
+
+    async def _leave_one_step(self) -> None:
+        if self._kernel is not None and self._want is not None:
+            await self._sync(self._want, self._kernel)  # listeners go now
+        for trace in list(self._leaving):
+            if await self._leave(trace):
+                self._leaving.discard(trace)
+
+    async def _leave(self, trace: Trace) -> bool:
+        match trace:
+            case Trace.RELAY:
+                if await self._relayed():
+                    return False
+                await asyncio.to_thread(plumbing.remove_own)
+                return True
+            case Trace.TABLE:
+                return await asyncio.to_thread(leaving.leave)
+
+    async def _relayed(self) -> int:
+        """How many flows of the relay need its plumbing: all but those at loopback addresses."""
+        carrier = self.relay.carrier
+        await carrier.refresh()
+        beside = [flow for flow in await carrier.describe() if _is_loopback(flow["frontend"])]
+        return carrier.active - len(beside)
+
+
+def _is_loopback(frontend: str) -> bool:
+    return frontend.startswith((f"{LOOPBACK[4]}:", f"[{LOOPBACK[6]}]:"))
 
 
 class Loopback:

@@ -12,9 +12,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +28,7 @@ FAMILIES = {"inet": INET, "ip": 2, "ip6": 10}
 
 _NEW, _GET, _DELETE = 0x0A0C, 0x0A0D, 0x0A0E  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_…SETELEM
 _NEW_CHAIN, _NEW_RULE, _DELETE_RULE = 0x0A03, 0x0A06, 0x0A08
+_GET_TABLE, _GET_CHAIN, _GET_RULE = 0x0A01, 0x0A04, 0x0A07
 _BEGIN, _END = 0x10, 0x11
 _SUBSYSTEM = 10
 _REQUEST, _ACK, _CREATE, _APPEND, _DUMP = 0x1, 0x4, 0x400, 0x800, 0x300
@@ -118,13 +119,34 @@ class Tables:
                 verb = "delete from" if failed.kind == _DELETE else "add to"
                 raise KernelError(f"cannot {verb} {family} {table} {failed.name}: {os.strerror(-status)}")
 
+    def has_table(self, family: str, table: str) -> bool:
+        """Whether there is such a table. Raises KernelError."""
+        found: list[bytes] = []
+        self._send(self._message(_GET_TABLE, _REQUEST | _DUMP, _GENERIC.pack(FAMILIES[family], 0, 0)))
+        self._listing(found.append)
+        return any(attributes(body).get(1) == table.encode() + b"\0" for body in found)
+
+    def rules(self, family: str, table: str) -> dict[str, int]:
+        """How many rules each chain of a table has. Raises KernelError."""
+        found: dict[str, int] = {}
+        for kind, name in ((_GET_CHAIN, 3), (_GET_RULE, 2)):
+            bodies: list[bytes] = []
+            body = _GENERIC.pack(FAMILIES[family], 0, 0) + text(_TABLE, table)
+            self._send(self._message(kind, _REQUEST | _DUMP, body))
+            self._listing(bodies.append)
+            for listed in map(attributes, bodies):
+                if listed.get(_TABLE) == table.encode() + b"\0":
+                    chain = listed[name].rstrip(b"\0").decode()
+                    found[chain] = found.get(chain, 0) + (kind == _GET_RULE)
+        return found
+
     def elements(self, family: str, table: str, name: str) -> dict[bytes, bytes] | None:
         """Head → tail of a set's elements; None where there is no such set. Raises KernelError."""
         body = _GENERIC.pack(FAMILIES[family], 0, 0) + _of_set(table, name)
         for _ in range(_LISTING_TRIES):
             self._send(self._message(_GET, _REQUEST | _DUMP, body))
             found: dict[bytes, bytes] = {}
-            status, whole = self._listing(found)
+            status, whole = self._listing(partial(_read_elements, found))
             if status == -errno.ENOENT:
                 return None
             if status:
@@ -169,8 +191,8 @@ class Tables:
                     heard += sequence >= first
                     yield sequence, _STATUS.unpack_from(body)[0]
 
-    def _listing(self, found: dict[bytes, bytes]) -> tuple[int, bool]:
-        """Fills ``found``; the errno (negative, or 0), and whether nothing changed meanwhile."""
+    def _listing(self, read: Callable[[bytes], object]) -> tuple[int, bool]:
+        """Gives each body to ``read``; the errno (negative, or 0), and whether nothing changed meanwhile."""
         whole = True
         while True:
             for kind, flags, sequence, body in self._messages():
@@ -179,7 +201,7 @@ class Tables:
                 whole = whole and not flags & _INTERRUPTED
                 if kind in (_ERROR, _DONE):
                     return (_STATUS.unpack_from(body)[0] if len(body) >= _STATUS.size else 0), whole
-                _read_elements(bytes(body), found)
+                read(bytes(body[_GENERIC.size :]))
 
 
 def head(key: bytes, end: bytes | None = None) -> bytes:
@@ -280,9 +302,9 @@ def _portions(elements: Iterable[bytes]) -> Iterator[bytes]:
         yield attribute(_ELEMENTS, b"".join(portion))
 
 
-def _read_elements(body: bytes, found: dict[bytes, bytes]) -> None:
+def _read_elements(found: dict[bytes, bytes], body: bytes) -> None:
     """The elements of one message of a dump: attributes are cut out as they are, not taken apart."""
-    listed = attributes(body[_GENERIC.size :]).get(_ELEMENTS, b"")
+    listed = attributes(body).get(_ELEMENTS, b"")
     place, unpack = 0, _ATTRIBUTE.unpack_from
     while place < len(listed):
         end = place + unpack(listed, place)[0]

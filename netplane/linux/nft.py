@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from netplane.errors import KernelError
+from netplane.linux.nfnetlink import Tables
 
 _JSON_OUTPUT = 1 << 4  # NFT_CTX_OUTPUT_JSON
 _NUMERIC_PROTOCOL = 1 << 7  # NFT_CTX_OUTPUT_NUMERIC_PROTO: "tcp" stays readable, ports stay numbers
@@ -28,10 +29,7 @@ def apply(script: str) -> None:
 
 def listing(family: str, table: str) -> list[dict[str, Any]] | None:
     """The objects of one table as libnftables-json(5) describes them, or None where there is no such table."""
-    return _listed(f"list table {family} {table}", f"table {family} {table}")
-
-
-def _listed(command: str, what: str) -> list[dict[str, Any]] | None:
+    command, what = f"list table {family} {table}", f"table {family} {table}"
     with _context() as (library, context):
         library.nft_ctx_output_set_flags(context, _JSON_OUTPUT)
         if library.nft_run_cmd_from_buffer(context, command.encode()) != 0:
@@ -43,16 +41,11 @@ def _listed(command: str, what: str) -> list[dict[str, Any]] | None:
     return [entry for entry in document["nftables"] if "metainfo" not in entry]
 
 
-def tables() -> set[tuple[str, str]]:
-    """(family, name) of every table there is, whatever is in them. Raises KernelError."""
-    found = _listed("list tables", "tables") or []
-    return {(entry["table"]["family"], entry["table"]["name"]) for entry in found}
-
-
 def delete_table(family: str, table: str) -> bool:
     """Remove a table with all that is in it; False where it was not there."""
-    if (family, table) not in tables():
-        return False
+    with Tables() as tables:  # libnftables would read all that is in it first
+        if not tables.has_table(family, table):
+            return False
     apply(f"delete table {family} {table}")
     return True
 

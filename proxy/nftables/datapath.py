@@ -98,9 +98,10 @@ def _mend(tables: Tables, node: NodeFacts, targets: Mapping[Frontend, Target], b
     state = State(node)
     wanted = state.begin(targets, before.placed if before is not None else {})
     routes.ensure(node, state.addresses)
-    _load(ruleset.frame(node))
+    _load(ruleset.declare())
     edits = mending(observe.read(), wanted)
     tables.change(FAMILY, TABLE, edits, map(rules_of, state.chains))
+    _load(ruleset.frame(node))
     if before is None:  # whoever was here before may have died between a change and its consequences
         stale.forget(stale.find({}, state.placed, state.placed), tables)
     return state

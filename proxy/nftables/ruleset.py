@@ -40,28 +40,32 @@ _HOOKS = {
     "input": "type nat hook input priority 100; policy accept;",
     "postrouting": "type nat hook postrouting priority srcnat; policy accept;",
 }
+_CHAINS = (
+    *("identity", "refuse", *_HOOKS),
+    *(f"{name}{v}" for v in VERSIONS for name in ("arrive", "leave", "translate", "learn")),
+)
 MOST_CLIENTS = 262_144  # of sticky Services, by kind and IP version; beyond it, new clients do not stick
 
 
-def frame(node: NodeFacts) -> str:
-    """Maps, base chains and the rules common to all Services: one transaction that leaves all elements alone."""
-    chains = ["identity", "refuse", *_HOOKS]
-    chains += [f"{name}{v}" for v in VERSIONS for name in ("arrive", "leave", "translate", "learn")]
-    rules = [*_refusal(), *_hooks(), *(rule for v in VERSIONS for rule in _of_version(node, v))]
-    mark = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
-    lines = [f"add table {_AT}"]
-    lines += [f"add {declaration}" for declaration in declarations()]
-    lines += [f"add chain {_AT} {name} {{ {_HOOKS[name]} }}" for name in _HOOKS]
-    lines += [f"add chain {_AT} {name}" for name in chains if name not in _HOOKS]
-    lines += [f"flush chain {_AT} {name}" for name in chains]
-    lines += [f"add rule {_AT} {rule}" for rule in rules]
-    lines.append(f'add rule {_AT} identity counter comment "{mark}"')
+def declare() -> str:
+    """The table, its maps and its chains, all of which may be there already. Nothing is served by it yet."""
+    lines = [f"add table {_AT}", *(f"add {declaration}" for declaration in declarations())]
+    lines += [f"add chain {_AT} {name} {{ {hook} }}" for name, hook in _HOOKS.items()]
+    lines += [f"add chain {_AT} {name}" for name in _CHAINS if name not in _HOOKS]
     return "\n".join(lines)
 
 
-def marker(script: str) -> str:
-    """What a frame says of itself in the kernel."""
-    return script.rpartition('comment "')[2].partition('"')[0]
+def frame(node: NodeFacts) -> str:
+    """The rules common to all Services, in the place of those that are there: one transaction.
+
+    Load it when the maps are full: what they lack is refused.
+    """
+    rules = [*_refusal(), *_hooks(), *(rule for v in VERSIONS for rule in _of_version(node, v))]
+    mark = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
+    lines = [f"flush chain {_AT} {name}" for name in _CHAINS]
+    lines += [f"add rule {_AT} {rule}" for rule in rules]
+    lines.append(f'add rule {_AT} identity counter comment "{mark}"')
+    return "\n".join(lines)
 
 
 def declarations() -> Iterator[str]:

@@ -54,6 +54,18 @@ class Carrier(typing.Protocol):
     def forget(self, ended: Iterable[TrafficKey]) -> None:
         """Counters and affinities end with their Service, once its last flow has ended."""
 
+    @property
+    def active(self) -> int:
+        """How many flows there are, as of the last ``refresh``."""
+        ...
+
+    async def refresh(self) -> None:
+        """Ask what is carried."""
+
+    async def describe(self) -> list[dict[str, typing.Any]]:
+        """The flows with an endpoint, in words."""
+        ...
+
     async def settled(self) -> None:
         """Until all this is so. Raises KernelError where it cannot be."""
 
