@@ -35,6 +35,7 @@ from cni.plan import (
     Setting,
     Shape,
     Step,
+    Transmit,
     Where,
 )
 from netplane.errors import KernelError, NetplaneError
@@ -104,7 +105,7 @@ def _place(step: Step) -> object:
     match step:
         case Neighbour():
             return step.where
-        case Label() | HostRoute():
+        case Label() | HostRoute() | Transmit():
             return Where.HOST
         case LinkUp() | PodAddress() | DefaultRoute():
             return Where.POD
@@ -195,6 +196,8 @@ class _Worker:
             case LinkUp():
                 index = _LOOPBACK if step.link == "lo" else self._made
                 return templates.link_up().fill(index=index)
+            case Transmit():
+                return templates.get_link().fill(index=self._host_index(step.link))
             case PodAddress():
                 return templates.address(step.address.version).fill(index=self._made, address=step.address)
             case Neighbour():
@@ -319,6 +322,7 @@ _WORDS: dict[type, str] = {
     CreateVeth: "make the veth pair {s.host} and {s.pod}",
     Label: "label {s.link}",
     LinkUp: "bring up {s.link} in the pod",
+    Transmit: "have {s.link} transmit",
     PodAddress: "give {s.link} the address {s.address}",
     Neighbour: "add the neighbour {s.address} on {s.link} ({s.where})",
     HostRoute: "add the route to {s.address} on {s.link}",

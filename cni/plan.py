@@ -63,6 +63,15 @@ class LinkUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Transmit:
+    """Have the host's end send from now on. Its carrier came with the pod's end, and until the kernel's link watch has
+    run for it, packets to the pod are dropped in silence. Asking for the link runs it (rtnl_getlink, since 6.8).
+    """
+
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
 class PodAddress:
     """Usable at once: IPv6 without duplicate address detection, nobody else is on the link."""
 
@@ -139,6 +148,7 @@ Step = (
     CreateVeth
     | Label
     | LinkUp
+    | Transmit
     | PodAddress
     | Neighbour
     | HostRoute
@@ -176,14 +186,15 @@ def attach(lease: Lease) -> tuple[Step, ...]:
     versions = sorted({address.version for address in lease.addresses})
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
-        Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports)),
-        *host_side(lease),
-        *_settings(link, versions),
         LinkUp("lo"),
         LinkUp(pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(DefaultRoute(pod_link, GATEWAYS[v]) for v in versions),
+        Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports)),
+        *host_side(lease),
+        Transmit(link),
+        *_settings(link, versions),
         *_shapes(lease),
         Firewall(True, lease),
         *_flows(lease),

@@ -23,11 +23,12 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 REQUEST, ACK, EXCL, REPLACE, CREATE, APPEND = 0x1, 0x4, 0x200, 0x100, 0x400, 0x800  # netlink(7)
-NEWLINK, DELLINK, SETLINK, NEWADDR, NEWROUTE, NEWNEIGH = 16, 17, 19, 20, 24, 28  # rtnetlink(7)
+NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWROUTE, NEWNEIGH = 16, 17, 18, 19, 20, 24, 28  # rtnetlink(7)
 NFT_NEWSETELEM, NFT_DELSETELEM = 0x0A0C, 0x0A0E  # NFNL_SUBSYS_NFTABLES << 8 | message
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 _NFTABLES = 10
 _IFF_UP = 1
+_SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _NODAD = 0x02
 _PERMANENT = 0x80
 _ONLINK = 4
@@ -186,6 +187,16 @@ def link_up() -> Template:
 
     def encode(index: int) -> bytes:
         return _encoded(ifinfmsg(), SETLINK, 0, [], index=index, flags=_IFF_UP, change=_IFF_UP)
+
+    return Template(encode, {"index": NUMBER})
+
+
+@lru_cache(maxsize=1)
+def get_link() -> Template:
+    """Ask for a link, without its counters."""
+
+    def encode(index: int) -> bytes:
+        return _encoded(ifinfmsg(), GETLINK, 0, [("IFLA_EXT_MASK", _SKIP_STATISTICS)], index=index)
 
     return Template(encode, {"index": NUMBER})
 

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cni import client
 from netplane.linux.namespaces import socket_in
 from tests.netns.cni_node import (
     NODE_ADDRESS,
     OUTSIDE_ADDRESS,
     CniNode,
+    netns_path,
     network,
     pods,
     run_in,
@@ -198,3 +200,30 @@ def test_fifty_at_once_share_nothing_and_leave_nothing(node: CniNode):
         ends = list(threads.map(lambda name: node.call("DEL", name), names))
         assert [a.stdout for a in ends if a.code] == []
         assert node.residue() == {}
+
+
+def test_no_first_packet_is_lost(node: CniNode):
+    """From the node to the pod and back, in the very moment in which ADD is answered."""
+    lost = []
+    stdin = json.dumps(network()).encode()
+    with socket_in(node.netns, socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(1)
+        for number in range(40):
+            with pods(1) as (pod,), socket_in(pod, socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+                receiver.bind(("0.0.0.0", 9))
+                receiver.settimeout(1)
+                environment = {
+                    "CNI_CONTAINERID": f"pod-{number}",
+                    "CNI_IFNAME": "eth0",
+                    "CNI_NETNS": netns_path(pod),
+                    "CNI_PATH": "/",
+                }
+                answer = client.call(node.socket_path, {**environment, "CNI_COMMAND": "ADD"}, stdin)
+                sender.sendto(b"first", (answer["ips"][0]["address"].partition("/")[0], 9))
+                try:
+                    receiver.sendto(*receiver.recvfrom(10))
+                    sender.recv(10)
+                except TimeoutError:
+                    lost.append(number)
+                client.call(node.socket_path, {**environment, "CNI_COMMAND": "DEL"}, stdin)
+    assert lost == []

@@ -15,8 +15,10 @@ from cni.plan import (
     DeleteLink,
     Firewall,
     HostRoute,
+    LinkUp,
     Neighbour,
     PodAddress,
+    Transmit,
     Where,
 )
 from cni.protocol import Attachment
@@ -49,11 +51,13 @@ def test_an_add_from_top_to_bottom():
     assert steps[0] == CreateVeth(TERMS.link, host_mac, "eth0", pod_mac, 1450)
     for address, gateway in zip(LEASE.addresses, ("169.254.1.1", "fe80::1"), strict=True):
         expected = [
-            Neighbour(Where.HOST, TERMS.link, address, pod_mac),
-            HostRoute(TERMS.link, address),
+            LinkUp("eth0"),
             PodAddress("eth0", address),
             Neighbour(Where.POD, "eth0", ip_address(gateway), host_mac),
             DefaultRoute("eth0", ip_address(gateway)),
+            Neighbour(Where.HOST, TERMS.link, address, pod_mac),
+            HostRoute(TERMS.link, address),
+            Transmit(TERMS.link),
         ]
         positions = [steps.index(step) for step in expected]
         assert positions == sorted(positions)
