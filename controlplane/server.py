@@ -30,6 +30,7 @@ from controlplane.auth import join
 from controlplane.auth.pki import Authority
 from controlplane.auth.tokens import load_issuer
 from controlplane.backups import Schedule, keep_backed_up
+from controlplane.collector import keep_young
 from controlplane.controllers.options import Options
 from controlplane.scheduler import Scheduler
 from controlplane.store.sqlite import SQLiteStore, directory_of, path_of
@@ -118,6 +119,7 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
             api.keep(),
             keep_published(api.machinery, catalog(api.kinds), published),
             _back_up(settings, store),
+            keep_young(),
             _reload(settings, daemon, tls),
             _control(settings, kubeconfig),
         )
