@@ -11,6 +11,11 @@ settings.register_profile("thorough", max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Golden files are written by the tests that read them, when asked."""
+    parser.addoption("--record", action="store_true", help="write what is printed now into the golden files")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tiers follow the folders; the kernel tiers need root and say so."""
     root = os.geteuid() == 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from controlplane.api import reads, watches
+from controlplane.api import reads, views, watches
 from controlplane.api.applies import apply
 from controlplane.api.authorization import authorize
 from controlplane.api.bodies import APPLY_PATCH, OBJECT_TYPES, an_object, decode, media_type
@@ -25,7 +25,7 @@ from controlplane.api.fanout import Fanout
 from controlplane.api.kinds.kind import Asker
 from controlplane.api.lifecycle import delete_options
 from controlplane.api.measures import Measures
-from controlplane.api.orders import dry_if_said, order_for
+from controlplane.api.orders import dry_if_said, order_for, stored
 from controlplane.api.patch import PATCHES
 from controlplane.api.represent import JSON, Representation, negotiate
 from controlplane.api.route import Catalog, Route, find
@@ -33,7 +33,7 @@ from controlplane.api.schema.openapi import ROOT as OPENAPI
 from controlplane.api.schema.openapi import OpenApi
 from controlplane.api.selection import flag, parse
 from controlplane.api.streams.proxy import SUBRESOURCES as STREAMS
-from controlplane.api.subresources import bind, finalize, scale_of, write_scale
+from controlplane.api.subresources import SCALE_KIND, bind, finalize, scale_of, write_scale
 from controlplane.api.tokens import request_token
 from controlplane.api.watches import Watcher
 from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
@@ -196,20 +196,28 @@ class ApiServer:
             return await self._delete(request, order, decode(content_type, body))
         if route.subresource not in ("", "status"):
             return json_response(await self._subresource(order, content_type, body), _created(route))
-        form = negotiate(request.headers.get("Accept", ""), request.query)
-        media = media_type(content_type)
+        return await self._write(self._form(request, route), order, content_type, body)
+
+    async def _write(
+        self, form: Representation, order: Order, content_type: str, body: bytes
+    ) -> web.StreamResponse:
+        """POST, PUT or PATCH of an object or its status. Raises StatusError."""
+        route, media = order.route, media_type(content_type)
         sent = (
             decode(content_type, body, PATCH_TYPES)
             if route.verb == "patch"
             else an_object(content_type, body)
         )
+        if route.kind.view is not None:
+            obj = await views.write(self._machinery, order, route.kind.view, media, sent)
+            return self._one(form, obj, route, _created(route))
         if media == APPLY_PATCH:
             obj, new = await apply(self._machinery, order, sent)
             return self._one(form, obj, route, 201 if new else 200)
         if route.kind.ask is not None:
             if form.form != "json":
                 raise not_acceptable("only the following media types are accepted: application/json")
-            return json_response(route.kind.ask(Asker(user, self._callers.authenticate), sent), 201)
+            return json_response(route.kind.ask(Asker(order.user, self._callers.authenticate), sent), 201)
         if route.verb == "create":
             obj = await create(self._machinery, order, sent)
         elif route.verb == "update":
@@ -219,38 +227,47 @@ class ApiServer:
         return self._one(form, obj, route, _created(route))
 
     def _one(self, form: Representation, obj: Object, route: Route, code: int = 200) -> web.Response:
-        body = form.of_object(obj, route.kind, self._machinery.clock())
+        body = form.of_object(obj, route.stored.kind, self._machinery.clock())
         return web.Response(body=body, status=code, headers={"Content-Type": form.content_type})
 
+    def _form(self, request: web.Request, route: Route) -> Representation:
+        """How the client wants its answer. Raises StatusError 400 or 406."""
+        return negotiate(request.headers.get("Accept", ""), request.query, route.kind.view)
+
     async def _get(self, request: web.Request, route: Route) -> web.StreamResponse:
-        record = reads.get(self._hub, route.kind, route.namespace, route.name)
+        kind = route.stored.kind
+        record = reads.get(self._hub, kind, route.namespace, route.name)
+        form = self._form(request, route)
         if route.subresource == "scale":
-            return json_response(scale_of(route.kind, record.obj))
-        form = negotiate(request.headers.get("Accept", ""), request.query)
-        body = form.of(record, route.kind, self._machinery.clock())
+            scale = scale_of(kind, record.obj)
+            body = form.of_object(scale, SCALE_KIND, self._machinery.clock())
+        else:
+            body = form.of(record, kind, self._machinery.clock())
         return web.Response(body=body, headers={"Content-Type": form.content_type})
 
     async def _list(self, request: web.Request, route: Route) -> web.Response:
-        form = negotiate(request.headers.get("Accept", ""), request.query)
-        options = parse(route.kind, route.namespace, route.name, request.query, watch=False)
+        form, kind = self._form(request, route), route.stored.kind
+        options = parse(kind, route.namespace, route.name, request.query, watch=False)
         found = await reads.listing(self._hub, options)
-        body = form.of_list(found.records, route.kind, found.meta, self._machinery.clock())
+        body = form.of_list(found.records, kind, found.meta, self._machinery.clock())
         return web.Response(body=body, headers={"Content-Type": form.content_type})
 
     async def _delete(self, request: web.Request, order: Order, body: object) -> web.Response:
         options = delete_options(body, request.query)
-        order, route = dry_if_said(order, body), order.route
+        order, route = dry_if_said(stored(order), body), order.route
         if route.verb == "delete":
             obj = await delete(self._machinery, order, options)
             if obj.get("kind") == "Status":
                 return json_response(obj)
-            form = negotiate(request.headers.get("Accept", ""), request.query)
-            return self._one(form, obj, route)
-        chosen = parse(route.kind, route.namespace, "", request.query, watch=False)
+            return self._one(self._form(request, route), obj, route)
+        kind = route.stored.kind
+        chosen = parse(kind, route.namespace, "", request.query, watch=False)
         found = await reads.listing(self._hub, chosen)
         await delete_collection(self._machinery, order, found, options)
         return web.Response(
-            body=Representation().of_list(found.records, route.kind, found.meta, self._machinery.clock()),
+            body=Representation(view=route.kind.view).of_list(
+                found.records, kind, found.meta, self._machinery.clock()
+            ),
             headers={"Content-Type": JSON},
         )
 
@@ -274,8 +291,8 @@ class ApiServer:
         raise no_such_path()
 
     async def _watch(self, request: web.Request, route: Route) -> web.StreamResponse:
-        form = negotiate(request.headers.get("Accept", ""), request.query)
-        options = parse(route.kind, route.namespace, route.name, request.query, watch=True)
+        form = self._form(request, route)
+        options = parse(route.stored.kind, route.namespace, route.name, request.query, watch=True)
         response = web.StreamResponse(
             headers={"Content-Type": form.content_type, "Cache-Control": "no-cache"}
         )

@@ -46,6 +46,11 @@ def order_for(
     )
 
 
+def stored(order: Order) -> Order:
+    """The order by the name under which the objects are stored."""
+    return replace(order, route=order.route.stored)
+
+
 def dry_if_said(order: Order, options: object) -> Order:
     """The order, a dry run if the DeleteOptions in its body say so. Raises StatusError 400."""
     said = options.get("dryRun") if isinstance(options, dict) else None

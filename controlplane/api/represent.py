@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from controlplane.api.kinds.kind import Kind
+from controlplane.api.kinds.kind import Kind, View
 from controlplane.api.records import Record, Transition
 from controlplane.api.tables import partial, table
 from netplane.kube.errors import bad_request, not_acceptable
@@ -27,11 +27,15 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """``form`` is json, table or partial; ``include`` is what a table's rows carry."""
+    """``form`` is json, table or partial; ``include`` is what a table's rows carry.
+
+    With a ``view``, objects go out in its words; the kinds that are passed are what is stored.
+    """
 
     form: str = "json"
     version: str = "v1"
     include: str = "Metadata"
+    view: View | None = None
 
     @property
     def content_type(self) -> str:
@@ -41,7 +45,7 @@ class Representation:
     def of(self, record: Record, kind: Kind, now: datetime) -> bytes:
         """One object."""
         if self.form == "json":
-            return record.json
+            return record.json if self.view is None else orjson.dumps(self.view.show(record.obj))
         if self.form == "partial":
             return orjson.dumps(partial(record.obj, self.version))
         return self._table([record], kind, {"resourceVersion": str(record.revision)}, now)
@@ -49,7 +53,7 @@ class Representation:
     def of_object(self, obj: Object, kind: Kind, now: datetime) -> bytes:
         """One object that is no record of the store, such as a dry run's."""
         if self.form == "json":
-            return orjson.dumps(obj)
+            return orjson.dumps(obj if self.view is None else self.view.show(obj))
         return self.of(Record("", int(obj["metadata"].get("resourceVersion") or 0), obj), kind, now)
 
     def of_list(
@@ -62,8 +66,10 @@ class Representation:
             items = [orjson.dumps(partial(record.obj, self.version)) for record in records]
             head = {"kind": "PartialObjectMetadataList", "apiVersion": f"meta.k8s.io/{self.version}"}
         else:
-            items = [record.json for record in records]
-            head = {"kind": f"{kind.resource.kind}List", "apiVersion": kind.resource.api_version}
+            show = self.view.show if self.view is not None else None
+            items = [record.json if show is None else orjson.dumps(show(record.obj)) for record in records]
+            resource = (self.view or kind).resource
+            head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
         opening = orjson.dumps({**head, "metadata": list_meta})[:-1]
         return opening + b',"items":[' + b",".join(items) + b"]}"
 
@@ -95,7 +101,7 @@ class Representation:
         elif self.form == "partial":
             body = orjson.dumps(partial({"metadata": metadata}, self.version))
         else:
-            resource = kind.resource
+            resource = (self.view or kind).resource
             body = orjson.dumps(
                 {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
             )
@@ -104,7 +110,10 @@ class Representation:
     def _table(
         self, records: Iterable[Record], kind: Kind, list_meta: dict[str, Any], now: datetime
     ) -> bytes:
-        rows = ((record.cells(kind), record.obj) for record in records)
+        show = self.view.show if self.view is not None and self.include == "Object" else None
+        rows = (
+            (record.cells(kind), record.obj if show is None else show(record.obj)) for record in records
+        )
         return orjson.dumps(table(kind, rows, list_meta, version=self.version, include=self.include, now=now))
 
 
@@ -126,7 +135,7 @@ def media_ranges(accept: str) -> Iterator[tuple[str, Mapping[str, str]]]:
         yield media.lower(), {name.lower(): value for name, _, value in pairs}
 
 
-def negotiate(accept: str, query: Mapping[str, str]) -> Representation:
+def negotiate(accept: str, query: Mapping[str, str], view: View | None = None) -> Representation:
     """The first form in the client's order that we have. Raises StatusError 406, or 400 for includeObject."""
     include = query.get("includeObject") or "Metadata"
     if include not in ("None", "Metadata", "Object"):
@@ -136,10 +145,10 @@ def negotiate(accept: str, query: Mapping[str, str]) -> Representation:
             continue
         form = parameters.get("as", "")
         if not form:
-            return Representation()
+            return Representation(view=view)
         known = form in _FORMS and parameters.get("g") == "meta.k8s.io"
         if known and parameters.get("v") in ("v1", "v1beta1"):
-            return Representation(_FORMS[form], parameters["v"], include)
+            return Representation(_FORMS[form], parameters["v"], include, view)
     raise not_acceptable(
         "only the following media types are accepted: application/json, "
         "application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"

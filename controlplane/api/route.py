@@ -4,7 +4,7 @@ Source: Kubernetes API concepts ("Resource URIs", "API verbs") and kube-apiserve
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.api.kinds.kind import Kind
 from netplane.kube.errors import method_not_allowed, no_such_path, not_served
@@ -34,6 +34,12 @@ class Route:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+
+    @property
+    def stored(self) -> "Route":
+        """The same by the name under which the objects are stored."""
+        view = self.kind.view
+        return self if view is None else replace(self, kind=view.kind)
 
 
 def catalog(kinds: Iterable[Kind]) -> Catalog:

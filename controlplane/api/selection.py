@@ -5,7 +5,7 @@ Source: Kubernetes API concepts, "resourceVersion semantics", "Resource versions
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -116,23 +116,23 @@ def parse(kind: Kind, namespace: str, name: str, query: Mapping[str, str], *, wa
 
 def selection(kind: Kind, namespace: str, name: str, query: Mapping[str, str]) -> Selection:
     """The selectors of a query string; a field the kind cannot be selected by is a 400."""
-    label_text, field_text = query.get("labelSelector", ""), query.get("fieldSelector", "")
     try:
-        labels = Selector.parse(label_text)
-        fields = FieldSelector.parse(field_text)
+        labels = Selector.parse(query.get("labelSelector", ""))
+        fields = FieldSelector.parse(query.get("fieldSelector", ""))
     except ValueError as error:
         raise bad_request(f"unable to parse the selector: {error}") from None
     known = kind.fields({})
     for field in sorted(fields.fields):
         if field not in known:
-            target = f'"{kind.resource.api_version}, Resource={kind.resource.plural}"'
-            text = f'label selector "{label_text}", field selector "{field_text}"'
-            supported = ", ".join(sorted(known))
-            raise bad_request(
-                f"Unable to find {target} that match {text}: field label not supported: {field} "
-                f"(supported: {supported})"
-            )
+            raise bad_request(_unsupported(field, known))
     return Selection(kind, namespace, name, labels, fields)
+
+
+def _unsupported(field: str, known: Iterable[str]) -> str:
+    """kube-apiserver's two texts: of kinds that are selected by what every object has, and of the others."""
+    if set(known) <= {"metadata.name", "metadata.namespace"}:
+        return f'"{field}" is not a known field selector: only "metadata.name", "metadata.namespace"'
+    return f"field label not supported: {field}"
 
 
 def flag(query: Mapping[str, str], name: str) -> bool:

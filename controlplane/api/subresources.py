@@ -5,19 +5,34 @@ Kind prepares differently (`writes.update`).
 Source: Kubernetes API conventions, "Subresources"; ``registry/core/pod/storage``, ``registry/apps/*/storage``.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from controlplane.api import lifecycle, patch
-from controlplane.api.kinds.kind import Kind
+from controlplane.api.kinds.kind import Column, Kind
+from controlplane.api.kinds.listed import listed_kind
+from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.records import Record
 from controlplane.api.transactions import Act, Decision, transact
 from controlplane.api.writes import Machinery, Order, check_user, update
 from netplane.kube.errors import Cause, bad_request, conflict, invalid, not_found
 from netplane.kube.objects import Object, is_deleting, labels_of, meta, name_of, rfc3339, set_condition
-from netplane.kube.resources import NAMESPACES, PODS
+from netplane.kube.resources import NAMESPACES, PODS, Resource
 from netplane.kube.selectors import Selector
 
 SCALE = ("autoscaling/v1", "Scale")
+
+
+SCALE_KIND = replace(
+    listed_kind(Resource("autoscaling", "v1", "scales", "Scale")),
+    columns=(
+        NAME,
+        Column("Desired", "integer", lambda scale: (scale.get("spec") or {}).get("replicas") or 0),
+        Column("Available", "integer", lambda scale: (scale.get("status") or {}).get("replicas") or 0),
+        AGE,
+    ),
+)
+"""What a Scale looks like when it is printed; it is made of the object it scales, and never stored."""
 
 
 def scale_of(kind: Kind, obj: Object) -> Object:

@@ -44,8 +44,10 @@ class StatusError(NetplaneError):
             "reason": self.reason,
             "code": self.code,
         }
-        if self.details:
-            body["details"] = self.details
+        if self.details or self.reason in ("NotFound", "MethodNotAllowed"):
+            body["details"] = (
+                self.details
+            )  # also an empty one: kubectl looks inside to tell these from others
         return body
 
 

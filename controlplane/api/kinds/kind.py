@@ -113,6 +113,7 @@ class Kind:
     warnings         what who writes a valid object should know, for the answer's Warning headers
     stored           False: the collection is always empty, and creating in it is refused by name
     ask              (who, question) → answer, of a kind that is only asked: POST is its one verb
+    view             of a kind that is another one by a second name: what is stored, and how it is told
     """
 
     resource: Resource
@@ -128,3 +129,17 @@ class Kind:
     warnings: Callable[[Object], list[str]] = nothing_to_warn_of
     stored: bool = True
     ask: Callable[[Asker, Object], Object] | None = None
+    view: View | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """``resource`` is a second group's name for objects that are stored as ``kind``.
+
+    ``show`` makes a stored object the view's, ``read`` takes it back; neither changes what it is given.
+    """
+
+    resource: Resource
+    kind: Kind
+    show: Callable[[Object], Object]
+    read: Callable[[Object], Object]

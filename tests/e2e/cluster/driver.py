@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[3]
 NETPLANE = str(Path(sys.executable).parent / "netplane")
 KUBECTL = ROOT / ".cache/kubectl/usr/bin/kubectl"
+NEWER_KUBECTL = ROOT / ".cache/kubectl-1.36/kubectl"
 STREAM = str(Path(__file__).parent / "stream.py")
 
 

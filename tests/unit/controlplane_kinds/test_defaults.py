@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from controlplane.api.kinds.events_v1 import EVENTS_V1
 from controlplane.api.kinds.listed import LISTED
 from controlplane.api.kinds.pod_defaults import qos_class
 from controlplane.api.kinds.registry import KINDS
@@ -56,8 +57,8 @@ def container(**fields):
 
 
 def test_registry_serves_every_resource_netplane_speaks():
-    assert set(KINDS) == {*ALL, *LISTED, *(kind.resource for kind in REVIEWS)}
-    assert {resource for resource, kind in KINDS.items() if kind.stored} == set(ALL)
+    assert set(KINDS) == {*ALL, EVENTS_V1, *LISTED, *(kind.resource for kind in REVIEWS)}
+    assert {resource for resource, kind in KINDS.items() if kind.stored} == {*ALL, EVENTS_V1}
     assert all(kind.resource == resource for resource, kind in KINDS.items())
 
 
