@@ -21,6 +21,7 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import listen, load_pair, serving, tls_context
+from controlplane.api.pod_admission import Patience
 from controlplane.api.publish import Published, keep_published, publish
 from controlplane.api.route import catalog
 from controlplane.api.streams.agents import Agents
@@ -105,7 +106,12 @@ async def serve(settings: Settings, daemon: Daemon) -> None:
         stack.push_async_callback(store.close)
         address = f"{_url_host(settings.addresses[0])}:{settings.port}"
         api = await build(
-            store, KINDS.values(), allocate_service=allocator(settings), issuer=issuer, address=address
+            store,
+            KINDS.values(),
+            allocate_service=allocator(settings),
+            issuer=issuer,
+            address=address,
+            patience=Patience(unreachable=round(settings.pod_eviction_timeout_seconds)),
         )
         published = _published(settings)
         await publish(api.machinery, catalog(api.kinds), published)

@@ -9,7 +9,7 @@ from typing import Any
 from controlplane.api import lifecycle
 from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.pod_admission import give_account, give_priority
+from controlplane.api.pod_admission import USUAL, Patience, give_account, give_priority, give_tolerations
 from controlplane.api.records import key_for
 from controlplane.store.contract import Check, Operation, Put
 from netplane.kube.errors import Cause, invalid, not_found
@@ -31,12 +31,13 @@ AllocateService = Callable[[Object, Object | None, Iterable[Object]], None]
 class Admission:
     """Asked in the middle of every create and update: `place` before validation, `claim` after it."""
 
-    def __init__(self, hub: Hub, allocate_service: AllocateService) -> None:
+    def __init__(self, hub: Hub, allocate_service: AllocateService, patience: Patience = USUAL) -> None:
         self._hub = hub
         self._allocate_service = allocate_service
+        self._patience = patience
 
     def place(self, kind: Kind, obj: Object) -> tuple[Operation, ...]:
-        """A new object needs a namespace that lives; a pod also its priority and account.
+        """A new object needs a namespace that lives; a pod also its priority, account and tolerations.
 
         Raises StatusError 403 or 404.
         """
@@ -51,6 +52,7 @@ class Admission:
         if kind.resource == PODS:
             give_priority(obj, self._stored(PRIORITYCLASSES))
             give_account(obj, self._stored(SERVICEACCOUNTS))
+            give_tolerations(obj, self._patience)
         return (Check(found.key, found.revision),)
 
     def _stored(self, resource: Resource) -> Iterable[Object]:

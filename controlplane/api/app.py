@@ -17,6 +17,7 @@ from controlplane.api.http import ApiServer, Doors
 from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.measures import Measures
+from controlplane.api.pod_admission import USUAL, Patience
 from controlplane.api.route import catalog
 from controlplane.api.writes import Machinery
 from controlplane.auth.tokens import Issuer
@@ -89,15 +90,19 @@ async def build(
     allocate_service: AllocateService,
     issuer: Issuer,
     address: str,
+    patience: Patience = USUAL,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Api:
-    """Read the store into memory. ``issuer`` signs tokens; ``address`` (host:port) is what discovery names."""
+    """Read the store into memory. ``issuer`` signs tokens; ``address`` (host:port) is what discovery names.
+
+    ``patience`` is what pods have with their nodes where they say nothing of it.
+    """
     served = tuple(kinds)
     hub = Hub(store, served)
     await hub.load()
     fanout = Fanout(served, clock)
     hub.subscribe(fanout.tell)
-    machinery = Machinery(hub, Admission(hub, allocate_service), clock)
+    machinery = Machinery(hub, Admission(hub, allocate_service, patience), clock)
     return Api(machinery, Callers(hub, issuer, clock), fanout, served, address)
 
 

@@ -59,11 +59,10 @@ def _check(order: Order, config: Any) -> None:
     paths = unknown(shape_of(order.resource), config)
     if paths:
         where = f"{route.namespace}/{route.name}" if route.namespace else route.name
-        which = f"{order.resource.api_version}, Kind={order.resource.kind}"
-        raise bad_request(
-            f"failed to create typed patch object ({where}; {which}): "
-            + ", ".join(f".{path}: field not declared in schema" for path in paths)
-        )
+        which = f"{order.resource.group}/{order.resource.version}, Kind={order.resource.kind}"
+        wrong = [f".{path}: field not declared in schema" for path in paths]
+        listed = wrong[0] if len(wrong) == 1 else "errors:\n" + "".join(f"  {each}\n" for each in wrong)
+        raise bad_request(f"failed to create typed patch object ({where}; {which}): {listed}")
     check_fields(order, config)
 
 

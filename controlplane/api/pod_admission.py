@@ -1,10 +1,11 @@
-"""What a new pod gets from other objects: its priority, its account.
+"""What a new pod gets from other objects and from the cluster: its priority, its account, its patience with nodes.
 
-Source: Kubernetes ``plugin/pkg/admission/{priority,serviceaccount}/admission.go``. No token is mounted: netplane
-issues none.
+Source: Kubernetes ``plugin/pkg/admission/{priority,serviceaccount,defaulttolerationseconds}/admission.go``. No token
+is mounted.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from controlplane.api.kinds.priorityclasses import PREEMPTS
@@ -13,6 +14,18 @@ from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import PODS
 
 DEFAULT_ACCOUNT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many seconds a pod that says nothing of it stays on a node that is not ready, or silent."""
+
+    not_ready: int = 300
+    unreachable: int = 300
+
+
+USUAL = Patience()
+"""kube-apiserver's."""
 
 
 def give_priority(pod: Object, classes: Iterable[Object]) -> None:
@@ -71,3 +84,22 @@ def give_account(pod: Object, accounts: Iterable[Object]) -> None:
                 PODS, name_of(pod), f"error looking up service account {namespace}/{wanted}: {text}"
             )
     spec["serviceAccountName"] = spec["serviceAccount"] = wanted
+
+
+def give_tolerations(pod: Object, patience: Patience) -> None:
+    """Tolerations of the two taints that a node gets by itself, where the pod has none of them, in place."""
+    spec = pod.get("spec")
+    if not isinstance(spec, dict) or not isinstance(spec.get("tolerations") or [], list):
+        return
+    own = list(spec.get("tolerations") or [])
+    for taint, seconds in (("not-ready", patience.not_ready), ("unreachable", patience.unreachable)):
+        key = f"node.kubernetes.io/{taint}"
+        if not any(_is_about(toleration, key) for toleration in own):
+            lasting = {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}
+            spec["tolerations"] = [*(spec.get("tolerations") or []), lasting]
+
+
+def _is_about(toleration: object, key: str) -> bool:
+    if not isinstance(toleration, dict):
+        return True  # validation says what is wrong with it
+    return (toleration.get("key") or key) == key and (toleration.get("effect") or "NoExecute") == "NoExecute"

@@ -111,9 +111,7 @@ class Representation:
         self, records: Iterable[Record], kind: Kind, list_meta: dict[str, Any], now: datetime
     ) -> bytes:
         show = self.view.show if self.view is not None and self.include == "Object" else None
-        rows = (
-            (record.cells(kind), record.obj if show is None else show(record.obj)) for record in records
-        )
+        rows = ((record.cells(kind), record.obj if show is None else show(record.obj)) for record in records)
         return orjson.dumps(table(kind, rows, list_meta, version=self.version, include=self.include, now=now))
 
 

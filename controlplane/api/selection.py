@@ -120,7 +120,7 @@ def selection(kind: Kind, namespace: str, name: str, query: Mapping[str, str]) -
         labels = Selector.parse(query.get("labelSelector", ""))
         fields = FieldSelector.parse(query.get("fieldSelector", ""))
     except ValueError as error:
-        raise bad_request(f"unable to parse the selector: {error}") from None
+        raise bad_request(str(error)) from None
     known = kind.fields({})
     for field in sorted(fields.fields):
         if field not in known:

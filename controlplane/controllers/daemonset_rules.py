@@ -31,10 +31,12 @@ from controlplane.controllers.taints import (
     untolerated,
 )
 from controlplane.controllers.templates import pod_from_template
-from netplane.kube.objects import Object, is_deleting, key_of, labels_of, name_of, uid_of
+from netplane.kube.objects import Object, annotations_of, is_deleting, key_of, labels_of, name_of, uid_of
 from netplane.kube.resources import DAEMONSETS, PODS
 
 HASH_LABEL = "controller-revision-hash"
+GENERATION_LABEL = "pod-template-generation"
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 BURST = 250  # pods created or deleted by one decision
 FAILED_REST_SECONDS = 15.0  # a pod that failed for good is replaced when it is this old, so that none spins
 ROLLING = "RollingUpdate"
@@ -119,6 +121,8 @@ def pod_for(daemonset: Object, node: str, stamp: str, suffix: str) -> Object:
     """A pod for this node only: the scheduler binds it there, when there is room."""
     pod = pod_from_template(DAEMONSETS, daemonset, suffix)
     pod["metadata"]["labels"][HASH_LABEL] = stamp
+    if generation := annotations_of(daemonset).get(TEMPLATE_GENERATION):
+        pod["metadata"]["labels"][GENERATION_LABEL] = generation
     spec = pod["spec"]
     only = [{"key": "metadata.name", "operator": "In", "values": [node]}]
     terms = [{**term, "matchFields": only} for term in required_terms(spec) or [{}]]

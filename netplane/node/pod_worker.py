@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -47,7 +48,7 @@ class PodWorker:
         self._observed = sandbox is None or not sandbox.alive
         self._gone = False
         self._kill_at: float | None = None
-        self._signalled = False
+        self._announced = False
         self._first_seen = self._clock()
         self._start_time = ""
         self._phase = ""
@@ -296,6 +297,7 @@ class PodWorker:
             if left > 0:
                 await self._ask_to_end(sandbox, running)
                 return False, left
+            self._announce_end(running)
         elif sandbox is not None and sandbox.alive and not self._observed:
             return False, 1.0
         await self._leave_home()
@@ -307,12 +309,18 @@ class PodWorker:
         return True, None
 
     async def _ask_to_end(self, sandbox: Sandbox, running: list[ContainerSlot]) -> None:
-        if self._signalled:
-            return
-        self._signalled = True
+        if self._announce_end(running):
+            for slot in running:
+                await sandbox.signal(slot.name, signal.SIGTERM)
+
+    def _announce_end(self, running: Sequence[ContainerSlot]) -> bool:
+        """Say once that these are ending, also where there is no time left to ask them; whether it is news."""
+        if self._announced:
+            return False
+        self._announced = True
         for slot in running:
             self._context.events.normal(self.pod, "Killing", f"Stopping container {slot.name}")
-            await sandbox.signal(slot.name, signal.SIGTERM)
+        return True
 
     async def _forget(self) -> None:
         """Nothing of the pod is left here: the API may let go of its name."""

@@ -12,7 +12,8 @@ from typing import Any
 from netplane.kube.objects import Object, condition, is_deleting, parse_time, rfc3339, set_condition
 from netplane.node.runtimes import ContainerState
 
-OURS = ("Initialized", "ContainersReady", "Ready")
+OURS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+"""The conditions that kubelet writes, in its order."""
 UNKNOWN_END = "ContainerStatusUnknown"
 
 
@@ -77,7 +78,13 @@ def build(view: PodView, now: str) -> dict[str, Any]:
 def _conditions(view: PodView, found: str, now: str) -> list[dict[str, Any]]:
     """Ours computed, all others as they are: a merge patch replaces the whole list."""
     conditions = list((view.pod.get("status") or {}).get("conditions") or [])
-    conditions = set_condition(conditions, "Initialized", "True", "", "", now)
+    networked = "True" if view.pod_ips and found not in ("Succeeded", "Failed") else "False"
+    for kind, truth in (
+        ("PodReadyToStartContainers", networked),
+        ("Initialized", "True"),
+        ("PodScheduled", "True"),
+    ):
+        conditions = _set(conditions, kind, truth, "", "", now)
     unready = [str(c.spec.get("name")) for c in view.containers if not c.ready]
     if found in ("Succeeded", "Failed"):
         truth, reason, message = "False", "PodCompleted" if found == "Succeeded" else "PodFailed", ""
@@ -95,7 +102,8 @@ def _conditions(view: PodView, found: str, now: str) -> list[dict[str, Any]]:
         )
     if is_deleting(view.pod):
         truth, reason = "False", reason or "PodTerminating"
-    return _set(conditions, "Ready", truth, reason, message, now)
+    conditions = _set(conditions, "Ready", truth, reason, message, now)
+    return sorted(conditions, key=lambda c: OURS.index(c["type"]) if c["type"] in OURS else -1)
 
 
 def _set(

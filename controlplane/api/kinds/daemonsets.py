@@ -14,6 +14,7 @@ from controlplane.api.kinds.label_selector import selector_causes, selector_matc
 from controlplane.api.kinds.metadata import (
     defaulting,
     name_fields,
+    preparing,
     validating,
     validating_status,
     with_generation,
@@ -31,11 +32,12 @@ from controlplane.api.kinds.templates import (
 )
 from controlplane.api.schema.published import shape_of
 from netplane.kube.errors import Cause
-from netplane.kube.objects import Object, owner_of
+from netplane.kube.objects import Object, annotations_of, meta, owner_of
 from netplane.kube.resources import CONTROLLERREVISIONS, DAEMONSETS
 
 ON_DELETE = "OnDelete"
 REVISIONS = 10
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 DAEMONSET = shape_of(DAEMONSETS)
 CONTROLLERREVISION = shape_of(CONTROLLERREVISIONS)
 
@@ -52,6 +54,27 @@ def _default(daemonset: Object) -> None:
         rolling.setdefault("maxUnavailable", 1)
         rolling.setdefault("maxSurge", 0)
     spec.setdefault("revisionHistoryLimit", REVISIONS)
+
+
+_new, _newer = with_generation()
+
+
+def _create(daemonset: Object) -> None:
+    _new(daemonset)
+    _count(daemonset, 1)
+
+
+def _update(new: Object, old: Object) -> None:
+    _newer(new, old)
+    counted = annotations_of(old).get(TEMPLATE_GENERATION, "")
+    before, after = ((obj.get("spec") or {}).get("template") for obj in (old, new))
+    _count(new, (int(counted) if counted.isdigit() else 1) + (before != after))
+
+
+def _count(daemonset: Object, generation: int) -> None:
+    """How many templates there have been is the server's to say, whatever a writer sends."""
+    metadata = meta(daemonset)
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), TEMPLATE_GENERATION: str(generation)}
 
 
 def _causes(new: Object, old: Object | None) -> list[Cause]:
@@ -142,7 +165,7 @@ def _controller(revision: Object) -> str:
     return f"{kind}.{group}/{owner.get('name')}" if group else f"{kind}/{owner.get('name')}"
 
 
-_create, _update = with_generation()
+_prepare_create, _prepare_update = preparing(DAEMONSET, _create, _update)
 
 DAEMONSET_KIND = Kind(
     resource=DAEMONSETS,
@@ -161,8 +184,8 @@ DAEMONSET_KIND = Kind(
     ),
     fields=name_fields,
     subresources=frozenset({"status"}),
-    prepare_create=_create,
-    prepare_update=_update,
+    prepare_create=_prepare_create,
+    prepare_update=_prepare_update,
     validate_status=validating_status(DAEMONSET),
 )
 

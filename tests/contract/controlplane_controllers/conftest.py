@@ -14,6 +14,7 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import tls_context
+from controlplane.api.pod_admission import Patience
 from controlplane.auth.pki import Authority, new_key
 from controlplane.auth.tokens import Issuer
 from controlplane.store.sqlite import SQLiteStore
@@ -55,7 +56,14 @@ async def served(root: Path) -> AsyncIterator[Kubeconfig]:
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     services = ServiceAllocator((ip_network("10.96.0.0/12"),), range(30000, 32768), frozenset())
     issuer = Issuer(new_key(), "https://kubernetes.default.svc.cluster.local")
-    api = await build(store, KINDS.values(), allocate_service=services, issuer=issuer, address=address)
+    api = await build(
+        store,
+        KINDS.values(),
+        allocate_service=services,
+        issuer=issuer,
+        address=address,
+        patience=Patience(unreachable=1),
+    )
     runner = web.AppRunner(
         api.application(Doors(None, None)), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
     )

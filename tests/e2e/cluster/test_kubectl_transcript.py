@@ -5,6 +5,7 @@ changed as you would read code: a wrong output that is recorded is a wrong outpu
 """
 
 import difflib
+import platform
 import re
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.auth.pki import Authority
 from tests.e2e.cluster.driver import KUBECTL, NEWER_KUBECTL, ROOT, Lab
 from tests.e2e.cluster.transcript import Session, merged, parse, shell, transcript
 
@@ -28,27 +30,43 @@ pytestmark = [
 ]
 
 
-def volatile(namespace: str, node: str, port: str, server: str) -> list[tuple[re.Pattern[str], str]]:
+WORD = "[bcdfghjklmnpqrstvwxz2456789]"  # what Kubernetes makes random names of
+
+
+def volatile(
+    namespace: str, node: str, port: str, server: str, directory: Path
+) -> list[tuple[re.Pattern[str], str]]:
     """What differs from run to run, and what is written for it."""
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
     rules = [
         (re.escape(server), "https://<server>"),
+        (rf"{directory}/kubectl-edit-\d+", "/tmp/kubectl-edit-<n>"),
         (rf"\b{namespace}\b", "shop"),
         (rf"\b{port}\b", "<port>"),
+        (rf"\b{node}\b", "<node>"),
+        (r"\b192\.168\.\d+\.\d+\b", "<node-ip>"),
+        (re.escape(platform.release()), "<kernel>"),
+        (re.escape(system), "<os>"),
+        (r"\b[0-9a-f]{32}\b", "<id>"),
+        (r"^(  (?:cpu|memory): +)\d+", r"\1<n>"),
         (r"eyJ[\w-]+\.[\w-]+\.[\w-]+", "<token>"),
         (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<uid>"),
         (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", "<time>"),
+        (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0000 UTC", "<time>"),
         (r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000", "<time>"),
+        (r"^W\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (\w+\.go):\d+", r"W<time> \1"),
         (r"(resourceVersion\"?: )\"\d+\"", r'\1"<rv>"'),
-        (r"\b(\w[\w-]*)-[0-9a-f]{8,10}-[bcdfghjklmnpqrstvwxz2456789]{5}\b", r"\1-<hash>-<pod>"),
-        (r"\b(web)-[0-9a-f]{8,10}\b", r"\1-<hash>"),
-        (r"(pod-template-hash[=:]\"? ?\"?)[0-9a-f]{8,10}", r"\1<hash>"),
-        (r"\b(web|sums|everywhere)-[bcdfghjklmnpqrstvwxz2456789]{5}\b", r"\1-<pod>"),
-        (r"\b10\.244\.\d+\.\d+(/32)?\b", "<pod-ip>"),
+        (rf"\b(web|everywhere)-{WORD}{{6,10}}-{WORD}{{5}}\b", r"\1-<hash>-<pod>"),
+        (rf"\b(web|everywhere)-{WORD}{{6,10}}\b", r"\1-<hash>"),
+        (rf"\b(hash[=:]\"? ?\"?){WORD}{{6,10}}", r"\1<hash>"),
+        (rf"\b(web|sums|everywhere|debugger)-{WORD}{{5}}\b", r"\1-<pod>"),
+        (r"\b10\.244\.\d+\.\d+(?=/24)", "<pod-network>"),
+        (r"\b10\.244\.\d+\.\d+\b", "<pod-ip>"),
         (r"\b10\.(9[6-9]|10\d|11[01])\.\d+\.\d+\b", "<cluster-ip>"),
-        (r"\b(3[0-2]\d{3})(?=/TCP)", "<node-port>"),
-        (r"\b\d+(d|h|m|s)(\d+(h|m|s))?( ago)?\b(?! timeout)", r"<age>\4"),
+        (r"\b3[0-2]\d{3}(?=/TCP|: provided)", "<node-port>"),
+        (r"(?<!for )(?<!timeout=)\b\d+(d|h|m|s)(\d+(h|m|s))?\b", "<age>"),
     ]
-    return [(re.compile(pattern), word) for pattern, word in rules]
+    return [(re.compile(pattern, re.MULTILINE), word) for pattern, word in rules]
 
 
 def free_port() -> str:
@@ -63,11 +81,16 @@ def session(lab: Lab, version: str, directory: Path, *, record: bool) -> Session
     for manifest in MANIFESTS.iterdir():
         text = manifest.read_text().replace("$NODE", node)
         (directory / manifest.name).write_text(text)
+    Authority.create(directory).issue_server("web", ["web"]).write(
+        directory / "web.crt", directory / "web.key"
+    )
     port = free_port()
     environment = shell(kubectl, directory, Path(lab.kubeconfig), NS=namespace, NODE=node, PORT=port)
     view = [str(kubectl), "--kubeconfig", lab.kubeconfig, "config", "view", "-o", "jsonpath={..server}"]
     server = subprocess.run(view, capture_output=True, text=True, check=True).stdout
-    return Session(version, directory, environment, volatile(namespace, node, port, server), record)
+    return Session(
+        version, directory, environment, volatile(namespace, node, port, server, directory), record
+    )
 
 
 def test_kubectl_prints_what_is_written(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -2,7 +2,7 @@
 
 A line beginning with one of these asks for something, the lines up to the next such line are what came of it:
 
-    # text         says why; what follows belongs together
+    = text         says why; what follows belongs together
     $ command      run once by bash
     ~ command      run until it prints what is written: controllers and node agents need a moment
     & command      started, and left to run
@@ -18,6 +18,7 @@ import difflib
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from pathlib import Path
 
 SECONDS = 60.0
 QUIET_SECONDS = 1.5  # of a command that is still running or polled: what it says now is what is recorded
-_MARKS = ("# ", "$ ", "~ ", "& ", ". ")
+_MARKS = ("= ", "$ ", "~ ", "& ", ". ")
 _VERSION = re.compile(r"\[(\d+\.\d+)\] ?")
 
 
@@ -44,7 +45,7 @@ class Step:
 def parse(text: str) -> list[Step]:
     steps: list[Step] = []
     for line in text.splitlines():
-        if line.startswith(_MARKS) or line in ("#", "."):
+        if line.startswith(_MARKS) or line in ("=", "."):
             steps.append(Step(line[0], line[2:]))
         elif line.startswith("> ") and steps and not steps[-1].written:
             steps[-1] = replace(steps[-1], command=f"{steps[-1].command}\n{line[2:]}")
@@ -247,6 +248,9 @@ def shell(kubectl: Path, directory: Path, kubeconfig: Path, **environment: str) 
     commands = directory / "bin"
     commands.mkdir()
     (commands / "kubectl").symlink_to(kubectl)
+    terminal = commands / "terminal"  # runs a command as people do: on a terminal
+    terminal.write_text(f"#!{sys.executable}\nimport pty, sys\nsys.exit(pty.spawn(sys.argv[1:]) >> 8)\n")
+    terminal.chmod(0o755)
     own = directory / "kubeconfig"
     own.write_bytes(kubeconfig.read_bytes())
     own.chmod(0o600)

@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.api.kinds.listed import LISTED
 from controlplane.api.kinds.registry import KINDS
-from controlplane.api.pod_admission import give_account, give_priority
+from controlplane.api.pod_admission import Patience, give_account, give_priority, give_tolerations
 from netplane.kube.errors import StatusError
 from netplane.kube.resources import (
     CONFIGMAPS,
@@ -553,3 +553,58 @@ def test_a_pod_gets_its_account():
     ):
         give_account(obj, [])
     give_account(obj, [made(SERVICEACCOUNTS, "robot")])
+
+
+NOT_READY = {
+    "key": "node.kubernetes.io/not-ready",
+    "operator": "Exists",
+    "effect": "NoExecute",
+    "tolerationSeconds": 300,
+}
+UNREACHABLE = {**NOT_READY, "key": "node.kubernetes.io/unreachable", "tolerationSeconds": 7}
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        (None, [NOT_READY, UNREACHABLE]),
+        ([{"operator": "Exists"}], [{"operator": "Exists"}]),
+        (
+            [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}],
+            [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}, UNREACHABLE],
+        ),
+        (
+            [{**NOT_READY, "effect": "NoSchedule"}, UNREACHABLE],
+            [{**NOT_READY, "effect": "NoSchedule"}, UNREACHABLE, NOT_READY],
+        ),
+        (7, 7),
+        ([7], [7]),
+    ],
+)
+def test_pods_are_patient_with_nodes(own, wanted):
+    obj = {"spec": {} if own is None else {"tolerations": own}}
+    give_tolerations(obj, Patience(unreachable=7))
+    assert obj["spec"]["tolerations"] == wanted
+
+
+def test_a_daemonset_counts_its_templates():
+    def template(image):
+        spec = {"containers": [{"name": "c", "image": image}]}
+        return {"metadata": {"labels": {"app": "d"}}, "spec": spec}
+
+    def daemonset(image, **annotations):
+        spec = {"selector": {"matchLabels": {"app": "d"}}, "template": template(image)}
+        return made(DAEMONSETS, "d", spec=spec) | {
+            "metadata": {"name": "d", "namespace": "x", "annotations": annotations}
+        }
+
+    def counted(obj):
+        return obj["metadata"]["annotations"]["deprecated.daemonset.template.generation"]
+
+    first = daemonset("a", **{"deprecated.daemonset.template.generation": "9"})
+    KINDS[DAEMONSETS].prepare_create(first)
+    assert counted(first) == "1"
+    same, changed = daemonset("a"), daemonset("b")
+    for new in (same, changed):
+        KINDS[DAEMONSETS].prepare_update(new, first)
+    assert (counted(same), counted(changed)) == ("1", "2")

@@ -146,3 +146,16 @@ NOW = parse_time("2026-01-01T00:00:00Z")
 def test_grace(meta, spec, left):
     assert grace_left({"metadata": meta, "spec": spec}, NOW) == left
     assert grace_of({"metadata": {}, "spec": {}}) == 30
+
+
+def test_conditions_are_kubelets_in_its_order():
+    status = built(view(RUNNING, ready=True))
+    assert [(c["type"], c["status"]) for c in status["conditions"]] == [
+        ("PodReadyToStartContainers", "True"),
+        ("Initialized", "True"),
+        ("Ready", "True"),
+        ("ContainersReady", "True"),
+        ("PodScheduled", "True"),
+    ]
+    gated = pod({"conditions": [{"type": "lb", "status": "True"}]})
+    assert built(view(RUNNING, ready=True), pod=gated)["conditions"][0]["type"] == "lb"
