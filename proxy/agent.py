@@ -28,7 +28,7 @@ from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.older import OLDER_ENDPOINTSLICES
 from netplane.metrics import serve_http
 from netplane.runner import Daemon
-from proxy import kubeproxy
+from proxy import choice, kubeproxy
 from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.health import Health
@@ -37,6 +37,7 @@ from proxy.metrics import SyncMetrics, TrafficCollector
 from proxy.modes import Forwarding, Mode
 from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
+from proxy.userspace.workers.counts import Counts
 from proxy.userspace.workers.crew import MOST, Crew, justified
 from proxy.wanted import Wanted, node_port_networks
 
@@ -122,7 +123,10 @@ class _Agent:
             drain=settings.drain_seconds,
         )
         relay = UserspaceDataPath(carrier=self._crew, keeper=daemon, kept=daemon.listeners)
-        self._datapath = Forwarding(settings.mode, relay, self._paths)
+        mode, why = choice.resolve(settings.mode, self._paths)
+        if why:
+            log.info("%s", why)
+        self._datapath = Forwarding(mode, relay, self._paths)
         self._syncer = Syncer(
             self._wanted,
             self._datapath,
@@ -132,7 +136,7 @@ class _Agent:
             # Clients wait at listeners that outlived the process before us: what it knew is seconds old.
             grace=0.0 if daemon.listeners else GRACE,
         )
-        self._registry.register(TrafficCollector(lambda: self._crew.traffic))
+        self._registry.register(TrafficCollector(self._traffic))
         self._checks = HealthChecks(lambda: self._health.alive(time()))
         self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
         self._export_staleness()
@@ -253,11 +257,26 @@ class _Agent:
 
     def _answers(self) -> dict[str, Any]:
         return {
-            "targets": lambda: encode_targets(self._datapath.targets),
-            "flows": self._crew.describe,
+            "targets": self._targets,
+            "flows": self._flows,
             "status": self._status,
-            **{f"mode {mode}": partial(self._datapath.switch, mode) for mode in Mode},
+            **{f"mode {mode}": partial(self._switch, mode) for mode in Mode},
         }
+
+    async def _targets(self) -> list[dict[str, Any]]:
+        return encode_targets(await self._datapath.told())
+
+    async def _flows(self) -> list[dict[str, Any]]:
+        """Those of the relay and those of the kernel: after a switch there may be both."""
+        return [*await self._crew.describe(), *await self._datapath.translated()]
+
+    async def _switch(self, asked: Mode) -> str:
+        mode, why = await asyncio.to_thread(choice.resolve, asked, self._paths)
+        return "; ".join(filter(None, (why, await self._datapath.switch(mode))))
+
+    def _traffic(self) -> Counts:
+        """Only what is relayed is counted, so in the other modes there is nothing to be told."""
+        return self._crew.traffic if self._datapath.mode is Mode.USERSPACE else {}
 
     async def _status(self) -> dict[str, Any]:
         await self._crew.refresh()
@@ -268,7 +287,7 @@ class _Agent:
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
             "workers": self._crew.workers,
-            "flows": self._crew.active,
+            "flows": self._crew.active + len(await self._datapath.translated()),
             "room": self._crew.room,
             "ejected": self._crew.ejected,
             "unserved": [str(entry) for entry in report.unserved],

@@ -13,7 +13,7 @@ import yaml
 from netplane.errors import ConfigError
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
-OUR_MODES = ("userspace", "nftables")
+OUR_MODES = ("userspace", "nftables", "ebpf", "auto")
 
 
 def read(path: Path | None) -> Mapping[str, Any] | None:

@@ -11,12 +11,14 @@ from dataclasses import replace
 from enum import StrEnum
 from ipaddress import ip_address
 from time import monotonic
+from typing import Any
 
 from netplane.config import Paths
 from netplane.errors import KernelError, NetplaneError
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
 from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, Snapshot, Target
+from proxy.nftables import flows as translated
 from proxy.nftables import leaving
 from proxy.nftables.datapath import NftablesDataPath
 from proxy.targets import Targets
@@ -29,8 +31,9 @@ LOOPBACK: Mapping[int, IPAddress] = {4: ip_address("127.0.0.1"), 6: ip_address("
 
 
 class Mode(StrEnum):
-    """The data paths by name."""
+    """The data paths by name; ``auto`` stands for the best that a node's kernel can do (``proxy.choice``)."""
 
+    AUTO = "auto"
     USERSPACE = "userspace"
     NFTABLES = "nftables"
 
@@ -122,6 +125,16 @@ class Forwarding:
     async def observe(self) -> Mapping[Frontend, Target]:
         """What is being forwarded, as the kernel tells it."""
         return await (self.relay if self._kernel is None else self._kernel).observe()
+
+    async def told(self) -> Mapping[Frontend, Target]:
+        """For tools: what the kernel says; of the relay, what it was told and what works."""
+        return self.targets if self._kernel is None else await self._kernel.observe()
+
+    async def translated(self) -> list[dict[str, Any]]:
+        """The connections that the kernel translates, in words; also those that another mode has left to it."""
+        if self._kernel is None and Trace.TABLE not in self._leaving:
+            return []
+        return await asyncio.to_thread(translated.describe)
 
     async def close(self, *, keep: bool) -> None:
         """End it."""

@@ -28,7 +28,13 @@ def daemon_options(command: Command) -> Command:
 
 
 def run_daemon(
-    name: str, module: str, root: Path, config: Path | None, kubeconfig: Path | None, loop: str = "uvloop"
+    name: str,
+    module: str,
+    root: Path,
+    config: Path | None,
+    kubeconfig: Path | None,
+    loop: str = "uvloop",
+    **more: Any,
 ) -> None:
     """Load `<module>.Settings`, run `<module>.serve`; leaves with the daemon's exit status."""
     import dataclasses
@@ -40,7 +46,7 @@ def run_daemon(
     part = importlib.import_module(module)
     settings_class: type[Any] = part.Settings
     serve: Callable[..., Any] = part.serve
-    overrides: dict[str, Any] = {"root": root.absolute()}
+    overrides: dict[str, Any] = {"root": root.absolute(), **more}
     if kubeconfig is not None:
         if "kubeconfig" not in {field.name for field in dataclasses.fields(settings_class)}:
             raise ConfigError(f"cannot give --kubeconfig to {name}: it reads those in its own directory")
@@ -93,14 +99,19 @@ def node(
 
 @click.command()
 @daemon_options
-def proxy(root: Path, config: Path | None, kubeconfig: Path | None) -> None:
+@click.option(
+    "--mode",
+    type=click.Choice(("auto", "userspace", "nftables", "ebpf")),
+    help="The data path.  [default: what the settings file says, or userspace]",
+)
+def proxy(root: Path, config: Path | None, kubeconfig: Path | None, mode: str | None) -> None:
     """The proxy: makes Services' addresses work on this node.
 
     \b
     Example:
-      netplane proxy --kubeconfig /etc/netplane/proxy.kubeconfig
+      netplane proxy --kubeconfig /etc/netplane/proxy.kubeconfig --mode auto
     """
-    run_daemon("proxy", "proxy.agent", root, config, kubeconfig)
+    run_daemon("proxy", "proxy.agent", root, config, kubeconfig, mode=mode)
 
 
 @click.command()

@@ -29,10 +29,35 @@ STATUS = {"part": "PART", "state": "STATE", "detail": "DETAIL"}
 
 
 def _targets(root: Path) -> Sequence[Mapping[str, Any]]:
+    """As the proxy reads them from the kernel; where none runs, as the kernel has them all the same."""
     from netplane.config import Paths
+    from netplane.errors import PeerError
+    from proxy.codec import encode_targets
+    from proxy.nftables import observe as table
     from proxy.userspace import observe
 
-    found: Sequence[Mapping[str, Any]] = observe.ask(Paths(root.absolute()).proxy_socket, "targets")
+    try:
+        found: Sequence[Mapping[str, Any]] = observe.ask(Paths(root.absolute()).proxy_socket, "targets")
+    except PeerError:
+        found = encode_targets(table.targets())
+        if not found:
+            raise
+    return found
+
+
+def _flows(root: Path) -> Sequence[Mapping[str, Any]]:
+    """The same for connections."""
+    from netplane.config import Paths
+    from netplane.errors import PeerError
+    from proxy.nftables import flows as translated
+    from proxy.userspace import observe
+
+    try:
+        found: Sequence[Mapping[str, Any]] = observe.ask(Paths(root.absolute()).proxy_socket, "flows")
+    except PeerError:
+        found = translated.describe()
+        if not found:
+            raise
     return found
 
 
@@ -71,17 +96,15 @@ def endpoints(root: Path, service: str | None, output: str) -> None:
 @root_option
 @output_option
 def flows(root: Path, output: str) -> None:
-    """The connections that this node's proxy carries now.
+    """The connections to Services that this node carries now.
 
     \b
     Example:
       netplane flows -o json
     """
     from netplane.cli import views
-    from netplane.config import Paths
-    from proxy.userspace import observe
 
-    show(views.flows(observe.ask(Paths(root.absolute()).proxy_socket, "flows")), FLOWS, output)
+    show(views.flows(_flows(root)), FLOWS, output)
 
 
 @click.command()

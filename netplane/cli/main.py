@@ -35,6 +35,8 @@ COMMANDS = {
     "endpoints": "look",
     "flows": "look",
     "status": "look",
+    "mode": "change",
+    "flush": "change",
     "bench": "bench",
 }
 

@@ -51,6 +51,7 @@ def _write_node(spec: LabSpec, machine: Machine, authority: Authority) -> None:
     # A lease is renewed so often that one lost renewal is no reason to call the node dead.
     grace = spec.node_monitor_grace_period_seconds
     write_yaml(machine.paths.etc / "node.yaml", {"leaseRenew": grace / 4, "leaseDuration": math.ceil(grace)})
+    write_yaml(machine.paths.etc / "proxy.yaml", {"mode": spec.mode})
     supervise_files.write(machine.root, supervise_files.NODE)
     cni_install.install(machine.paths.cni_bin_dir, Path(sys.executable), machine.paths)
     auth_files.write_node(

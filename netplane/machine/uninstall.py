@@ -28,7 +28,7 @@ from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.rtnl import rtnl
 from netplane.machine import before
 from netplane.node.supervise import control as supervisor
-from proxy.userspace import plumbing
+from proxy.flush import flush
 
 ROUTE_PROTOCOLS = (96, 97, 98)
 STOP_SECONDS = 60.0
@@ -124,17 +124,14 @@ def _pod_name(directory: Path) -> str:
     return f"{metadata.get('namespace')}/{metadata.get('name')}" if metadata else directory.name
 
 
-def clear_kernel(_paths: Paths) -> Iterator[str]:
+def clear_kernel(paths: Paths) -> Iterator[str]:
     """Links, routes, rules, tables, addresses: in this network namespace."""
     for name in sorted(cni_observe.our_links()):
         with rtnl() as netlink, suppress(NetlinkError):
             for index in netlink.link_lookup(ifname=name):
                 netlink.link("del", index=index)
                 yield f"link {name}"
-    had_table = nft.listing("inet", "netplane_proxy") is not None
-    plumbing.remove()
-    if had_table:
-        yield "nft table inet netplane_proxy, its routes and rules"
+    yield from flush(paths)
     if nft.delete_table(cni_firewall.FAMILY, cni_firewall.TABLE):
         yield f"nft table {cni_firewall.FAMILY} {cni_firewall.TABLE}"
     yield from _remove_routes()
