@@ -38,7 +38,8 @@ class Mended:
 def mend(node: Node) -> Mended:
     """Idempotent. Raises NetplaneError only where nothing can be read; single failures are reported."""
     with node.locks.alone():
-        sysctl.write("net.ipv4.ip_forward", "1")
+        for name in plan.forwarding(node.leases.all()):
+            sysctl.write(name, "1")
         links = observe.our_links()
         report = _Report()
         report.promised, report.failed = node.journal.keep(partial(_detach, node=node))

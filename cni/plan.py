@@ -7,7 +7,7 @@ answers for another's address is not asked.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -21,6 +21,7 @@ from cni.results import Address, Interface, Result, Route
 from netplane.config import IPAddress, IPNetwork
 
 GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::1")}
+_FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 ROUTE_PROTOCOL = 97
 LINK_GROUP = 97  # given in the message that makes the link: ours from its first instant, alias or not
 _DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -210,6 +211,12 @@ def host_side(lease: Lease) -> tuple[Step, ...]:
     )
 
 
+def forwarding(leases: Iterable[Lease]) -> list[str]:
+    """The settings of the host without which these pods are reached from nowhere but the host."""
+    versions = {address.version for lease in leases for address in lease.addresses} | {4}
+    return [_FORWARDING[version] for version in sorted(versions)]
+
+
 def detach(lease: Lease) -> tuple[Step, ...]:
     """From any state an ADD can have left to nothing. The firewall last: no packet leaves unmasked."""
     return (DeleteLink(lease.terms.link), Firewall(False, lease), *_flows(lease))
@@ -264,7 +271,7 @@ def _settings(link: str, versions: Sequence[int]) -> tuple[Setting, ...]:
     return (
         Setting(f"{ipv6}.accept_ra", "0"),
         Setting(f"{ipv6}.accept_redirects", "0"),
-        *((Setting("net.ipv6.conf.all.forwarding", "1"),) if 6 in versions else ()),
+        *((Setting(_FORWARDING[6], "1"),) if 6 in versions else ()),
     )
 
 

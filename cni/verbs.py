@@ -10,6 +10,7 @@ from cni.netconf import NetworkConfig
 from cni.node import Node
 from cni.protocol import Attachment, Command, Request, render_version
 from netplane.errors import NetplaneError
+from netplane.linux import sysctl
 
 
 def answer(request: Request, node: Node, netns: int | None) -> bytes:
@@ -87,7 +88,7 @@ def collect(request: Request, node: Node) -> None:
 
 
 def status(request: Request, node: Node) -> None:
-    """Raises CniError NOT_AVAILABLE where an ADD now would fail."""
+    """Raises CniError NOT_AVAILABLE where an ADD now would fail, LIMITED_CONNECTIVITY where pods are cut off too."""
     for pool in _config(request).pools:
         if not node.leases.free(pool):
             raise CniError(Code.NOT_AVAILABLE, f"cannot take pods: every address of {pool} is in use")
@@ -95,6 +96,11 @@ def status(request: Request, node: Node) -> None:
         node.leases.probe()
     except CniError as error:
         raise CniError(Code.NOT_AVAILABLE, f"cannot take pods: {error.message}", error.hint) from error
+    leases = node.leases.all()
+    for name in plan.forwarding(leases):
+        if sysctl.read(name) == "0":
+            code = Code.LIMITED_CONNECTIVITY if leases else Code.NOT_AVAILABLE
+            raise CniError(code, f"cannot forward for pods: {name} is 0", "`netplane cni gc` sets it again")
 
 
 def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) -> Lease:

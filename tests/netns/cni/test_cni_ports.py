@@ -107,6 +107,51 @@ def test_udp_flows_from_before_the_mapping_are_led_to_the_pod(node: CniNode):
         assert "5353" not in node.command("conntrack", "-L", "-p", "udp", check=False)
 
 
+def udp(netns, address="0.0.0.0", port=0):
+    made = socket_in(netns, socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((address, port))
+    made.settimeout(2)
+    return made
+
+
+def answered(client, server, said=b"hello"):
+    """Whom the server sees, once its answer came back to the client."""
+    client.send(said)
+    message, peer = server.recvfrom(100)
+    assert message == said
+    server.sendto(b"yes", peer)
+    assert client.recv(10) == b"yes"
+    return peer[0]
+
+
+def test_udp_by_a_port_of_the_node_from_everywhere(node: CniNode):
+    with pods(2) as (one, two):
+        assert add(node, "pod-1", one, mapping(5353, 53, protocol="udp")).code == 0
+        assert node.call("ADD", "pod-2", two).code == 0
+        with udp(one, POD, 53) as server:
+            for netns, target, seen in (
+                (node.outside, NODE_ADDRESS, "192.168.77.1"),
+                (node.netns, NODE_ADDRESS, NODE_ADDRESS),
+                (node.netns, "127.0.0.1", NODE_ADDRESS),
+                (two, NODE_ADDRESS, "10.244.1.3"),
+            ):
+                with udp(netns) as client:
+                    client.connect((target, 5353))
+                    assert answered(client, server) == seen
+
+
+def test_a_udp_client_that_keeps_its_socket_is_led_to_the_next_pod(node: CniNode):
+    with pods(2) as (one, two), udp(node.outside) as client:
+        client.connect((NODE_ADDRESS, 5353))
+        assert add(node, "pod-1", one, mapping(5353, 53, protocol="udp")).code == 0
+        with udp(one, POD, 53) as server:
+            answered(client, server)
+        assert node.call("DEL", "pod-1", one).code == 0
+        assert add(node, "pod-2", two, mapping(5353, 53, protocol="udp")).code == 0
+        with udp(two, "10.244.1.3", 53) as server:
+            answered(client, server)
+
+
 def test_pods_do_not_reach_what_listens_on_the_nodes_loopback(node: CniNode):
     with pods(1) as (one,), socket_in(node.netns, socket.AF_INET) as private:
         private.bind(("127.0.0.1", 6000))
