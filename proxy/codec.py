@@ -78,6 +78,10 @@ def _encode_entry(frontend: Frontend, target: Target) -> Json:
         entry["balance"] = target.balance
     if target.proxy_protocol:
         entry["proxyProtocol"] = True
+    if target.max_age is not None:
+        entry["maxConnectionAge"] = target.max_age
+    if target.drain is not None:
+        entry["drain"] = target.drain
     if target.allowed:
         entry["allowed"] = [str(network) for network in target.allowed]
     return entry
@@ -95,6 +99,8 @@ def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
         tuple(ip_network(text) for text in entry.get("allowed", ())),
         Balance(entry.get("balance", Balance.ROUND_ROBIN)),
         bool(entry.get("proxyProtocol")),
+        entry.get("maxConnectionAge"),
+        entry.get("drain"),
     )
     return frontend, target
 

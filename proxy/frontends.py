@@ -15,6 +15,8 @@ from proxy.selection import Candidate, candidates, cluster_pool, local_pool
 
 PROXY_PROTOCOL_ANNOTATION = "netplane.io/proxy-protocol"
 BALANCE_ANNOTATION = "netplane.io/balance"
+MAX_AGE_ANNOTATION = "netplane.io/max-connection-age"
+DRAIN_ANNOTATION = "netplane.io/drain"
 DEFAULT_AFFINITY_SECONDS = 10800  # core/v1 DefaultClientIPServiceAffinitySeconds
 EVERY_ADDRESS: Mapping[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 
@@ -55,6 +57,12 @@ def _wishes(service: Object) -> tuple[dict[str, Any], list[str]]:
             wishes["proxy_protocol"] = True
         else:
             notes.append(f"annotation {PROXY_PROTOCOL_ANNOTATION}={text}: only v2 is known")
+    for field, annotation in (("max_age", MAX_AGE_ANNOTATION), ("drain", DRAIN_ANNOTATION)):
+        if text := annotations.get(annotation):
+            if text.isdecimal() and int(text):
+                wishes[field] = int(text)
+            else:
+                notes.append(f"annotation {annotation}={text}: not a number of seconds above 0")
     return wishes, notes
 
 

@@ -101,6 +101,8 @@ class Target:
     are to see the outside client's own address. ``affinity``: seconds a client stays with its endpoint, None
     for not at all. ``allowed``: the only client networks let in (loadBalancerSourceRanges); empty for all.
     ``proxy_protocol``: endpoints are told the client's address by the PROXY protocol, version 2 (TCP only).
+    ``max_age``: seconds after which a TCP connection is ended; ``drain``: seconds that one may go on when its
+    endpoint has left. None: it is left alone.
     """
 
     service: ServicePort
@@ -111,6 +113,8 @@ class Target:
     allowed: tuple[IPNetwork, ...] = ()
     balance: Balance = Balance.ROUND_ROBIN
     proxy_protocol: bool = False
+    max_age: int | None = None
+    drain: int | None = None
 
     @property
     def empty(self) -> bool:

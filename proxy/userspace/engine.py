@@ -16,6 +16,7 @@ from proxy.balance import Ejections
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
 from proxy.userspace.ledger import Ledger
+from proxy.userspace.lifetimes import Lifetimes
 from proxy.userspace.listeners import Listener
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
@@ -76,6 +77,7 @@ class Engine:
         self.poller = poller
         self._acceptor = Acceptor()
         self.relay = Relay(self.poller, self._refused, ledger)
+        self.lifetimes = Lifetimes(self.relay, self.flows)
         self._dialer = dialer
         self._ejections = ejections
         self._deadline = deadline
@@ -122,6 +124,7 @@ class Engine:
 
     def forsake(self) -> None:
         """From now on ``poller.dispatch`` and ``check_connecting`` are called by somebody else than the loop."""
+        self.lifetimes.close()
         for timer in (self._tick, self._resume):
             if timer is not None:
                 timer.cancel()
@@ -141,6 +144,7 @@ class Engine:
 
     def close(self) -> None:
         """End every flow by RST and give all descriptors back, the listeners' excepted."""
+        self.lifetimes.close()
         for timer in (self._tick, self._resume):
             if timer is not None:
                 timer.cancel()
@@ -191,6 +195,8 @@ class Engine:
         if traffic.connections % TIMED_ONE_IN == 0:
             flow.started = monotonic()
         traffic.connections += 1
+        if target.max_age is not None:
+            self.lifetimes.limit(flow, target.max_age, now)
         if not target.proxy_protocol:
             self._dial(flow, now, read_early(fd))
         elif self._preface(flow, fd):

@@ -4,7 +4,7 @@ Why so little: no byte stays in user space past a turn of the loop, so this, and
 descriptors, is all there is of a flow. ``relaying`` moves its bytes.
 """
 
-from select import EPOLLERR, EPOLLOUT
+from select import EPOLLERR, EPOLLOUT, EPOLLPRI
 from typing import Protocol
 
 from proxy.balance import Affinity, Where
@@ -16,7 +16,7 @@ from proxy.userspace.sources import Client
 from proxy.userspace.traffic import Traffic
 
 FLOWING = Half.FLOWING
-RARE = EPOLLOUT | EPOLLERR
+RARE = EPOLLOUT | EPOLLERR | EPOLLPRI
 
 
 class Owner(Protocol):

@@ -12,9 +12,9 @@ The laws:
 """
 
 from enum import IntEnum
-from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 
-READING = EPOLLIN | EPOLLRDHUP | EPOLLET
+READING = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLET
 
 
 class Half(IntEnum):

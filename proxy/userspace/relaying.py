@@ -27,7 +27,7 @@ SMALL = 4096
 SPLICES = 4  # per event, so that one bulk flow does not starve the others
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, zero seconds: close(2) sends RST
-OUT, ERR, RDHUP = select.EPOLLOUT, select.EPOLLERR, select.EPOLLRDHUP
+OUT, ERR, PRI, RDHUP = select.EPOLLOUT, select.EPOLLERR, select.EPOLLPRI, select.EPOLLRDHUP
 FLOWING, ENDED = Half.FLOWING, Half.ENDED
 read, write = os.read, os.write
 
@@ -138,6 +138,10 @@ class Relay:
             flow.started = 0.0
             self._watch(flow)
 
+    def tidy(self) -> None:
+        """Give back the descriptors of flows that were ended outside of an event."""
+        self._poller.flush()
+
     def reset(self, flow: Flow) -> None:
         """End a flow by RST in both directions."""
         for side in (flow.client_side, flow.endpoint_side):
@@ -174,6 +178,8 @@ class Relay:
         self._writable(side)
         if side.flow.open and side.half is FLOWING and events & ~OUT:
             self.read(side, events)
+            if events & PRI and side.flow.open:
+                self._poller.arm(side)  # a read stops before an urgent byte, whatever comes after it
 
     def _error(self, side: Side) -> None:
         flow = side.flow
@@ -239,7 +245,7 @@ class Relay:
         if size < CHUNK:
             side.credit = 0
             if events & RDHUP:
-                self.read(side, 0)
+                self.read(side, events)
         elif side.credit < BULK_AFTER - 1:
             side.credit += 1
             self.read(side, events)

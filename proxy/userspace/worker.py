@@ -63,7 +63,9 @@ class Worker:
             listener = Listener(frontend, sock, target, traffic, affinity, self._ejections)
             self._listeners[frontend] = listener
             self._mover_of(frontend).add(listener)
+            self.engine.lifetimes.repoint(frontend, None, target)
             return
+        self.engine.lifetimes.repoint(frontend, listener.target, target)
         listener.point_at(target)
         listener.traffic, listener.affinity = traffic, affinity
         if frontend.protocol is Protocol.UDP:
@@ -74,6 +76,7 @@ class Worker:
         listener = self._listeners.pop(frontend, None)
         if listener is None:
             return None
+        self.engine.lifetimes.repoint(frontend, listener.target, None)
         self._mover_of(frontend).remove(listener)
         return listener.sock
 

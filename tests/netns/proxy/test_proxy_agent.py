@@ -199,7 +199,7 @@ def test_restarts_cut_no_flow(world, api, supervisor) -> None:
 
 def test_flows_that_nobody_takes_end_after_a_while(world, api, supervisor) -> None:
     with (supervisor.root / "etc/netplane/proxy.yaml").open("a") as settings:
-        settings.write("drainSeconds: 0.5\n")
+        settings.write("drainSeconds: 2\n")
     eventually(lambda: visit(world))
     supervisor.end(signal.SIGTERM)
     supervisor.start()

@@ -11,6 +11,7 @@ from proxy.codec import decode_snapshot, encode_snapshot
 from proxy.diff import apply, diff
 from proxy.health import Health, is_eligible
 from proxy.model import (
+    Balance,
     Endpoint,
     Frontend,
     NodeFacts,
@@ -45,6 +46,10 @@ TARGETS = st.builds(
     st.none() | st.integers(1, 86400),
     st.booleans(),
     st.lists(NETWORKS, max_size=2).map(tuple),
+    st.sampled_from(Balance),
+    st.booleans(),
+    st.none() | st.integers(1, 86400),
+    st.none() | st.integers(1, 86400),
 )
 MAPPINGS = st.dictionaries(FRONTENDS, TARGETS, max_size=3)
 EDITS = st.dictionaries(st.integers(0, 3), st.none() | TARGETS, max_size=3)

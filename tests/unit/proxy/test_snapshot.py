@@ -469,6 +469,21 @@ def test_annotations_of_ours() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "1h", "1.5", " 1"])
+def test_annotations_of_seconds(text: str) -> None:
+    made = service()
+    made["metadata"]["annotations"] = {"netplane.io/max-connection-age": "3600", "netplane.io/drain": "60"}
+    found = at(build([made], [], NODE))
+    assert (found.max_age, found.drain) == (3600, 60)
+    made["metadata"]["annotations"] = {"netplane.io/max-connection-age": text, "netplane.io/drain": text}
+    snapshot = build([made], [], NODE)
+    assert (at(snapshot).max_age, at(snapshot).drain) == (None, None)
+    assert snapshot.problems == tuple(
+        f"Service default/web: annotation netplane.io/{name}={text}: not a number of seconds above 0"
+        for name in ("drain", "max-connection-age")
+    )
+
+
 def test_health_checks_count_what_is_here() -> None:
     balanced = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
     ports = [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}]
