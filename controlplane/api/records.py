@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.tables import cells
+from controlplane.api.tables import cells, partial
 from netplane.kube.objects import Object, meta
 from netplane.kube.resources import Resource
 
@@ -39,6 +39,7 @@ class Record:
     obj: Object
     _json: bytes | None = field(default=None, repr=False)
     _cells: tuple[object, ...] | None = field(default=None, repr=False)
+    _partials: dict[str, bytes] | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, key: str, value: bytes, revision: int) -> "Record":
@@ -59,6 +60,14 @@ class Record:
         if self._cells is None:
             self._cells = cells(kind, self.obj)
         return self._cells
+
+    def partial(self, version: str) -> bytes:
+        """Its metadata alone, for clients of this version of meta.k8s.io; encoded at the first use."""
+        if self._partials is None:
+            self._partials = {}
+        if version not in self._partials:
+            self._partials[version] = orjson.dumps(partial(self.obj, version))
+        return self._partials[version]
 
     def copy(self) -> Object:
         """An object of one's own, to change."""

@@ -45,9 +45,9 @@ class Representation:
     def of(self, record: Record, kind: Kind, now: datetime) -> bytes:
         """One object."""
         if self.form == "json":
-            return record.json if self.view is None else orjson.dumps(self.view.show(record.obj))
+            return self._whole(record)
         if self.form == "partial":
-            return orjson.dumps(partial(record.obj, self.version))
+            return record.partial(self.version)
         return self._table([record], kind, {"resourceVersion": str(record.revision)}, now)
 
     def of_object(self, obj: Object, kind: Kind, now: datetime) -> bytes:
@@ -63,11 +63,10 @@ class Representation:
         if self.form == "table":
             return self._table(records, kind, list_meta, now)
         if self.form == "partial":
-            items = [orjson.dumps(partial(record.obj, self.version)) for record in records]
+            items = [record.partial(self.version) for record in records]
             head = {"kind": "PartialObjectMetadataList", "apiVersion": f"meta.k8s.io/{self.version}"}
         else:
-            show = self.view.show if self.view is not None else None
-            items = [record.json if show is None else orjson.dumps(show(record.obj)) for record in records]
+            items = [self._whole(record) for record in records]
             resource = (self.view or kind).resource
             head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
         opening = orjson.dumps({**head, "metadata": list_meta})[:-1]
@@ -107,12 +106,23 @@ class Representation:
             )
         return chunk(b'{"type":"BOOKMARK","object":' + body + b"}\n")
 
+    def _whole(self, record: Record) -> bytes:
+        return record.json if self.view is None else orjson.dumps(self.view.show(record.obj))
+
+    def _carried(self, record: Record) -> object:
+        """What a table's row has beside its cells."""
+        match self.include:
+            case "Metadata":
+                return orjson.Fragment(record.partial(self.version))
+            case "Object":
+                return orjson.Fragment(self._whole(record))
+        return None
+
     def _table(
         self, records: Iterable[Record], kind: Kind, list_meta: dict[str, Any], now: datetime
     ) -> bytes:
-        show = self.view.show if self.view is not None and self.include == "Object" else None
-        rows = ((record.cells(kind), record.obj if show is None else show(record.obj)) for record in records)
-        return orjson.dumps(table(kind, rows, list_meta, version=self.version, include=self.include, now=now))
+        rows = ((record.cells(kind), self._carried(record)) for record in records)
+        return orjson.dumps(table(kind, rows, list_meta, version=self.version, now=now))
 
 
 def chunk(line: bytes) -> bytes:

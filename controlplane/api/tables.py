@@ -21,21 +21,20 @@ def cells(kind: Kind, obj: Object) -> tuple[object, ...]:
 
 def table(
     kind: Kind,
-    rows: Iterable[tuple[Sequence[object], Object]],
+    rows: Iterable[tuple[Sequence[object], object]],
     list_meta: dict[str, Any],
     *,
     version: str,
-    include: str,
     now: datetime,
 ) -> Object:
-    """A Table of objects and their `cells`. ``include`` (None, Metadata, Object): what rows carry beside them."""
+    """A Table whose rows are objects' `cells`, and what each row carries beside them (None: nothing)."""
     dates = [column.type == "date" for column in kind.columns]
     return {
         "kind": "Table",
         "apiVersion": f"meta.k8s.io/{version}",
         "metadata": list_meta,
         "columnDefinitions": [_definition(column) for column in kind.columns],
-        "rows": [_row(values, dates, obj, version, include, now) for values, obj in rows],
+        "rows": [_row(values, dates, carried, now) for values, carried in rows],
     }
 
 
@@ -58,16 +57,9 @@ def _definition(column: Column) -> dict[str, Any]:
     }
 
 
-def _row(
-    values: Sequence[object], dates: Sequence[bool], obj: Object, version: str, include: str, now: datetime
-) -> dict[str, Any]:
+def _row(values: Sequence[object], dates: Sequence[bool], carried: object, now: datetime) -> dict[str, Any]:
     shown = [_shown(value, date, now) for value, date in zip(values, dates, strict=True)]
-    row: dict[str, Any] = {"cells": shown}
-    if include == "Metadata":
-        row["object"] = partial(obj, version)
-    elif include == "Object":
-        row["object"] = obj
-    return row
+    return {"cells": shown} if carried is None else {"cells": shown, "object": carried}
 
 
 def _shown(value: object, date: bool, now: datetime) -> object:

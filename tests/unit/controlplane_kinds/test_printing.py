@@ -26,9 +26,7 @@ BORN = "2026-05-04T12:00:00Z"
 
 def row(resource, obj):
     obj["metadata"].setdefault("creationTimestamp", BORN)
-    found = table(
-        KINDS[resource], [(cells(KINDS[resource], obj), obj)], {}, version="v1", include="None", now=NOW
-    )
+    found = table(KINDS[resource], [(cells(KINDS[resource], obj), None)], {}, version="v1", now=NOW)
     return found["rows"][0]["cells"]
 
 
