@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     # Explain predicts with the proxy's own rules, so that the two cannot drift.
     "netplane.debug": FOUNDATION
     | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"}
+    | {"proxy.nftables.observe", "proxy.nftables.names", "proxy.codec"}
     | {"proxy.frontends", "proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
     # The CNI plugin is measured as a runtime meets it: installed, and its daemon asked whether it is there.
     # A control plane that is measured has files of its own.

@@ -7,7 +7,7 @@ and the nft listing, and changes nothing. What cannot be read is named in ``prob
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,12 @@ from netplane.config import Paths
 from netplane.debug.facts import Facts, Listener, Lookup, Pod, Request, Route, Rules, decode_request, encode
 from netplane.errors import KernelError, NetplaneError, PeerError
 from netplane.linux import nft, sysctl
+from netplane.linux.nfnetlink import Tables
 from netplane.linux.rtnl import rtnl
+from proxy.codec import encode_targets
 from proxy.model import joined
+from proxy.nftables import observe as translated
+from proxy.nftables.names import FAMILY, TABLE
 from proxy.userspace import observe
 
 FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: answer with the table's own entry, protocol included
@@ -54,6 +58,7 @@ def collect(request: Request, node: str, root: Path) -> Facts:
         rules=_rules(problems),
         forwarding=_forwarding(problems),
         targets=_targets(request.frontends, root, problems),
+        translations=_translations(request.frontends, problems),
         problems=problems,
     )
 
@@ -230,14 +235,32 @@ def _rules(problems: dict[str, str]) -> Rules | None:
     except KernelError as error:
         problems["nft"] = str(error)
         return None
+    translates = _translates()
     if listing is None:
-        return Rules()
+        return Rules(translates=translates)
     texts = dict.fromkeys(("guard", "divert"), "")
     for entry in listing:
         rule = entry.get("rule") or {}
         if rule.get("chain") in texts:
             texts[rule["chain"]] += str(rule.get("expr"))
-    return Rules(True, guard="wildcard" in texts["guard"], divert="transparent" in texts["divert"])
+    guard, divert = "wildcard" in texts["guard"], "transparent" in texts["divert"]
+    return Rules(True, guard, divert, translates)
+
+
+def _translates() -> bool:
+    """A table that is being left behind has chains, and no rules in them."""
+    with Tables() as tables:
+        return bool(tables.rules(FAMILY, TABLE).get("prerouting"))
+
+
+def _translations(frontends: tuple[str, ...], problems: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Where the kernel's own maps lead the clients of these frontends."""
+    try:
+        entries = encode_targets(translated.targets()) if frontends else []
+    except KernelError as error:
+        problems["nft"] = str(error)
+        return {}
+    return _of(frontends, entries)
 
 
 def _targets(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> dict[str, tuple[str, ...]]:
@@ -249,6 +272,10 @@ def _targets(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -
     except PeerError as error:
         problems["proxy"] = str(error)
         return {}
+    return _of(frontends, entries)
+
+
+def _of(frontends: tuple[str, ...], entries: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         at = entry["frontend"]

@@ -56,7 +56,10 @@ class Explanation:
 
     def render(self) -> str:
         """The table for people."""
-        lines = [f"INTENT    {self.intent.source} -> {self.intent.title}", *_endpoint_lines(self.intent)]
+        lines = [
+            f"INTENT    {self.intent.source} -> {self.intent.title}",
+            *_endpoint_lines(self.intent, self.walk.translated),
+        ]
         numbered = 0
         for hop in self.walk.out:
             numbered += 1
@@ -168,7 +171,7 @@ def _letters(count: int) -> list[str]:
     return [chr(ord("a") + i) if i < 26 else str(i) for i in range(count)]
 
 
-def _endpoint_lines(intent: Intent) -> list[str]:
+def _endpoint_lines(intent: Intent, translated: bool) -> list[str]:
     if not intent.balancer:
         return []
     described = [
@@ -179,8 +182,10 @@ def _endpoint_lines(intent: Intent) -> list[str]:
         f"          endpoints {len(described)}: {', '.join([*described, *intent.excluded]) or 'none'}  [API]"
     ]
     if described:
-        proxy = f"the proxy on {intent.balancer}"
+        proxy = f"the {'kernel' if translated else 'proxy'} on {intent.balancer}"
         several = f"{proxy} takes them in turn, and tries another when one does not answer"
+        if translated:
+            several = f"{proxy} takes one at random for each connection, and tries no other"
         lines.append(f"          {several if len(described) > 1 else f'{proxy} has this one only'}  [API]")
     return lines
 

@@ -66,6 +66,17 @@ class Eyes:
         facts = self.facts.get(node)
         return facts.targets.get(frontend, ()) if facts and "proxy" not in facts.problems else None
 
+    def translates(self, node: str) -> bool:
+        """Whether the node's kernel translates connections to Services itself."""
+        rules = self.rules(node)
+        return rules is not None and rules.translates
+
+    def translations(self, node: str, frontend: str) -> tuple[str, ...] | None:
+        """The endpoints that the kernel's maps have for a frontend; None where they have no such frontend."""
+        self.frontends.setdefault(node, {})[frontend] = None
+        facts = self.facts.get(node)
+        return facts.translations.get(frontend) if facts else None
+
     def forwarding(self, node: str) -> bool | None:
         """Whether the node forwards packets at all."""
         self.lookups.setdefault(node, {})

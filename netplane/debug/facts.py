@@ -93,11 +93,15 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The proxy's nft rules that matter to one connection, found or missing."""
+    """The proxy's nft rules that matter to one connection, found or missing.
+
+    ``translates``: the kernel itself translates connections to Services, so there is no relay in their way.
+    """
 
     table: bool = False
     guard: bool = False
     divert: bool = False
+    translates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Facts:
     """One node's answers. ``problems``: what could not be looked at, by topic, and why.
 
     ``targets``: for each frontend asked for and known to the node's proxy, the endpoints it picks from.
+    ``translations``: the same by the maps of the nft table of Services.
     """
 
     node: str
@@ -114,6 +119,7 @@ class Facts:
     rules: Rules | None = None
     forwarding: bool | None = None
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    translations: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     def route(self, lookup: Lookup) -> Route | None:

@@ -28,14 +28,15 @@ class Verdict:
 def judge(intent: Intent, found: Walk) -> Verdict:
     """The rule: broken where it must break, undetermined where a hop that matters was not seen, else works.
 
-    A proxy tries another endpoint when one fails, so a single broken endpoint is a suspect, not a broken Service.
+    A relay tries another endpoint when one fails, so a single broken endpoint is a suspect, not a broken Service. The
+    kernel tries no other: one broken endpoint is that share of all connections.
     """
     if intent.refusal:
         return Verdict(Outcome.BROKEN, intent.refusal, next=_next(intent))
     if broken := _first(found.out, State.BROKEN):
         return Verdict(Outcome.BROKEN, _told(broken))
     failing = [(b, hop) for b in found.branches if (hop := _first(b.hops, State.BROKEN)) is not None]
-    if failing and len(failing) == len(found.branches):
+    if failing and (found.translated or len(failing) == len(found.branches)):
         return Verdict(Outcome.BROKEN, _told(failing[0][1]), next=_try(failing[0][0].choice.place.address))
     if broken := _first(found.back, State.BROKEN):
         return Verdict(Outcome.BROKEN, _told(broken))

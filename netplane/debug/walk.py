@@ -52,23 +52,34 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """The whole connection: up to the balancer (or target), one branch an endpoint, back to the client."""
+    """The whole connection: up to the balancer (or target), one branch an endpoint, back to the client.
+
+    ``translated``: by the kernel, which tries no other endpoint when one does not answer.
+    """
 
     out: tuple[Hop, ...]
     branches: tuple[Branch, ...]
     back: tuple[Hop, ...]
+    translated: bool = False
 
 
 def requests(intent: Intent) -> dict[str, Request]:
     """What every node must be asked before the walk can be judged."""
     eyes = Eyes({})
-    walk(intent, eyes)
+    for translated in (False, True):
+        walk(intent, eyes, translated=translated)
     return eyes.requests()
 
 
-def walk(intent: Intent, eyes: Eyes) -> Walk:
-    """Every hop of the connection, judged by what the eyes saw."""
+def walk(intent: Intent, eyes: Eyes, *, translated: bool | None = None) -> Walk:
+    """Every hop of the connection, judged by what the eyes saw.
+
+    ``translated``: whether the kernel balances, and not the relay; by default as it was seen.
+    """
     source, to = intent.source, intent.address
+    if translated is None:
+        translated = bool(intent.balancer) and eyes.translates(intent.balancer)
+    translated = translated and bool(intent.balancer)
     out: list[Hop] = []
     if source.pod:
         out += _leave_pod(eyes, source.node, source.address, to)
@@ -77,7 +88,7 @@ def walk(intent: Intent, eyes: Eyes) -> Walk:
     if not intent.balancer and intent.choices:  # straight to a pod
         (choice,) = intent.choices
         return Walk(
-            tuple(out), (_branch(eyes, intent, choice, source.node),), tuple(_arrive(eyes, intent, to))
+            tuple(out), (_branch(eyes, intent, choice, source.node, False),), tuple(_arrive(eyes, intent, to))
         )
     at = intent.target_node or intent.balancer
     if at and source.node and at != source.node:
@@ -88,9 +99,9 @@ def walk(intent: Intent, eyes: Eyes) -> Walk:
             _hop(source.node, None, f"the way on to {to}", "-", "nothing beyond this node is ours to see")
         )
         return Walk(tuple(out), (), ())
-    out += _accepted(eyes, intent, at)
-    branches = tuple(_branch(eyes, intent, choice, at) for choice in intent.choices)
-    return Walk(tuple(out), branches, tuple(_arrive(eyes, intent, to)))
+    out += _translated(eyes, intent, at) if translated else _accepted(eyes, intent, at)
+    branches = tuple(_branch(eyes, intent, choice, at, translated) for choice in intent.choices)
+    return Walk(tuple(out), branches, tuple(_arrive(eyes, intent, to)), translated)
 
 
 def _hop(node: str, seen: bool | None, text: str, source: str, why: str = "") -> Hop:
@@ -206,15 +217,40 @@ def _picks(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
     return [_hop(at, False, f"proxy is behind the API: it {', '.join(differences)}", "proxy.sock")]
 
 
-def _branch(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> Branch:
+def _translated(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
+    """On the node whose kernel translates: what its own maps have for this frontend."""
+    where, place = f"{intent.address}:{intent.port}", "nft inet netplane_services"
+    if not intent.frontend:
+        return [_hop(at, False, f"no Service has {where}: refused", place)]
+    has = eyes.translations(at, intent.frontend)
+    if eyes.rules(at) is None:
+        return [_hop(at, None, f"the translation of {where}", place, eyes.why_not(at))]
+    if has is None:
+        return [_hop(at, False, f"{where} is in no map: refused", place)]
+    if not has:
+        expected = "" if intent.choices else ", as it must be without endpoints"
+        return [_hop(at, False, f"{where} leads to no endpoint: refused or dropped{expected}", place)]
+    wanted = {joined(choice.place.address, choice.port) for choice in intent.choices}
+    differences = [f"lacks {name}" for name in sorted(wanted - set(has))]
+    differences += [f"still has {name}" for name in sorted(set(has) - wanted)]
+    if differences:
+        return [_hop(at, False, f"the table is behind the API: it {', '.join(differences)}", place)]
+    text = (
+        f"{where} becomes {has[0]}" if len(has) == 1 else f"{where} becomes one at random of {', '.join(has)}"
+    )
+    return [_hop(at, True, text, place)]
+
+
+def _branch(eyes: Eyes, intent: Intent, choice: Choice, start: str, translated: bool) -> Branch:
     """From the node ``start`` to one endpoint and back to ``start``."""
-    out = [*_to_endpoint(eyes, intent, choice, start), *_endpoint(eyes, choice)]
-    return Branch(choice, tuple(out), tuple(_from_endpoint(eyes, intent, choice, start)))
+    out = [*_to_endpoint(eyes, intent, choice, start, translated), *_endpoint(eyes, choice)]
+    return Branch(choice, tuple(out), tuple(_from_endpoint(eyes, intent, choice, start, translated)))
 
 
-def _to_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> list[Hop]:
+def _to_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str, translated: bool) -> list[Hop]:
     to, node = choice.place.address, choice.place.node
-    forwarded = str(intent.source.address) if not intent.balancer and intent.source.pod else ""
+    passes = intent.source.pod and (translated or not intent.balancer)
+    forwarded = str(intent.source.address) if passes else ""
     hops: list[Hop] = []
     if start and start != node:
         route = eyes.route(start, Lookup(to=str(to), source=forwarded, arriving=forwarded))
@@ -267,7 +303,7 @@ def _endpoint(eyes: Eyes, choice: Choice) -> list[Hop]:
     ]
 
 
-def _from_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> list[Hop]:
+def _from_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str, translated: bool) -> list[Hop]:
     """The answer's way back to whoever the endpoint saw, on to the node it has to pass."""
     node, address, client = choice.place.node, str(choice.place.address), str(choice.seen_as)
     hops: list[Hop] = []
@@ -279,7 +315,7 @@ def _from_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> li
             if route is None
             else _hop(node, not route.error, f"{text}: {route}", "netlink in the pod")
         )
-    diverted = MARK if intent.balancer and choice.kept else 0
+    diverted = MARK if intent.balancer and choice.kept and not translated else 0
     arriving = address if choice.place.pod else ""
     if start and start != node:
         route = eyes.route(node, Lookup(to=client, source=arriving, arriving=arriving))
@@ -288,13 +324,16 @@ def _from_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str) -> li
             hops.append(_hop(node, None, text, "netlink", eyes.why_not(node)))
         else:
             hops.append(_hop(node, not route.error and not route.local, f"{text}: {route}", "netlink"))
-    if intent.balancer:
-        hops += _caught(eyes, start, client, address, diverted)
+    if intent.balancer and not (translated and choice.kept):  # else it goes straight on to the client
+        hops += _caught(eyes, start, client, address, diverted, "is translated back" if translated else "")
     return hops
 
 
-def _caught(eyes: Eyes, node: str, client: str, endpoint: str, mark: int) -> list[Hop]:
-    """The answer ends at the proxy's socket: by the divert rule where it carries the client's address."""
+def _caught(eyes: Eyes, node: str, client: str, endpoint: str, mark: int, instead: str = "") -> list[Hop]:
+    """The answer ends at the proxy's socket: by the divert rule where it carries the client's address.
+
+    ``instead``: what the kernel does with it where there is no such socket.
+    """
     hops: list[Hop] = []
     if mark:
         rules = eyes.rules(node)
@@ -306,7 +345,7 @@ def _caught(eyes: Eyes, node: str, client: str, endpoint: str, mark: int) -> lis
         else:
             hops.append(_hop(node, False, "divert rule is missing: answers pass the proxy by", place))
     route = eyes.route(node, Lookup(to=client, source=endpoint, arriving=endpoint, mark=mark))
-    text = f"answer to {client} comes back to the proxy"
+    text = f"answer to {client} {instead or 'comes back to the proxy'}"
     if route is None:
         return [*hops, _hop(node, None, text, "netlink", eyes.why_not(node))]
     return [*hops, _hop(node, route.local, f"{text}: {route}", "netlink")]

@@ -1,10 +1,12 @@
 """Explain against real namespaces: a healthy path is said to work, each injected fault is named."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS
 from netplane.debug import explain
 from netplane.debug.explain import Explanation
 from netplane.debug.verdict import Outcome
@@ -14,6 +16,10 @@ from netplane.kube.client import Client
 from netplane.linux import nft
 from netplane.linux.namespaces import entered_netns
 from netplane.linux.rtnl import rtnl
+from proxy.nftables.datapath import NftablesDataPath
+from proxy.snapshot import build, node_facts
+from tests.fakes_datapath import Hosted
+from tests.netns.debug.conftest import endpoint_slice
 
 if TYPE_CHECKING:
     from tests.netns.debug.conftest import World
@@ -185,3 +191,37 @@ def test_what_does_not_exist_is_bad_usage(world: World) -> None:
             explained(world, source, target)
     with pytest.raises(ConfigError, match="http=80"):
         explained(world, target="svc/hello:81")
+
+
+@pytest.fixture
+def translated(world: World) -> Iterator[Callable[[], None]]:
+    """Sync n1's nftables data path with the objects as they are now."""
+    hosted = Hosted(NftablesDataPath, world.netns["n1"])
+
+    def sync() -> None:
+        objects = world.objects
+        n1 = next(node for node in objects["nodes"] if node["metadata"]["name"] == "n1")
+        facts = node_facts(n1, CLUSTER_CIDRS, SERVICE_CIDRS)
+        hosted.call(hosted.datapath.sync(build(objects["services"], objects["endpointslices"], facts)))
+
+    yield sync
+    hosted.stop()
+
+
+def test_a_translation_is_told_from_the_kernels_own_maps(
+    world: World, translated: Callable[[], None]
+) -> None:
+    translated()
+    found = explained(world)
+    text = found.render()
+    assert found.verdict.outcome is Outcome.WORKS, text
+    hops = [*found.walk.out, *found.walk.back, *(hop for b in found.walk.branches for hop in b.hops)]
+    assert all(hop.state is State.OK for hop in hops), text
+    assert "becomes one at random of 10.244.1.7:8080, 10.244.2.9:8080  [nft inet netplane_services]" in text
+    assert "tries no other" in text
+    assert "guard" not in text
+    # The API goes on, the table does not.
+    world.objects["endpointslices"] = [endpoint_slice("a")]
+    behind = explained(world)
+    assert behind.verdict.outcome is Outcome.BROKEN
+    assert "the table is behind the API: it still has 10.244.2.9:8080" in behind.verdict.cause

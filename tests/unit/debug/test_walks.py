@@ -280,3 +280,17 @@ def test_the_source_may_be_an_address_that_is_a_pods_or_a_nodes() -> None:
     )
     assert resolve("192.168.77.11", "10.244.2.9", WORLD).source.node == "n1"
     assert resolve("node/n1", "10.244.2.9", WORLD).choices[0].place.address == ip_address("10.244.2.9")
+
+
+def test_the_kernel_tries_no_other_endpoint() -> None:
+    """The relay hides one broken endpoint of two; by the kernel's translation half of all connections break."""
+    facts = {
+        name: replace(found, rules=Rules(translates=True), translations=found.targets)
+        for name, found in answers(SERVICE).items()
+    }
+    assert judged(SERVICE, facts).outcome is Outcome.WORKS
+    attached = {a: replace(at, listeners=()) for a, at in facts["n2"].pods.items()}
+    broken = facts | {"n2": replace(facts["n2"], pods=attached)}
+    assert judged(SERVICE, broken).outcome is Outcome.BROKEN
+    relayed = {name: replace(found, rules=Rules(True, True, True)) for name, found in broken.items()}
+    assert judged(SERVICE, relayed).outcome is Outcome.WORKS
