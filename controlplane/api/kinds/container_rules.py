@@ -11,6 +11,7 @@ from typing import Any
 
 from controlplane.api.kinds import causes, names
 from controlplane.api.kinds.config_rules import env_from_causes, inner_path_causes, key_ref_causes
+from controlplane.api.kinds.security_rules import container_security_causes
 from controlplane.api.kinds.shapes import amount
 from netplane.kube.errors import Cause
 
@@ -57,6 +58,7 @@ def container_causes(container: Fields, path: str, volumes: frozenset[str]) -> l
     found += _mount_causes(container.get("volumeMounts") or [], f"{path}.volumeMounts", volumes)
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         found += _probe_causes(container.get(probe), f"{path}.{probe}", once=probe != "readinessProbe")
+    found += container_security_causes(container.get("securityContext") or {}, f"{path}.securityContext")
     for event in ("postStart", "preStop"):
         hook = (container.get("lifecycle") or {}).get(event)
         if hook is not None:
@@ -225,7 +227,10 @@ def _probe_causes(probe: Fields | None, path: str, *, once: bool) -> list[Cause]
             causes.invalid(f"{path}.successThreshold", probe.get("successThreshold") or 0, "must be 1")
         )
     grace = probe.get("terminationGracePeriodSeconds")
-    if grace is not None and grace <= 0:
+    if grace is not None and not once:
+        detail = "must not be set for readinessProbes"
+        found.append(causes.invalid(f"{path}.terminationGracePeriodSeconds", grace, detail))
+    elif grace is not None and grace <= 0:
         found.append(causes.invalid(f"{path}.terminationGracePeriodSeconds", grace, "must be greater than 0"))
     return found
 

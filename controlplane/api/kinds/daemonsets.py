@@ -19,6 +19,7 @@ from controlplane.api.kinds.metadata import (
     validating_status,
     with_generation,
 )
+from controlplane.api.kinds.placement_rules import template_warnings
 from controlplane.api.kinds.pod_defaults import default_template
 from controlplane.api.kinds.printing import AGE, NAME, NONE, labels_text
 from controlplane.api.kinds.strategy import ROLLING, share_causes, share_of
@@ -187,6 +188,7 @@ DAEMONSET_KIND = Kind(
     prepare_create=_prepare_create,
     prepare_update=_prepare_update,
     validate_status=validating_status(DAEMONSET),
+    warnings=template_warnings,
 )
 
 CONTROLLERREVISION_KIND = Kind(

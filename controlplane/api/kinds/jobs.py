@@ -20,6 +20,7 @@ from controlplane.api.kinds.metadata import (
     validating_status,
     with_generation,
 )
+from controlplane.api.kinds.placement_rules import template_warnings
 from controlplane.api.kinds.pod_defaults import default_template
 from controlplane.api.kinds.templates import TEMPLATE_PATH, Fields, labels_of_template, template_causes
 from controlplane.api.schema.published import shape_of
@@ -195,4 +196,5 @@ KIND = Kind(
     prepare_create=_prepare_create,
     prepare_update=_prepare_update,
     validate_status=validating_status(JOB),
+    warnings=template_warnings,
 )

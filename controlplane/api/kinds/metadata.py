@@ -19,6 +19,7 @@ from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import Resource
 
 ANNOTATIONS_MOST = 256 * 1024
+STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 IMMUTABLE_METADATA = ("name", "namespace", "uid", "creationTimestamp")
 
 Rules = Callable[[Object, Object | None], list[Cause]]
@@ -114,13 +115,25 @@ def metadata_causes(resource: Resource, new: Object, old: Object | None, check: 
     found += label_causes(metadata.get("labels") or {}, "metadata.labels")
     found += annotation_causes(metadata.get("annotations") or {}, "metadata.annotations")
     found += _owner_causes(metadata.get("ownerReferences") or [])
-    found += [
-        causes.invalid(f"metadata.finalizers[{index}]", finalizer, wrong)
-        for index, finalizer in enumerate(metadata.get("finalizers") or [])
-        if (wrong := names.qualified_name(finalizer))
-    ]
+    finalizers = metadata.get("finalizers") or []
+    found += finalizer_causes(finalizers, "metadata.finalizers")
+    if {"orphan", "foregroundDeletion"} <= set(finalizers):
+        detail = "finalizer orphan and foregroundDeletion cannot be both set"
+        found.append(causes.invalid("metadata.finalizers", finalizers, detail))
     if old is not None:
         found += _immutable_causes(metadata, old.get("metadata") or {})
+    return found
+
+
+def finalizer_causes(finalizers: Iterable[str], path: str) -> list[Cause]:
+    """A finalizer is one of the API's own or has its owner's domain in front."""
+    found = []
+    for index, finalizer in enumerate(finalizers):
+        if wrong := names.qualified_name(finalizer):
+            found.append(causes.invalid(f"{path}[{index}]", finalizer, wrong))
+        elif "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
+            detail = "name is neither a standard finalizer name nor is it fully qualified"
+            found.append(causes.invalid(f"{path}[{index}]", finalizer, detail))
     return found
 
 
@@ -142,11 +155,17 @@ def _identity_causes(resource: Resource, metadata: Mapping[str, Any], check: nam
 
 
 def _immutable_causes(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Cause]:
-    return [
+    found = [
         causes.invalid(f"metadata.{field}", new.get(field), causes.IMMUTABLE)
         for field in IMMUTABLE_METADATA
         if old.get(field) and new.get(field) != old[field]
     ]
+    late = sorted(set(new.get("finalizers") or []) - set(old.get("finalizers") or []))
+    if old.get("deletionTimestamp") and late:
+        shown = ", ".join(f'"{finalizer}"' for finalizer in late)
+        detail = "no new finalizers can be added if the object is being deleted, found new finalizers "
+        found.append(causes.forbidden("metadata.finalizers", f"{detail}[]string{{{shown}}}"))
+    return found
 
 
 def label_causes(labels: Mapping[str, str], path: str) -> list[Cause]:

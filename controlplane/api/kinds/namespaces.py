@@ -8,6 +8,7 @@ from controlplane.api.kinds import names
 from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.metadata import (
     defaulting,
+    finalizer_causes,
     keep_status,
     preparing,
     validating,
@@ -15,6 +16,7 @@ from controlplane.api.kinds.metadata import (
 )
 from controlplane.api.kinds.printing import AGE, NAME, text
 from controlplane.api.schema.published import shape_of
+from netplane.kube.errors import Cause
 from netplane.kube.objects import Object, name_of
 from netplane.kube.resources import NAMESPACES
 
@@ -44,6 +46,10 @@ def _update(new: Object, old: Object) -> None:
     new["spec"] = {**(new.get("spec") or {}), **(old.get("spec") or {})}
 
 
+def _causes(new: Object, _old: Object | None) -> list[Cause]:
+    return finalizer_causes((new.get("spec") or {}).get("finalizers") or [], "spec.finalizers")
+
+
 def _phase(namespace: Object) -> str:
     return text((namespace.get("status") or {}).get("phase"), "")
 
@@ -61,7 +67,7 @@ _prepare_create, _prepare_update = preparing(NAMESPACE, _create, _update)
 KIND = Kind(
     resource=NAMESPACES,
     default=defaulting(NAMESPACE, _default),
-    validate=validating(NAMESPACES, NAMESPACE, lambda _new, _old: [], names.dns_label),
+    validate=validating(NAMESPACES, NAMESPACE, _causes, names.dns_label),
     columns=(NAME, Column("Status", "string", _phase, description="The status of the namespace"), AGE),
     fields=_fields,
     subresources=frozenset({"status", "finalize"}),

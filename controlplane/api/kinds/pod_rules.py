@@ -17,6 +17,8 @@ from controlplane.api.kinds.container_rules import (
     host_port_causes,
 )
 from controlplane.api.kinds.metadata import label_causes
+from controlplane.api.kinds.placement_rules import placement_causes
+from controlplane.api.kinds.security_rules import pod_security_causes
 from controlplane.api.schema.published import struct
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
@@ -32,12 +34,18 @@ _MUTABLE = (
 )
 
 
+_NOT_A_SIDECAR = "may not be set for init containers without restartPolicy=Always"
+MOST_NAMESERVERS = 3
+
+
 def pod_causes(new: Object, old: Object | None) -> list[Cause]:
     """Everything wrong with a Pod, whose types are right, and with changing `old` to it."""
     spec = new.get("spec") or {}
     found = pod_spec_causes(spec, "spec")
     if old is not None:
         found += _update_causes(spec, old.get("spec") or {})
+    elif spec.get("ephemeralContainers"):
+        found.append(causes.forbidden("spec.ephemeralContainers", "cannot be set on create"))
     return found
 
 
@@ -53,11 +61,23 @@ def pod_spec_causes(spec: Fields, path: str) -> list[Cause]:
     found += _time_causes(spec, path)
     for index, toleration in enumerate(spec.get("tolerations") or []):
         found += _toleration_causes(toleration, f"{path}.tolerations[{index}]")
-    found += [
-        causes.invalid(f"{path}.hostAliases[{index}].ip", alias.get("ip") or "", wrong)
-        for index, alias in enumerate(spec.get("hostAliases") or [])
-        if (wrong := names.ip_address(alias.get("ip") or ""))
-    ]
+    found += _alias_causes(spec.get("hostAliases") or [], f"{path}.hostAliases")
+    found += placement_causes(spec, path)
+    found += pod_security_causes(spec.get("securityContext") or {}, f"{path}.securityContext")
+    return found
+
+
+def _alias_causes(aliases: Iterable[Fields], path: str) -> list[Cause]:
+    found: list[Cause] = []
+    for index, alias in enumerate(aliases):
+        at, address = f"{path}[{index}]", alias.get("ip") or ""
+        if wrong := names.ip_address(address):
+            found.append(causes.invalid(f"{at}.ip", address, wrong))
+        found += [
+            causes.invalid(f"{at}.hostnames", name, wrong)
+            for name in alias.get("hostnames") or []
+            if (wrong := names.dns_subdomain(name))
+        ]
     return found
 
 
@@ -80,6 +100,12 @@ def _containers_causes(spec: Fields, path: str, volumes: frozenset[str]) -> list
                 )
             elif restart and restart != "Always":
                 found.append(causes.not_supported(f"{at}.restartPolicy", restart, ("Always",)))
+            if field == "initContainers" and restart != "Always":
+                found += [
+                    causes.forbidden(f"{at}.{part}", _NOT_A_SIDECAR)
+                    for part in ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
+                    if container.get(part) is not None
+                ]
     found += host_port_causes(containers, f"{path}.containers")
     if spec.get("hostNetwork"):
         found += _host_network_causes(containers, f"{path}.containers")
@@ -141,6 +167,14 @@ def _dns_causes(spec: Fields, path: str) -> list[Cause]:
         causes.invalid(f"{at}[{index}]", server, wrong)
         for index, server in enumerate(servers)
         if (wrong := names.ip_address(server))
+    ]
+    if len(servers) > MOST_NAMESERVERS:
+        detail = f"must not have more than {MOST_NAMESERVERS} nameservers"
+        found.append(causes.invalid(at, servers, detail))
+    found += [
+        causes.required(f"{path}.dnsConfig.options[{index}]", "must not be empty")
+        for index, option in enumerate(config.get("options") or [])
+        if not option.get("name")
     ]
     if spec.get("dnsPolicy") == "None" and not servers:
         found.append(
@@ -209,8 +243,7 @@ def _update_causes(new: Fields, old: Fields) -> list[Cause]:
         if len(new.get(field) or []) != len(old.get(field) or []):
             return [causes.forbidden(f"spec.{field}", "pod updates may not add or remove containers")]
     found = _deadline_update(new, old)
-    added = new.get("tolerations") or []
-    if any(toleration not in added for toleration in old.get("tolerations") or []):
+    if not _only_added(new.get("tolerations") or [], old.get("tolerations") or []):
         text = "existing toleration can not be modified except its tolerationSeconds"
         found.append(causes.forbidden("spec.tolerations", text))
     fixed_new, fixed_old = _fixed(new), _fixed(old)
@@ -220,6 +253,16 @@ def _update_causes(new: Fields, old: Fields) -> list[Cause]:
     if changed:
         found.append(causes.forbidden("spec", f"{_MUTABLE}; changed: {', '.join(changed)}"))
     return found
+
+
+def _only_added(new: Iterable[Fields], old: Iterable[Fields]) -> bool:
+    """Whether every toleration is still there, for whatever time."""
+
+    def lasting(tolerations: Iterable[Fields]) -> list[Fields]:
+        return [{k: v for k, v in each.items() if k != "tolerationSeconds"} for each in tolerations]
+
+    kept = lasting(new)
+    return all(toleration in kept for toleration in lasting(old))
 
 
 def _deadline_update(new: Fields, old: Fields) -> list[Cause]:

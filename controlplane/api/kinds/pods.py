@@ -12,6 +12,7 @@ from controlplane.api.kinds.metadata import (
     validating,
     validating_status,
 )
+from controlplane.api.kinds.placement_rules import pod_warnings
 from controlplane.api.kinds.pod_defaults import default_pod, qos_class
 from controlplane.api.kinds.pod_rules import pod_causes
 from controlplane.api.kinds.shapes import type_errors
@@ -57,4 +58,5 @@ KIND = Kind(
     prepare_create=_create,
     prepare_update=keep_status,
     validate_status=validating_status(POD),
+    warnings=pod_warnings,
 )

@@ -22,6 +22,7 @@ from controlplane.api.kinds.metadata import (
     validating_status,
     with_generation,
 )
+from controlplane.api.kinds.placement_rules import template_warnings
 from controlplane.api.kinds.pod_defaults import default_template
 from controlplane.api.kinds.printing import AGE, NAME
 from controlplane.api.kinds.strategy import QUARTER, ROLLING, strategy_causes
@@ -146,6 +147,7 @@ REPLICASET_KIND = Kind(
     prepare_create=_create,
     prepare_update=_update,
     validate_status=validating_status(REPLICASET),
+    warnings=template_warnings,
 )
 
 DEPLOYMENT_KIND = Kind(
@@ -165,4 +167,5 @@ DEPLOYMENT_KIND = Kind(
     prepare_create=_create,
     prepare_update=_update,
     validate_status=validating_status(DEPLOYMENT),
+    warnings=template_warnings,
 )

@@ -421,3 +421,29 @@ async def test_the_server_publishes_itself_and_the_dns_service(server) -> None:
     dns = await server.ok("GET", "/api/v1/namespaces/kube-system/services/kube-dns")
     assert dns["spec"]["clusterIP"] == "10.96.0.10"
     assert dns["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] == "netplane-dns"
+
+
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [("Foreground", ["foregroundDeletion"]), ("Orphan", ["orphan"]), ("Background", None), (None, None)],
+)
+async def test_each_propagation_policy_leaves_what_the_collector_looks_for(server, policy, left) -> None:
+    await server.ok("POST", DEPLOYMENTS, deployment())
+    body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy} if policy else None
+    answer = await server.ok("DELETE", f"{DEPLOYMENTS}/web", body)
+    if left is None:
+        assert (answer["kind"], answer["status"]) == ("Status", "Success")
+        assert (await server.refused("GET", f"{DEPLOYMENTS}/web")).code == 404
+    else:
+        assert answer["metadata"]["finalizers"] == left
+        assert answer["metadata"]["deletionTimestamp"]
+
+
+@pytest.mark.parametrize("field", ["uid", "resourceVersion"])
+async def test_a_delete_with_preconditions_hits_only_what_was_meant(server, field) -> None:
+    made = await server.ok("POST", DEPLOYMENTS, deployment())
+    wrong = {"preconditions": {field: "1"}}
+    error = await server.refused("DELETE", f"{DEPLOYMENTS}/web", wrong)
+    assert (error.code, error.reason) == (409, "Conflict")
+    await server.ok("DELETE", f"{DEPLOYMENTS}/web", {"preconditions": {field: made["metadata"][field]}})
+    assert (await server.refused("GET", f"{DEPLOYMENTS}/web")).code == 404
