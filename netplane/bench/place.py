@@ -94,18 +94,27 @@ class Place:
 
 
 @contextmanager
-def place(directory: Path, say: Callable[[str], None]) -> Iterator[Place]:
-    """Namespaces, the load's server, netplane and HAProxy, all answering. Raises ConfigError, PeerError."""
+def place(
+    directory: Path,
+    say: Callable[[str], None],
+    *,
+    haproxy: bool = True,
+    served: Sequence[int] = (SERVED,),
+    workers: int = 0,
+) -> Iterator[Place]:
+    """Namespaces, the load's servers, netplane and HAProxy, all answering. Raises ConfigError, PeerError."""
     with ExitStack() as left:
         made = Place(directory, {name: new_netns() for name in ("node", "client", "server")})
         left.callback(_leave, made)
         _link(made)
         _build_load(directory)
-        made.start("server", [str(directory / "load"), "server", str(SERVED)])
-        made.wait_for(SERVER, SERVED)
+        for port in served:
+            made.start("server", [str(directory / "load"), "server", str(port)])
+            made.wait_for(SERVER, port)
         say("starting the proxies")
-        _start_netplane(made)
-        _start_haproxy(made)
+        _start_netplane(made, served, workers)
+        if haproxy:
+            _start_haproxy(made)
         yield made
 
 
@@ -182,13 +191,13 @@ def _build_load(directory: Path) -> None:
         ) from None
 
 
-def _start_netplane(made: Place) -> None:
+def _start_netplane(made: Place, served: Sequence[int], workers: int) -> None:
     root = made.directory / "root"
     etc, state = root / "etc/netplane", root / "var/lib/netplane"
     etc.mkdir(parents=True)
     state.mkdir(parents=True)
-    (state / "proxy-snapshot.json").write_bytes(orjson.dumps(_snapshot()))
-    (etc / "proxy.yaml").write_text(f"nodeName: bench\nnodeAddresses: [{NODE}]\n")
+    (state / "proxy-snapshot.json").write_bytes(orjson.dumps(_snapshot(served)))
+    (etc / "proxy.yaml").write_text(f"nodeName: bench\nnodeAddresses: [{NODE}]\nworkers: {workers}\n")
     (etc / "proxy.kubeconfig").write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\n"
         "users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
@@ -200,9 +209,9 @@ def _start_netplane(made: Place) -> None:
     made.wait_for(CLUSTER_IP, PORT, log)
 
 
-def _snapshot() -> dict[str, Any]:
-    """What a proxy keeps on disk (``proxy.saved``): one ClusterIP with one endpoint on this node."""
-    endpoint = {"address": SERVER, "port": SERVED, "local": True, "terminating": False}
+def _snapshot(served: Sequence[int]) -> dict[str, Any]:
+    """What a proxy keeps on disk (``proxy.saved``): one ClusterIP with endpoints on this node."""
+    endpoints = [{"address": SERVER, "port": port, "local": True, "terminating": False} for port in served]
     return {
         "format": 1,
         "revision": 1,
@@ -218,7 +227,7 @@ def _snapshot() -> dict[str, Any]:
             {
                 "frontend": {"address": CLUSTER_IP, "port": PORT, "protocol": "TCP"},
                 "service": {"namespace": "bench", "name": "one", "port": "80"},
-                "inside": {"endpoints": [endpoint], "whenEmpty": "reject"},
+                "inside": {"endpoints": endpoints, "whenEmpty": "reject"},
             }
         ],
     }

@@ -37,6 +37,7 @@ API = {
     "interval": "95 %",
     "p99": "P99",
 }
+IDLE = {"figure": "FIGURE", "value": "VALUE", "unit": "UNIT"}
 PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
 
 
@@ -79,6 +80,23 @@ def proxy(rounds: int, seconds: float, output: str) -> None:
     ]
     click.echo(table(shown, PROXY), nl=False)
     say(f"load averages of this machine before {before}, after {measured.load_average()}")
+
+
+@bench.command()
+@click.option("--connections", default=20_000, show_default=True, help="Open at once, and idle.")
+@click.option("--workers", default=0, show_default=True, help="Worker processes to begin with; 0: chosen.")
+@output_option
+def idle(connections: int, workers: int, output: str) -> None:
+    """What idle connections cost the userspace proxy: memory of all its processes, and how many it takes.
+
+    \b
+    Example:
+      netplane bench idle --workers 3
+    """
+    from netplane.bench.idle import measure
+
+    rows = measure(connections, workers, say)
+    show([{**row, "value": round(row["value"], 2)} for row in rows], IDLE, output)
 
 
 @bench.command()

@@ -119,7 +119,7 @@ def _proxy(paths: Paths) -> tuple[bool, str]:
     found = observe.ask(paths.proxy_socket, "status")
     silent = found.get("apiSilentSeconds")
     detail = f"{found['mode']}, {found['frontends']} frontends, {found['flows']} flows, revision {found['revision']}"
-    if silent is not None:
-        detail += f", heard of the API server {silent:.0f} s ago"
+    heard = "not yet since it was started" if silent is None else f"{silent:.0f} s ago"
+    detail += f", heard of the API server {heard}"
     problems = [*found.get("problems", []), *found.get("unserved", [])]
     return not problems, "; ".join([detail, *map(str, problems)])

@@ -27,7 +27,7 @@ T = TypeVar("T")
 SHORT_LIFE = 1.0  # seconds; one that ended sooner is started again after as long
 LOOK_EVERY = 1.0  # seconds between looks at how full the workers are
 MOST = 16
-FEW = 0.25  # of one worker's connections left over all workers: time for another one
+FEW = 0.25  # of what one worker may have is left over all workers: time for another one
 
 
 def justified(cores: int) -> int:
@@ -48,7 +48,6 @@ class Crew:
         self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
         self._node: NodeFacts | None = None
         self._lives = 0
-        self.capacity = 0
         for _ in range(max(workers, len(self._former))):
             self._add()
 
@@ -60,8 +59,8 @@ class Crew:
             while True:
                 await asyncio.sleep(LOOK_EVERY)
                 await self._each(lambda remote: remote.refresh(traffic=False))
-                self.capacity = max([self.capacity, *(remote.room for remote in self._remotes)])
-                if self.room < self.capacity * FEW and len(self._remotes) < MOST:
+                most = max(remote.most for remote in self._remotes)
+                if self.room < most * FEW and len(self._remotes) < MOST:
                     log.info("room for %d more connections: starting another worker", self.room)
                     self._tasks.create_task(self._keep(self._add()))
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CLONE_FILES = 0x400  # linux/sched.h
 SYS_CLONE3 = 435  # the same number on every architecture (Linux 5.3)
+PR_SET_NAME = 15  # linux/prctl.h
+KEEPER, WORKER = b"netplane-keeper", b"netplane-worker"  # as ps(1) shows them with -o comm
 SHORT_LIFE = 1.0  # seconds; a worker that failed sooner is started again after a pause
 PAUSES = (0.0, 0.05, 0.2, 1.0)  # seconds, by the number of such failures in a row
 LOST = len(PAUSES)  # so many in a row, and what was left is given up: it may be what they fail of
@@ -65,6 +67,7 @@ def clone_with_table() -> int:
 def keep(channel: socket.socket, options: process.Options) -> int:
     """Until a worker has ended in order; the exit status."""
     ledger = Ledger()
+    _libc.prctl(PR_SET_NAME, KEEPER)
     gc.collect()
     gc.freeze()
     short = 0
@@ -90,6 +93,7 @@ def keep(channel: socket.socket, options: process.Options) -> int:
 
 def _work(channel: socket.socket, options: process.Options, ledger: Ledger, *, forsake: bool) -> None:
     status = 1
+    _libc.prctl(PR_SET_NAME, WORKER)
     try:
         process.run(channel, options, ledger, forsake=forsake)
         status = 0

@@ -62,7 +62,7 @@ async def _live(
     async with asyncio.TaskGroup() as tasks:
         service = Service(worker, proxy, found, tasks)
         await service.over.wait()
-    proxy.close()
+    # The channel stays open: one that follows us, should we be killed now, finds its end there and holds as well.
     if service.hold:
         worker.engine.forsake()
         _hold(worker, Path(options.offer), options.drain, accepting=not service.told_to_stop)
@@ -149,6 +149,7 @@ class Service:
         return {
             "active": worker.active,
             "room": worker.room,
+            "most": worker.engine.limit // 2,
             "ejected": worker.ejected,
             "traffic": traffic,
         }

@@ -58,7 +58,7 @@ class Remote:
         self._pid = 0
         self._base: counts.Counts = {}
         self._last: counts.Counts = {}
-        self.active = self.room = 0
+        self.active = self.room = self.most = 0
         self.ejected: Sequence[str] = ()
 
     # -- what is wanted --------------------------------------------------------------------------------
@@ -113,7 +113,8 @@ class Remote:
         """Learn what there is now; what was so last stands where no answer comes."""
         with suppress(Restarted, TimeoutError, OSError):
             report = await self._ask({"op": "report", "traffic": traffic})
-            self.active, self.room, self.ejected = report["active"], report["room"], report["ejected"]
+            self.active, self.room, self.most = report["active"], report["room"], report["most"]
+            self.ejected = report["ejected"]
             if report["traffic"] is not None:
                 self._last = counts.decode_traffic(report["traffic"])
 

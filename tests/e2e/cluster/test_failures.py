@@ -77,7 +77,7 @@ def agents_run(lab: Lab) -> bool:
 
 
 def test_a_restarted_proxy_refuses_nobody(lab: Lab, service: str) -> None:
-    """Bound: flows that the ended process was relaying when it was killed; each request here is short."""
+    """Its workers go on, whichever way it ends."""
     with lab.stream("n1", service) as report:
         time.sleep(1)
         lab.exec("n1", "netplane", "supervise", "restart", "proxy")
@@ -85,9 +85,7 @@ def test_a_restarted_proxy_refuses_nobody(lab: Lab, service: str) -> None:
         lab.exec("n1", "netplane", "supervise", "kill", "proxy")
         eventually(lambda: hello_is_whole(lab), "all ready", 30)
         time.sleep(1)
-    assert len(report.failures) <= 2, report.failures
-    refused = [failure for failure in report.failures if "Refused" in str(failure["cause"])]
-    assert refused == []
+    assert report.failures == []
 
 
 def test_nothing_notices_that_the_api_server_is_away(lab: Lab, service: str) -> None:

@@ -135,8 +135,9 @@ class Api:
 class Supervisor:
     """Starts the proxy in n1 and keeps its descriptors, as `netplane supervise` and systemd do."""
 
-    def __init__(self, world: Any, root: Path) -> None:
+    def __init__(self, world: Any, root: Path, *, settings: str = "", descriptors: int | None = None) -> None:
         self._world = world
+        self._limit = f"ulimit -n {descriptors}; " if descriptors else ""
         self.root = root
         self.log = root / "proxy.log"
         self._notify = open_socket(root / "notify.sock")
@@ -148,7 +149,7 @@ class Supervisor:
         self.process: subprocess.Popen[bytes] | None = None
         etc = root / "etc/netplane"
         etc.mkdir(parents=True)
-        (etc / "proxy.yaml").write_text(f"root: {root}\nnodeName: n1\n")
+        (etc / "proxy.yaml").write_text(f"root: {root}\nnodeName: n1\n{settings}\n")
         server = f"http://{flows.OUTSIDE_ADDRESS}:{API_PORT}"
         (etc / "proxy.kubeconfig").write_text(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
@@ -163,7 +164,7 @@ class Supervisor:
         moves = "".join(f"exec {3 + i}<&{entry.fd}; " for i, entry in enumerate(held))
         netns = self._world.netns["n1"]
         config = self.root / "etc/netplane/proxy.yaml"
-        script = f'{moves}export LISTEN_PID=$$; exec "$0" -c "$1" {config}'
+        script = f'{moves}{self._limit}export LISTEN_PID=$$; exec "$0" -c "$1" {config}'
         environment = {
             **os.environ,
             "NOTIFY_SOCKET": str(self.root / "notify.sock"),

@@ -1,0 +1,163 @@
+"""Several worker processes behave as one proxy, whichever of its processes is lost."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests import flows
+from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, visit
+
+pytestmark = pytest.mark.netns
+SAMPLE = 'netplane_service_connections_total{namespace="default",port="80",protocol="TCP",service="web"}'
+
+
+@pytest.fixture
+def several(world, api, start, tmp_path) -> Iterator[Supervisor]:
+    """Two workers to begin with, and few descriptors each, so that more are soon needed."""
+    start()  # so that every trace in n1 is removed at the end
+    made = Supervisor(world, tmp_path, settings="workers: 2", descriptors=400)
+    made.start()
+    eventually(lambda: visit(world) in ("web1", "web2"))
+    eventually(lambda: len(keepers(made)) == 2)
+    yield made
+    made.close()
+
+
+def keepers(supervisor: Supervisor) -> list[int]:
+    assert supervisor.process is not None
+    return children(supervisor.process.pid)
+
+
+def open_many(world: Any, stack: ExitStack, count: int) -> list[socket.socket]:
+    socks = [stack.enter_context(world.connect("client", "10.96.0.10", 80)) for _ in range(count)]
+    for sock in socks:
+        assert first_line(sock) in (b"web1", b"web2")
+    return socks
+
+
+def first_line(sock: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        line += sock.recv(1)
+    return line.split()[0]
+
+
+def all_answer(socks: list[socket.socket]) -> bool:
+    for sock in socks:
+        sock.sendall(b"still here?")
+    return all(sock.recv(11) == b"still here?" for sock in socks)
+
+
+def connections(world: Any) -> float:
+    command = ["curl", "-s", f"http://{flows.NODES['n1']}:10249/metrics"]
+
+    def fetch() -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return float(world.run("outside", fetch).partition(SAMPLE)[2].split()[0])
+
+
+def test_more_connections_than_one_process_may_have_descriptors_for(world, several) -> None:
+    """400 descriptors are room for less than 100 connections: workers are added, and nobody is turned away."""
+    with ExitStack() as stack:
+        socks = open_many(world, stack, 300)
+        status = several.ask("status")
+        assert status["flows"] == 300
+        assert status["workers"] > 3
+        assert all_answer(socks)
+        assert len(several.ask("flows")) == 300
+
+
+def test_the_sum_of_the_counters_never_falls(world, several) -> None:
+    for _ in range(20):
+        visit(world)
+    before = connections(world)
+    assert before >= 20
+    for keeper in keepers(several):
+        (worker,) = children(keeper)
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda keeper=keeper, worker=worker: children(keeper) not in ([], [worker]))
+    eventually(lambda: visit(world))
+    assert connections(world) >= before
+
+
+def test_a_client_with_affinity_stays_with_its_endpoint(world, api, several) -> None:
+    made = flows.service("sticky", "10.96.0.70")
+    made["spec"] |= {"sessionAffinity": "ClientIP"}
+    api.put("endpointslices", flows.endpoint_slice("sticky", "web1", "web2"))
+    api.put("services", made)
+    eventually(lambda: visit(world, "10.96.0.70"))
+    assert len(Counter(visit(world, "10.96.0.70") for _ in range(30))) == 1
+
+
+def test_a_lost_keeper_costs_no_connection(world, several) -> None:
+    with ExitStack() as stack:
+        socks = open_many(world, stack, 60)
+        victim = keepers(several)[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: victim not in keepers(several) and several.ask("status")["flows"] == 60)
+        assert all_answer(socks)
+        assert visit(world)
+
+
+def test_a_killed_proxy_costs_no_connection(world, several) -> None:
+    """Its workers serve on, new clients too, and give all to the workers of the next proxy."""
+    with ExitStack() as stack:
+        socks = open_many(world, stack, 100)
+        several.end(signal.SIGKILL)
+        assert all_answer(socks)
+        socks += open_many(world, stack, 10)
+        several.start()
+        eventually(lambda: several.ask("status")["flows"] == 110)
+        assert all_answer(socks)
+        assert visit(world)
+    eventually(lambda: several.ask("status")["flows"] == 0)
+    assert list((several.root / "run/netplane").glob("proxy-flows-*")) == []
+
+
+def test_a_worker_that_holds_for_the_next_proxy_may_be_killed_too(world, several) -> None:
+    held = keepers(several)
+    with ExitStack() as stack:
+        socks = open_many(world, stack, 60)
+        several.end(signal.SIGKILL)
+        for keeper in held:
+            (worker,) = children(keeper)
+            os.kill(worker, signal.SIGKILL)
+        assert all_answer(socks)
+        several.start()
+        eventually(lambda: several.ask("status")["flows"] == 60)
+        assert all_answer(socks)
+
+
+def test_a_keeper_and_its_worker_lost_at_once_are_replaced(world, several) -> None:
+    """Their connections end: nobody is left who has them. New ones are served."""
+    victim = keepers(several)[0]
+    for pid in (victim, *children(victim)):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: victim not in keepers(several) and len(keepers(several)) == 2)
+    for _ in range(10):
+        assert visit(world) in ("web1", "web2")
+
+
+def test_the_start_up_message_says_what_fits(world, several) -> None:
+    said = eventually(lambda: [line for line in several.log.read_text().splitlines() if "room for" in line])
+    assert "the descriptor limit of 400 leaves room for" in said[0]
+    assert "in 2 workers of at most 16" in said[0]
+
+
+def test_clients_wait_at_a_killed_workers_listener_and_are_served(world, several) -> None:
+    """All workers are stopped, so the client surely waits in the kernel's queue when they are killed."""
+    victims = [worker for keeper in keepers(several) for worker in children(keeper)]
+    for worker in victims:
+        os.kill(worker, signal.SIGSTOP)
+    with world.connect("client", "10.96.0.10", 80) as waiting:
+        for worker in victims:
+            os.kill(worker, signal.SIGKILL)
+        assert first_word(waiting) in ("web1", "web2")
