@@ -6,6 +6,8 @@
  *   load request ADDRESS PORT SECONDS PARALLEL    64 bytes there and back over connections that stay
  *   load bulk ADDRESS PORT SECONDS PARALLEL       one way, until the last byte has arrived
  *   load idle ADDRESS PORT SECONDS PARALLEL       open, one exchange each, say "ready", and wait
+ *   load pace ADDRESS PORT RATE PARALLEL          the same, then RATE exchanges a second over them all in turn,
+ *                                                 until a line comes; the slowest is printed in place of the seconds
  * A client prints one line: count seconds p50 p99 failures (bytes for bulk; times in microseconds).
  */
 #define _GNU_SOURCE
@@ -186,6 +188,49 @@ static void client(struct sockaddr_in *to, char kind, double seconds, int parall
            times[(long)(count * 0.99)] * 1e6, failures);
 }
 
+static void pace(struct sockaddr_in *to, double rate, int parallel) {
+    int *fds = calloc(parallel, sizeof *fds), next = 0;
+    double slowest = 0, due = 0;
+    memset(block, 'e', SIZE);
+    for (int i = 0; i < parallel; i++) { /* one after the other: a listener's queue has an end */
+        int fd = fds[i] = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+        if (fd < 0 || fd >= MOST || connect(fd, (void *)to, sizeof *to)) die("connect");
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (write(fd, block, SIZE) != SIZE || read(fd, block, SIZE) != SIZE) die("exchange");
+        watch(fd, EPOLLIN, EPOLL_CTL_ADD);
+    }
+    watch(0, EPOLLIN, EPOLL_CTL_ADD);
+    puts("ready");
+    fflush(stdout);
+    for (due = now();;) {
+        struct epoll_event events[256];
+        for (; due <= now(); due += 1 / rate, next = (next + 1) % parallel) {
+            if (begun[fds[next]] > 0) continue; /* the last one is on its way still */
+            begun[fds[next]] = now();
+            if (write(fds[next], block, SIZE) != SIZE) failures++;
+        }
+        int n = epoll_wait(set, events, 256, 1);
+        for (int i = 0; i < n; i++) {
+            int fd = events[i].data.fd;
+            char back[SIZE];
+            if (fd == 0) {
+                for (int j = 0; j < parallel; j++) /* one that never came back counts as well */
+                    if (begun[fds[j]] > 0 && now() - begun[fds[j]] > slowest) slowest = now() - begun[fds[j]];
+                printf("%ld %.6f 0 0 %ld\n", count, slowest, failures);
+                return;
+            }
+            if (read(fd, back, SIZE) <= 0) {
+                failures++;
+                watch(fd, 0, EPOLL_CTL_DEL);
+                continue;
+            }
+            done(fd);
+            if (times[count - 1] > slowest) slowest = times[count - 1];
+            begun[fd] = 0;
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     set = epoll_create1(0);
     if (argc == 3) server(atoi(argv[2]));
@@ -196,6 +241,8 @@ int main(int argc, char **argv) {
     int parallel = atoi(argv[5]);
     if (!strcmp(argv[1], "bulk"))
         bulk(&to, seconds, parallel);
+    else if (!strcmp(argv[1], "pace"))
+        pace(&to, seconds, parallel);
     else
         client(&to, !strcmp(argv[1], "connect") ? 'c' : !strcmp(argv[1], "idle") ? 'i' : 'e', seconds, parallel);
     return 0;

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from netplane.errors import ConfigError, PeerError
 from netplane.linux import sysctl
@@ -101,8 +102,12 @@ def place(
     haproxy: bool = True,
     served: Sequence[int] = (SERVED,),
     workers: int = 0,
+    supervised: bool = False,
 ) -> Iterator[Place]:
-    """Namespaces, the load's servers, netplane and HAProxy, all answering. Raises ConfigError, PeerError."""
+    """Namespaces, the load's servers, netplane and HAProxy, all answering. Raises ConfigError, PeerError.
+
+    ``supervised``: the proxy is a daemon of ``netplane supervise``, which may restart it.
+    """
     with ExitStack() as left:
         made = Place(directory, {name: new_netns() for name in ("node", "client", "server")})
         left.callback(_leave, made)
@@ -112,7 +117,7 @@ def place(
             made.start("server", [str(directory / "load"), "server", str(port)])
             made.wait_for(SERVER, port)
         say("starting the proxies")
-        _start_netplane(made, served, workers)
+        _start_netplane(made, served, workers, supervised=supervised)
         if haproxy:
             _start_haproxy(made)
         yield made
@@ -191,7 +196,7 @@ def _build_load(directory: Path) -> None:
         ) from None
 
 
-def _start_netplane(made: Place, served: Sequence[int], workers: int) -> None:
+def _start_netplane(made: Place, served: Sequence[int], workers: int, *, supervised: bool) -> None:
     root = made.directory / "root"
     etc, state = root / "etc/netplane", root / "var/lib/netplane"
     etc.mkdir(parents=True)
@@ -203,6 +208,10 @@ def _start_netplane(made: Place, served: Sequence[int], workers: int) -> None:
         "users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
     )
     command = [sys.executable, "-m", "netplane", "proxy", "--root", str(root)]
+    if supervised:
+        daemons = {"daemons": [{"name": "proxy", "command": command}]}
+        (etc / "supervise.yaml").write_text(yaml.safe_dump(daemons))
+        command = [sys.executable, "-m", "netplane", "supervise", "--root", str(root)]
     log = made.directory / "netplane.log"
     with log.open("ab") as output:
         made.start("node", command, stdout=output, stderr=output)

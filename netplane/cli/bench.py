@@ -37,6 +37,13 @@ API = {
     "interval": "95 %",
     "p99": "P99",
 }
+LOSSES = {
+    "loss": "LOST",
+    "connections": "CONNECTIONS",
+    "cut": "CUT",
+    "median": "SLOWEST EXCHANGE MS, MEDIAN",
+    "longest": "LONGEST",
+}
 IDLE = {"figure": "FIGURE", "value": "VALUE", "unit": "UNIT"}
 PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
 
@@ -97,6 +104,27 @@ def idle(connections: int, workers: int, output: str) -> None:
 
     rows = measure(connections, workers, say)
     show([{**row, "value": round(row["value"], 2)} for row in rows], IDLE, output)
+
+
+@bench.command()
+@click.option("--connections", default=5000, show_default=True, help="Open at once, and all in use.")
+@click.option("--rounds", default=5, show_default=True, help="Of each loss, in random order.")
+@output_option
+def losses(connections: int, rounds: int, output: str) -> None:
+    """What open connections notice when a process of the userspace proxy is restarted or killed.
+
+    \b
+    Example:
+      netplane bench losses --connections 1000
+    """
+    from netplane.bench.losses import measure
+
+    rows = measure(connections, rounds, say)
+    show(
+        [{**row, "median": round(row["median"]), "longest": round(row["longest"])} for row in rows],
+        LOSSES,
+        output,
+    )
 
 
 @bench.command()

@@ -141,9 +141,11 @@ class Worker:
         return flow
 
     def stop_accepting(self) -> None:
-        """Take no more clients, who wait in the kernel's queues; UDP flows end."""
+        """Take no more clients, who wait in the kernel's queues; UDP flows end. Our copies of sockets are closed."""
         self.engine.stop_accepting()
         self.datagrams.close()
+        while self._listeners:
+            self._listeners.popitem()[1].sock.close()
 
     async def close(self, *, keep: bool) -> None:
         """End every flow, whether the listeners' sockets (which stay the caller's) are kept or not."""

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from proxy.userspace import observe
 from tests import flows
 
 API_PORT = 6480
+LOAD = str(Path(__file__).with_name("load.py"))
 NODE_OBJECT = {
     "metadata": {"name": "n1"},
     "spec": {"podCIDRs": [flows.POD_CIDRS["n1"]]},
@@ -231,3 +233,28 @@ def visit(world: Any, address: str = "10.96.0.10", port: int = 80) -> str:
 def first_word(sock: socket.socket) -> str:
     with sock.makefile("rb") as stream:
         return stream.readline().decode().split()[0]
+
+
+def workers(supervisor: Supervisor) -> list[int]:
+    assert supervisor.process is not None
+    return [worker for keeper in children(supervisor.process.pid) for worker in children(keeper)]
+
+
+@contextmanager
+def load(world: Any, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    netns = world.netns[name]
+    command = ["nsenter", f"--net=/proc/self/fd/{netns}", sys.executable, LOAD, *arguments]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, pass_fds=[netns], stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    with process:
+        try:
+            assert process.stdout.readline() == "running\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(client: subprocess.Popen[str], seconds: float = 60) -> dict[str, Any]:
+    said, _ = client.communicate(timeout=seconds)
+    return dict(json.loads(said))

@@ -1,4 +1,5 @@
-"""Load whose every byte is checked: `load.py serve PORT`, `stream ADDRESS PORT BULK IDLE`, `visit ADDRESS PORT`.
+"""Load whose every byte is checked: `load.py serve PORT`, `stream ADDRESS PORT BULK IDLE`, `visit ADDRESS PORT`;
+`serve-short PORT` and `short ADDRESS PORT COUNT` for many connections of one byte.
 
 A bulk stream sends all the time, both ways, and ends with the SHA-256 of all that it sent. An idle one says a word
 at its beginning and one at its end. A visit is a connection of its own, one after the other. Each program prints
@@ -132,6 +133,27 @@ def visit(address: str, port: int) -> None:
     print(json.dumps({"visits": visits, "failures": failures[:5], "slowest": round(slowest, 3)}))
 
 
+def answer_short(port: int) -> None:
+    with socket.create_server(("0.0.0.0", port), backlog=4096) as listener:
+        print("running", flush=True)
+        while True:
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(sock.recv(1))
+
+
+def short(address: str, port: int, count: int) -> None:
+    """So many connections, a byte there and back each; they do not overlap."""
+    print("running", flush=True)
+    for _ in range(count):
+        with socket.socket() as sock:
+            sock.connect((address, port))
+            sock.sendall(b"x")
+            assert sock.recv(2) == b"x"
+            assert sock.recv(1) == b""
+    print(json.dumps({"done": count}))
+
+
 async def serve(port: int) -> None:
     server = await asyncio.start_server(answer, "0.0.0.0", port, backlog=4096, limit=CHUNK * 4)
     print("running", flush=True)
@@ -145,6 +167,10 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", port]:
             asyncio.run(serve(int(port)))
+        case ["serve-short", port]:
+            answer_short(int(port))
+        case ["short", address, port, count]:
+            short(address, int(port), int(count))
         case ["stream", address, port, bulk, idle]:
             asyncio.run(Client(address, int(port)).run(int(bulk), int(idle)))
         case ["visit", address, port]:

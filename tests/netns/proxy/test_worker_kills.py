@@ -1,38 +1,17 @@
 """kill -9 of workers, under load: whoever is connected stays connected, and every byte is checked."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import flows
-from tests.netns.proxy.daemon import Supervisor, children, eventually, visit
+from tests.netns.proxy.daemon import Supervisor, ended, eventually, load, visit, workers
 
 pytestmark = pytest.mark.netns
-LOAD = str(Path(__file__).with_name("load.py"))
 PORT = 9200
-
-
-@contextmanager
-def load(world: Any, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    netns = world.netns[name]
-    command = ["nsenter", f"--net=/proc/self/fd/{netns}", sys.executable, LOAD, *arguments]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, pass_fds=[netns], stdin=pipe, stdout=pipe, text=True)
-    assert process.stdout is not None
-    with process:
-        try:
-            assert process.stdout.readline() == "running\n"
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -48,21 +27,11 @@ def streamed(world, api, supervisor) -> Iterator[Supervisor]:
         assert said == "", "the server got a stream that was not what the client sent"
 
 
-def workers(supervisor: Supervisor) -> list[int]:
-    assert supervisor.process is not None
-    return [worker for keeper in children(supervisor.process.pid) for worker in children(keeper)]
-
-
 def kill_a_worker(world: Any, supervisor: Supervisor) -> None:
     """One of them, and wait until another one is at work in its place."""
     victim = eventually(lambda: workers(supervisor))[0]
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: victim not in workers(supervisor) and visit(world))
-
-
-def ended(client: subprocess.Popen[str]) -> dict[str, Any]:
-    said, _ = client.communicate(timeout=60)
-    return dict(json.loads(said))
 
 
 def test_established_flows_survive_kill_9_of_their_worker(world, streamed) -> None:
