@@ -30,6 +30,7 @@ from cni.plan import (
     HostRoute,
     Label,
     LinkUp,
+    LocalRoute,
     Neighbour,
     PodAddress,
     Setting,
@@ -107,7 +108,7 @@ def _place(step: Step) -> object:
             return step.where
         case Label() | HostRoute() | Transmit():
             return Where.HOST
-        case LinkUp() | PodAddress() | DefaultRoute():
+        case LinkUp() | PodAddress() | LocalRoute() | DefaultRoute():
             return Where.POD
         case DeleteLink() | Firewall():
             return (type(step), getattr(step, "adding", False))
@@ -200,6 +201,8 @@ class _Worker:
                 return templates.get_link().fill(index=self._host_index(step.link))
             case PodAddress():
                 return templates.address(step.address.version).fill(index=self._made, address=step.address)
+            case LocalRoute():
+                return templates.local_route(ROUTE_PROTOCOL).fill(index=self._made, address=step.address)
             case Neighbour():
                 index = self._made if step.where is Where.POD else self._host_index(step.link)
                 template = templates.neighbour(step.address.version)
@@ -325,6 +328,7 @@ _WORDS: dict[type, str] = {
     Transmit: "have {s.link} transmit",
     PodAddress: "give {s.link} the address {s.address}",
     Neighbour: "add the neighbour {s.address} on {s.link} ({s.where})",
+    LocalRoute: "have the pod take what is sent to {s.address}",
     HostRoute: "add the route to {s.address} on {s.link}",
     DefaultRoute: "add the pod's default route by {s.gateway} on {s.link}",
     Setting: "set {s.name}={s.value}",

@@ -83,8 +83,9 @@ def underlay_mtu() -> int:
     the smallest of the links that are up; ``DEFAULT_MTU`` where there is none.
     """
     with _socket() as host:
-        links = {entry["index"]: entry for entry in host.get_links()}
-        routes = [r for r in host.get_routes(family=2) if r.get_attr("RTA_TABLE") == _MAIN_TABLE]
+        links = {entry["index"]: entry for entry in host.get_links() if not entry["flags"] & _IFF_LOOPBACK}
+        both = (*host.get_routes(family=2), *host.get_routes(family=10))
+        routes = [route for route in both if route.get_attr("RTA_TABLE") == _MAIN_TABLE]
     towards_peers = {r.get_attr("RTA_OIF") for r in routes if r["proto"] == _PEER_ROUTE_PROTOCOL}
     by_default = {r.get_attr("RTA_OIF") for r in routes if r["dst_len"] == 0}
     others = {index for index, entry in links.items() if _is_underlay(entry)}

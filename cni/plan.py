@@ -91,6 +91,16 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalRoute:
+    """The pod takes what is sent to this IPv6 address of its own. The kernel's own route for that comes from a work
+    queue, some time after the address (addrconf_dad_work), DAD or not; until then packets are dropped.
+    """
+
+    link: str
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
 class HostRoute:
     """The host's route to one address, on the link."""
 
@@ -152,6 +162,7 @@ Step = (
     | Transmit
     | PodAddress
     | Neighbour
+    | LocalRoute
     | HostRoute
     | DefaultRoute
     | Setting
@@ -190,6 +201,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
         LinkUp("lo"),
         LinkUp(pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
+        *(LocalRoute(pod_link, address) for address in lease.addresses if address.version == 6),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(DefaultRoute(pod_link, GATEWAYS[v]) for v in versions),
         Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports)),

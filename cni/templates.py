@@ -32,9 +32,9 @@ _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _NODAD = 0x02
 _PERMANENT = 0x80
 _ONLINK = 4
-_MAIN_TABLE = 254
+_MAIN_TABLE, _LOCAL_TABLE = 254, 255
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
-_UNICAST = 1
+_UNICAST, _LOCAL = 1, 2  # rtm_type
 _JUMP = -3
 _NUMBER = struct.Struct("=I")
 _SEQUENCE, _ACK_BYTE = 8, 6 if sys.byteorder == "little" else 7  # in struct nlmsghdr
@@ -258,6 +258,18 @@ def host_route(version: int, protocol: int) -> Template:
         return _encoded(rtmsg(), NEWROUTE, CREATE | REPLACE, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "address": ADDRESS[version]})
+
+
+@lru_cache(maxsize=1)
+def local_route(protocol: int) -> Template:
+    """Of an IPv6 address of this host, beside the one that the kernel makes."""
+
+    def encode(index: int, address: object) -> bytes:
+        attributes = [("RTA_TABLE", _LOCAL_TABLE), ("RTA_DST", str(address)), ("RTA_OIF", index)]
+        fields = {**_route(6, protocol), "dst_len": 128, "type": _LOCAL, "table": _LOCAL_TABLE}
+        return _encoded(rtmsg(), NEWROUTE, CREATE | REPLACE, attributes, **fields)
+
+    return Template(encode, {"index": NUMBER, "address": ADDRESS[6]})
 
 
 @lru_cache(maxsize=2)

@@ -1,9 +1,14 @@
 """`netplane cni status|leases|gc` and the daemon's own manners: inherited sockets, stopping, bad clients."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -50,6 +55,38 @@ def test_gc_mends_beside_a_running_daemon(node: CniNode):
         assert done["restored"] == ["netplane/stays/eth0"]
         assert "10.244.1.3" in node.command("ip", "route", "show", "proto", "97")
         assert [lease.attachment.container_id for lease in node.leases()] == ["stays"]
+
+
+def netplane(node: CniNode, *words: str) -> tuple[int, str]:
+    """The command as an operator runs it on this node: (exit status, what it said)."""
+    command = [Path(sys.executable).with_name("netplane"), "cni", *words, "--root", str(node.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_commands_look_and_mend(node: CniNode):
+    with pods(1) as (stays,):
+        mapped = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
+        assert node.call("ADD", "stays", stays, runtimeConfig=mapped).code == 0
+        with pods(1) as (goes,):
+            assert node.call("ADD", "goes", goes).code == 0
+        until(lambda: len(node.links()) == 1, "the kernel to take the link with the namespace")
+        assert netplane(node, "status") == (0, ANY)
+        (first, second) = json.loads(netplane(node, "leases", "-o", "json")[1])
+        assert (first["containerID"], first["addresses"], first["ports"]) == (
+            "stays",
+            ["10.244.1.2"],
+            ["*:8080/tcp"],
+        )
+        assert second["containerID"] == "goes"
+        assert netplane(node, "gc") == (0, "freed: netplane/goes/eth0\n")
+        assert netplane(node, "gc") == (0, "")
+        node.stop()
+        code, said = netplane(node, "status")
+        assert (code, "cni.sock" in said) == (1, True)
+        assert "10.244.1.2" in netplane(node, "leases")[1]
+        code, said = netplane(node, "gc")
+        assert (code, said.count("\n"), "netplane cni serve" in said) == (1, 1, True)
 
 
 def test_gc_without_a_daemon_is_an_error_that_names_the_socket(node: CniNode):

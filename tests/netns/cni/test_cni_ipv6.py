@@ -139,3 +139,17 @@ def test_what_leaves_the_cluster_by_ipv6_has_the_nodes_address(node6: CniNode):
         with listen(node6.outside, "::", 80) as server:
             assert seen(pod, OUTSIDE6, 80, server) == NODE6
             assert seen(pod, "fd00:10:244:9::9", 80, server) == POD
+
+
+def test_the_mtu_is_that_of_an_ipv6_link_to_the_peers(node6: CniNode):
+    for name, mtu, route in (("other", 9000, "default"), ("peers", 8900, "fd00:10:244:2::/64")):
+        node6.stop()
+        node6.command("ip", "link", "add", f"{name}0", "mtu", str(mtu), "type", "veth", "peer", f"{name}1")
+        node6.command("ip", "link", "set", f"{name}0", "up")
+        protocol = ("proto", "98") if name == "peers" else ()
+        node6.command("ip", "-6", "route", "add", route, "dev", f"{name}0", *protocol)
+        node6.start()
+        with pods(1) as (pod,):
+            added = node6.call("ADD", f"pod-{name}", pod, ipam=ONLY, cniVersion="1.1.0")
+            assert added.json["interfaces"][1]["mtu"] == mtu
+            assert node6.call("DEL", f"pod-{name}", pod).code == 0

@@ -13,6 +13,7 @@ from netplane.linux.namespaces import socket_in
 from tests.netns.cni_node import (
     NODE_ADDRESS,
     OUTSIDE_ADDRESS,
+    POD_CIDR,
     CniNode,
     netns_path,
     network,
@@ -202,15 +203,19 @@ def test_fifty_at_once_share_nothing_and_leave_nothing(node: CniNode):
         assert node.residue() == {}
 
 
-def test_no_first_packet_is_lost(node: CniNode):
+@pytest.mark.parametrize(
+    ("family", "cidr"), [(socket.AF_INET, POD_CIDR), (socket.AF_INET6, "fd00:10:244:1::/64")]
+)
+def test_no_first_packet_is_lost(node: CniNode, family, cidr):
     """From the node to the pod and back, in the very moment in which ADD is answered."""
     lost = []
-    stdin = json.dumps(network()).encode()
-    with socket_in(node.netns, socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    stdin = json.dumps(network(ipam={"ranges": [[cidr]]})).encode()
+    node.command("ip", "address", "add", "fd77::11/64", "dev", "eth0", "nodad")
+    with socket_in(node.netns, family, socket.SOCK_DGRAM) as sender:
         sender.settimeout(1)
-        for number in range(40):
-            with pods(1) as (pod,), socket_in(pod, socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-                receiver.bind(("0.0.0.0", 9))
+        for number in range(30):
+            with pods(1) as (pod,), socket_in(pod, family, socket.SOCK_DGRAM) as receiver:
+                receiver.bind(("", 9))
                 receiver.settimeout(1)
                 environment = {
                     "CNI_CONTAINERID": f"pod-{number}",
