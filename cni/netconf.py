@@ -58,7 +58,7 @@ def parse(document: Mapping[str, Any], arguments: Mapping[str, str] | None = Non
     dns = wishes.dns(document, _object(document, "dns"))
     ips = wishes.ips(document, arguments or {})
     _in_pools(ips, pools)
-    asked = (_ports(document), wishes.mac(document, arguments or {}), ips, _bandwidth(document))
+    asked = (_ports(document, pools), wishes.mac(document, arguments or {}), ips, _bandwidth(document))
     return NetworkConfig(pools, masquerade, mtu, dns, *asked)
 
 
@@ -108,8 +108,9 @@ def _masquerade(text: bytes) -> tuple[IPNetwork, ...] | None:
     return tuple(_network(entry, f"masquerade.exclude[{i}]") for i, entry in enumerate(entries))
 
 
-def _ports(document: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+def _ports(document: Mapping[str, Any], pools: tuple[Pool, ...]) -> tuple[PortMapping, ...]:
     entries = _list(_object(document, "runtimeConfig"), "portMappings", "runtimeConfig")
+    versions = {pool.ranges[0].subnet.version for pool in pools} if entries else set()
     found: list[PortMapping] = []
     for index, entry in enumerate(entries):
         where = f"runtimeConfig.portMappings[{index}]"
@@ -120,6 +121,8 @@ def _ports(document: Mapping[str, Any]) -> tuple[PortMapping, ...]:
         except ValueError as error:
             raise _invalid(where, dict(entry), f"cannot be: {error}") from None
         if mapping is not None:
+            if why := mapping.dead(versions):
+                raise _invalid(where, dict(entry), f"cannot be: {why}")
             found.append(mapping)
     if pair := ports.conflict(found, ()):
         raise _invalid("runtimeConfig.portMappings", str(pair[0]), f"conflicts with {pair[1]}")

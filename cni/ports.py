@@ -4,7 +4,7 @@ Pure. Two mappings conflict where one packet could match both: same protocol and
 same or any.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -26,6 +26,14 @@ class PortMapping:
 
     def __str__(self) -> str:
         return f"{self.host_ip or '*'}:{self.host_port}/{self.protocol}"
+
+    def dead(self, versions: Collection[int]) -> str:
+        """Why no packet can come by this to a pod with addresses of ``versions``; "" where it can."""
+        if not set(self.versions) & set(versions):
+            return "the pod gets no address of hostIP's family"
+        if self.host_ip is not None and self.host_ip.version == 6 and self.host_ip.is_loopback:
+            return "the kernel translates no packets of ::1"
+        return ""
 
     def conflicts(self, other: "PortMapping") -> bool:
         """Whether one packet could match both."""

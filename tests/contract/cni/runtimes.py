@@ -29,6 +29,7 @@ from netplane.linux.namespaces import socket_in
 from netplane.node.network import conflist, write
 from tests.netns.cni_node import POD_CIDR, CniNode, until
 
+POD_CIDR6 = "fd00:10:244:1::/64"
 IMAGE = "localhost/box:1"
 APPLETS = ("cat", "echo", "httpd", "sh", "sleep", "wget")
 SECONDS = 30
@@ -83,7 +84,8 @@ class Enclosure:
 def enclosed(node: CniNode, work: Path) -> Iterator[Enclosure]:
     """Room for runtimes on ``node``, with the network that the node agent writes; gone afterwards, cgroups too."""
     directory = node.root / "etc/cni/net.d"
-    write(directory, conflist([ip_network(POD_CIDR)], [ip_network("10.244.0.0/16")]), held=False)
+    cidrs, cluster = [ip_network(POD_CIDR), ip_network(POD_CIDR6)], [ip_network("10.244.0.0/16")]
+    write(directory, conflist(cidrs, cluster), held=False)
     cgroup = f"/netplane-test-{os.getpid()}"
     command = [
         "unshare",
@@ -292,10 +294,11 @@ class Cri:
         self.stub.StartContainer(cri.StartContainerRequest(container_id=made), timeout=SECONDS)
         return str(made)
 
-    def address(self, sandbox: str) -> str:
+    def addresses(self, sandbox: str) -> list[str]:
         """PodSandboxStatus: what kubelet writes to the pod's status."""
         request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox)
-        return str(self.stub.PodSandboxStatus(request, timeout=SECONDS).status.network.ip)
+        found = self.stub.PodSandboxStatus(request, timeout=SECONDS).status.network
+        return [found.ip, *(entry.ip for entry in found.additional_ips)]
 
     def execute(self, container: str, *command: str) -> str:
         """ExecSync; standard output."""

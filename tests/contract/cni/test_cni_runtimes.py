@@ -22,6 +22,7 @@ from tests.netns.cni_node import NODE_ADDRESS, CniNode, cni_node, until
 
 pytestmark = pytest.mark.netns
 WEB, CLIENT = "10.244.1.2", "10.244.1.3"
+WEB6, CLIENT6 = "fd00:10:244:1::2", "fd00:10:244:1::3"
 THE_NODE = (NODE_ADDRESS, 8000, "the node")
 
 
@@ -72,10 +73,11 @@ def test_cri_as_kubelet_speaks_it(node: CniNode, runtime: Containerd):
         cri.start(web, config, *serve("web"))
         client = cri.run(other)
         shell = cri.start(client, other, "sleep", "1000")
-        assert (cri.address(web), cri.address(client)) == (WEB, CLIENT)
+        assert (cri.addresses(web), cri.addresses(client)) == ([WEB, WEB6], [CLIENT, CLIENT6])
         until(lambda: fetch(node.netns, WEB), "the container to serve")
-        asked = (f"http://{WEB}/", f"http://{NODE_ADDRESS}:8000/", f"http://{NODE_ADDRESS}:8080/")
-        assert cri.execute(shell, "wget", "-qO-", *asked).split("\n") == ["web", "the nodeweb", ""]
+        asked = (f"http://[{WEB6}]/", f"http://{WEB}/", f"http://{NODE_ADDRESS}:8000/")
+        assert cri.execute(shell, "wget", "-qO-", *asked).split("\n") == ["web", "web", "the node"]
+        assert cri.execute(shell, "wget", "-qO-", f"http://{NODE_ADDRESS}:8080/") == "web\n"
         assert fetch(node.outside, NODE_ADDRESS, 8080) == "web", "a client outside, by a port of the node"
         assert fetch(node.netns, "127.0.0.1", 8080) == "web"
         link = next(lease.terms.link for lease in node.leases() if str(lease.addresses[0]) == WEB)

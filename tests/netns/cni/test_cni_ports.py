@@ -76,6 +76,16 @@ def test_a_port_of_one_address_is_no_port_of_another(node: CniNode):
             assert reaches(node.netns, "127.0.0.1", 8080) is None
 
 
+def test_a_port_of_the_loopback_address_is_for_the_node_alone(node: CniNode):
+    with pods(2) as (one, two):
+        assert add(node, "pod-1", one, mapping(8080, hostIP="127.0.0.1")).code == 0
+        assert node.call("ADD", "pod-2", two).code == 0
+        with listener(one) as server:
+            assert reaches(node.netns, "127.0.0.1", 8080, server) == NODE_ADDRESS
+            for netns in (node.outside, node.netns, two):
+                assert reaches(netns, NODE_ADDRESS, 8080) is None
+
+
 def test_a_taken_port_is_an_error_and_costs_nothing(node: CniNode):
     with pods(2) as (one, two):
         assert add(node, "pod-1", one, mapping(8080)).code == 0

@@ -17,6 +17,10 @@ def ranges(*entries):
     return {"ipam": {"ranges": list(entries)}}
 
 
+def mapped(host_ip):
+    return config(runtimeConfig={"portMappings": [{"hostPort": 1, "containerPort": 2, "hostIP": host_ip}]})
+
+
 def test_what_the_node_agent_writes():
     parsed = netconf.parse(config(masquerade={"exclude": ["10.244.0.0/16", "10.96.0.0/12"]}, mtu=1450))
     assert parsed.exclude == (ip_network("10.244.0.0/16"), ip_network("10.96.0.0/12"))
@@ -84,6 +88,8 @@ def test_keys_of_other_plugins_pass():
         ({**ranges(["fd00::/64"]), "mtu": 1000}, ["mtu", "1000", "1280"]),
         (config(dns=[]), ["dns"]),
         (config(runtimeConfig=3), ["runtimeConfig"]),
+        (mapped("::"), ["runtimeConfig.portMappings[0]", "hostIP's family"]),
+        ({**mapped("::1"), **ranges(["fd00::/64"])}, ["runtimeConfig.portMappings[0]", "::1"]),
     ],
 )
 def test_what_is_ours_and_wrong_is_7_and_named(document, named):
