@@ -136,7 +136,7 @@ class _Agent:
             # Clients wait at listeners that outlived the process before us: what it knew is seconds old.
             grace=0.0 if daemon.listeners else GRACE,
         )
-        self._registry.register(TrafficCollector(self._traffic))
+        self._registry.register(TrafficCollector(self._traffic, lambda: self._datapath.connections))
         self._checks = HealthChecks(lambda: self._health.alive(time()))
         self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
         self._export_staleness()
@@ -171,6 +171,7 @@ class _Agent:
             self._go_on(),
             self._checks.run(),
             self._datapath.leave_behind(),
+            self._datapath.drain(),
         ]
 
     async def _follow_all(self) -> None:

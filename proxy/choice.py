@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 
 from netplane.config import Paths
 from netplane.errors import KernelError
+from proxy.ebpf import probe as hooks
 from proxy.modes import Mode
 from proxy.nftables import probe
 
 # Best first; the last one needs nothing that a kernel of ours could lack.
 CHECKS: Mapping[Mode, Callable[[Paths], None]] = {
+    Mode.EBPF: hooks.check,
     Mode.NFTABLES: lambda _paths: probe.check(),
     Mode.USERSPACE: lambda _paths: None,
 }

@@ -127,11 +127,22 @@ def _gauge(registry: CollectorRegistry, name: str, text: str, labels: tuple[str,
 class TrafficCollector(Collector):
     """Samples of all Service ports, made from the data path's integers at the moment of asking."""
 
-    def __init__(self, traffic: Callable[[], Mapping[tuple[ServicePort, Protocol], Traffic]]) -> None:
+    def __init__(
+        self,
+        traffic: Callable[[], Mapping[tuple[ServicePort, Protocol], Traffic]],
+        counted: Callable[[], Mapping[tuple[ServicePort, Protocol], int]] = dict,
+    ) -> None:
         self._traffic = traffic
+        self._counted = counted
 
     def collect(self) -> Iterator[Metric]:
-        """All traffic metrics."""
+        """All traffic metrics; of what the kernel counts, the connections are all that is known."""
+        if counted := self._counted():
+            family = _connections()
+            for (key, protocol), count in counted.items():
+                family.add_metric((key.namespace, key.name, key.port, protocol.value), count)
+            yield family
+            return
         entries: Entries = [
             ((key.namespace, key.name, key.port, protocol.value), traffic)
             for (key, protocol), traffic in self._traffic().items()
@@ -146,9 +157,7 @@ Entries = list[tuple[tuple[str, ...], Traffic]]
 
 
 def _counters(entries: Entries) -> Iterator[Metric]:
-    connections = CounterMetricFamily(
-        "netplane_service_connections", "Client connections taken", labels=SERVICE_LABELS
-    )
+    connections = _connections()
     retries = CounterMetricFamily(
         "netplane_service_connect_retries", "Connects tried again, mostly elsewhere", labels=SERVICE_LABELS
     )
@@ -158,6 +167,12 @@ def _counters(entries: Entries) -> Iterator[Metric]:
         retries.add_metric(labels, traffic.retries)
         active.add_metric(labels, traffic.active)
     yield from (connections, retries, active)
+
+
+def _connections() -> CounterMetricFamily:
+    return CounterMetricFamily(
+        "netplane_service_connections", "Client connections taken", labels=SERVICE_LABELS
+    )
 
 
 def _bytes(entries: Entries) -> Metric:

@@ -17,7 +17,10 @@ from netplane.config import Paths
 from netplane.errors import KernelError, NetplaneError
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
-from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, Snapshot, Target
+from proxy.ebpf import datapath as hooks
+from proxy.ebpf.datapath import EbpfDataPath
+from proxy.ebpf.probe import where
+from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, ServicePort, Snapshot, Target
 from proxy.nftables import flows as translated
 from proxy.nftables import leaving
 from proxy.nftables.datapath import NftablesDataPath
@@ -36,6 +39,7 @@ class Mode(StrEnum):
     AUTO = "auto"
     USERSPACE = "userspace"
     NFTABLES = "nftables"
+    EBPF = "ebpf"
 
 
 class Trace(StrEnum):
@@ -43,14 +47,27 @@ class Trace(StrEnum):
 
     RELAY = "relay"
     TABLE = "table"
+    HOOKS = "hooks"
 
 
 USES: Mapping[Mode, frozenset[Trace]] = {
     Mode.USERSPACE: frozenset({Trace.RELAY}),
     Mode.NFTABLES: frozenset({Trace.TABLE}),
+    Mode.EBPF: frozenset({Trace.TABLE, Trace.HOOKS}),
 }
-KERNEL: Mapping[Mode, Callable[[Paths], DataPath]] = {Mode.NFTABLES: lambda _paths: NftablesDataPath()}
+
+
+def _with_hooks(paths: Paths) -> DataPath:
+    at = where(paths)
+    return EbpfDataPath(NftablesDataPath(), cgroup=at.cgroup, mount=at.mount, directory=at.directory)
+
+
+KERNEL: Mapping[Mode, Callable[[Paths], DataPath]] = {
+    Mode.NFTABLES: lambda _paths: NftablesDataPath(),
+    Mode.EBPF: _with_hooks,
+}
 SETTLE = 1.0  # seconds in which a handshake that began at a listener of ours ends there
+DRAIN_EVERY = 1.0  # seconds between two looks whether a time to drain is over
 LEAVING_EVERY = 2.0  # seconds between two looks whether the last connection of a mode that was left has ended
 
 
@@ -131,10 +148,23 @@ class Forwarding:
         return self.targets if self._kernel is None else await self._kernel.observe()
 
     async def translated(self) -> list[dict[str, Any]]:
-        """The connections that the kernel translates, in words; also those that another mode has left to it."""
+        """The connections that the kernel sends to endpoints, in words; also those of a mode that was left."""
+        told = await self._kernel.conversations() if isinstance(self._kernel, EbpfDataPath) else []
         if self._kernel is None and Trace.TABLE not in self._leaving:
-            return []
-        return await asyncio.to_thread(translated.describe)
+            return told
+        return told + await asyncio.to_thread(translated.describe)
+
+    @property
+    def connections(self) -> Mapping[tuple[ServicePort, Protocol], int]:
+        """How many each Service port has had, where the kernel counts them."""
+        return self._kernel.connections() if isinstance(self._kernel, EbpfDataPath) else {}
+
+    async def drain(self) -> None:
+        """Until cancelled: connections to endpoints that have left end when their Service says so."""
+        while True:
+            await asyncio.sleep(DRAIN_EVERY)
+            if isinstance(self._kernel, EbpfDataPath):
+                await self._kernel.end_due()
 
     async def close(self, *, keep: bool) -> None:
         """End it."""
@@ -191,6 +221,9 @@ class Forwarding:
                 return True
             case Trace.TABLE:
                 return await asyncio.to_thread(leaving.leave)
+            case Trace.HOOKS:  # nothing needs them: what was told an endpoint speaks to it
+                await asyncio.to_thread(hooks.remove, self._paths.bpf_mount, self._paths.bpf_root)
+                return True
 
     async def _relayed(self) -> int:
         """How many flows of the relay need its plumbing: all but those at loopback addresses."""

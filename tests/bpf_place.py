@@ -7,15 +7,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from netplane.config import Paths
 from netplane.linux.cgroups import Cgroup, detect
 from proxy.ebpf import build, pins
 from proxy.ebpf.pins import Pins
+from proxy.ebpf.probe import where
 
 # Makes sockets on request: a socket belongs for ever to the cgroup of the process that made it, and to the network
 # namespace that this one was in.
@@ -41,21 +44,33 @@ while True:
 class BpfPlace:
     """Where the ebpf data path of one node lives: its options, and sockets that are the node's."""
 
-    cgroup: Path
-    mount: Path
+    paths: Paths
+    _turn: threading.Lock = field(default_factory=threading.Lock)
     _maker: tuple[subprocess.Popen[bytes], socket.socket] | None = field(default=None)
+
+    @property
+    def cgroup(self) -> Path:
+        return where(self.paths).cgroup
+
+    @property
+    def mount(self) -> Path:
+        return self.paths.bpf_mount
 
     @property
     def options(self) -> dict[str, Path]:
         """What ``EbpfDataPath`` is told."""
-        return {"cgroup": self.cgroup, "mount": self.mount, "directory": self.mount / "netplane"}
+        return asdict(where(self.paths))
 
     @property
     def pins(self) -> Pins:
-        return Pins(self.mount / "netplane")
+        return Pins(self.paths.bpf_root)
 
-    def socket(self, netns: int, family: int, kind: int) -> socket.socket:
+    def open(self, netns: int, family: int, kind: int) -> socket.socket:
         """A socket of a process in the node's cgroup, in a network namespace."""
+        with self._turn:
+            return self._made(netns, family, kind)
+
+    def _made(self, netns: int, family: int, kind: int) -> socket.socket:
         if self._maker is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             join = f'echo 0 > {self.cgroup}/cgroup.procs; exec "$@"'
@@ -82,12 +97,10 @@ class BpfPlace:
 def bpf_place() -> Iterator[BpfPlace]:
     """A cgroup (v2) and a place for a BPF file system, both new."""
     build.build()
-    root = detect().unified
-    assert root is not None, "this machine has no cgroup v2 hierarchy"
     directory = Path(tempfile.mkdtemp(prefix="np-bpf-"))
-    cgroup = root / f"netplane-test-{directory.name}"
-    cgroup.mkdir()
-    place = BpfPlace(cgroup, directory / "bpf")
+    place = BpfPlace(Paths(directory))
+    group = Cgroup(detect(), PurePosixPath(place.paths.cgroup_name))
+    group.create()
     try:
         yield place
     finally:
@@ -95,6 +108,5 @@ def bpf_place() -> Iterator[BpfPlace]:
         with contextlib.suppress(OSError):
             pins.remove(place.pins)
         pins.unmount(place.mount)
-        Cgroup(detect(), PurePosixPath(cgroup.name)).remove()
+        group.remove()
         shutil.rmtree(directory)
-        assert not cgroup.exists()

@@ -48,10 +48,14 @@ class Seen(StrEnum):
 
 @dataclass(frozen=True)
 class Served:
-    """Connections succeed, all of these pods and no others answer, and see this address."""
+    """Connections succeed, all of these pods and no others answer, and see this address.
+
+    ``itself``: what a pod sees of its own connections to itself.
+    """
 
     by: frozenset[str]
     seen: Seen
+    itself: Seen = Seen.NODE
 
 
 class Failed(StrEnum):
@@ -76,9 +80,9 @@ class Flow:
         return f"{self.source} to {self.to}/{self.protocol.lower()}: {self.because}"
 
 
-def served(*by: str, seen: Seen = Seen.ITS_OWN) -> Served:
+def served(*by: str, seen: Seen = Seen.ITS_OWN, itself: Seen = Seen.NODE) -> Served:
     """Shorthand."""
-    return Served(frozenset(by), seen)
+    return Served(frozenset(by), seen, itself)
 
 
 def service(
@@ -184,18 +188,25 @@ REFUSED, DROPPED = Failed
 NODE = Seen.NODE
 N1 = NODES["n1"]
 ONLY_USERSPACE = frozenset({USERSPACE})
+# A socket that was told its endpoint connects as if it had known: nothing is translated on the way.
+TOLD, ON_THE_WAY = frozenset({EBPF}), frozenset({USERSPACE, NFTABLES})
 
 FLOWS = [
     Flow(CLIENT, "web", served("web1", "web2"), "two endpoints on this node take turns"),
     Flow(CLIENT, "all", served("web1", "web2", "remote"), "endpoints on other nodes see the client too"),
     Flow(HOST, "all", served("web1", "web2", "remote", seen=NODE), "the node's own clients have its address"),
-    Flow(WEB1, "self", served("web1", seen=NODE), "a pod that reaches itself is answered by way of the node"),
+    Flow(
+        WEB1, "self", served("web1"), "a pod that reaches itself is answered by way of the node", ON_THE_WAY
+    ),
+    Flow(WEB1, "self", served("web1", itself=Seen.ITS_OWN), "it speaks to itself within the pod", TOLD),
     Flow(
         WEB1,
         "web",
         served("web1", "web2"),
         "hairpin is the node's address, the other endpoint sees the pod's",
+        ON_THE_WAY,
     ),
+    Flow(WEB1, "web", served("web1", "web2", itself=Seen.ITS_OWN), "both see the pod's own address", TOLD),
     Flow(CLIENT, "none", REFUSED, "a Service without endpoints is refused at once"),
     Flow(HOST, "none", REFUSED, "so it is from the node"),
     Flow(OUTSIDE, f"{N1}:30082", REFUSED, "and at its NodePort"),
@@ -223,6 +234,14 @@ FLOWS = [
         "machines",
         served("n1", "n2", seen=NODE),
         "machines (the API server) have no way back to pods",
+        ON_THE_WAY,
+    ),
+    Flow(
+        CLIENT,
+        "machines",
+        served("n1", "n2"),
+        "as without a Service: the CNI plugin's masquerade is theirs",
+        TOLD,
     ),
     Flow(CLIENT, "10.96.0.10:81", REFUSED, "a port that the Service does not have"),
     Flow(CLIENT, "10.96.99.99:80", REFUSED, "an address that no Service has"),
@@ -240,7 +259,8 @@ FLOWS = [
     Flow(
         HOST, "u-all", served("web1", "web2", "remote", seen=NODE), "the node has its address", protocol=UDP
     ),
-    Flow(WEB1, "u-self", served("web1", seen=NODE), "hairpin, as for TCP", protocol=UDP),
+    Flow(WEB1, "u-self", served("web1"), "hairpin, as for TCP", ON_THE_WAY, protocol=UDP),
+    Flow(WEB1, "u-self", served("web1", itself=Seen.ITS_OWN), "within the pod", TOLD, protocol=UDP),
     Flow(CLIENT, "u-none", REFUSED, "no endpoints: port unreachable", protocol=UDP),
     Flow(OUTSIDE, f"{N1}:30082", REFUSED, "also at the NodePort", protocol=UDP),
     Flow(OUTSIDE, f"{N1}:30081", served("web1", "web2", "remote", seen=NODE), "NodePort", protocol=UDP),

@@ -9,19 +9,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
 import yaml
 
+from netplane.config import Paths
 from netplane.errors import ConfigError, PeerError
 from netplane.linux import sysctl
+from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.namespaces import entered_netns, new_netns, socket_in
 from netplane.linux.rtnl import rtnl
+from proxy.ebpf.pins import missing_hooks
 
 NODE, CLIENT, SERVER = "192.0.2.1", "10.244.1.2", "10.244.1.3"
 CLUSTER_IP, PORT, SERVED = "10.96.0.1", 80, 8080
@@ -50,12 +53,21 @@ listen splice
 """
 
 
+Services = Mapping[tuple[str, int], Sequence[tuple[str, int]]]  # ClusterIP and port → endpoints
+ONE: Services = {(CLUSTER_IP, PORT): [(SERVER, SERVED)]}
+
+
 @dataclass
 class Place:
-    """The namespaces by name (node, client, server), and the programs that run there until it is left."""
+    """The namespaces by name (node, client, server), and the programs that run there until it is left.
+
+    The node's root is ``directory``/root; clients run in the node's cgroup, as pods do.
+    """
 
     directory: Path
     netns: dict[str, int]
+    load_program: Path
+    cgroup: Cgroup
     running: list[subprocess.Popen[Any]] = field(default_factory=list)
 
     def start(self, where: str, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -64,17 +76,19 @@ class Place:
         self.running.append(process)
         return process
 
-    def run(self, where: str, command: Sequence[str]) -> str:
-        """Run a program to its end; what it printed. Raises PeerError where it fails."""
+    def run(self, where: str, command: Sequence[str], feed: str = "") -> str:
+        """Run a program to its end, fed from a string; what it printed. Raises PeerError where it fails."""
         command_line, passed = self._within(where, command), [self.netns[where]]
-        done = subprocess.run(command_line, pass_fds=passed, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command_line, pass_fds=passed, input=feed, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             raise PeerError(f"cannot run {command[0]}: {done.stderr.strip() or done.returncode}")
         return done.stdout
 
     def load(self, kind: str, address: str, port: int, seconds: float, parallel: int) -> list[float]:
         """One client run: count, seconds, p50, p99, failures (see load.c)."""
-        command = [str(self.directory / "load"), kind, address, str(port), str(seconds), str(parallel)]
+        command = [str(self.load_program), kind, address, str(port), str(seconds), str(parallel)]
         return [float(word) for word in self.run("client", command).split()]
 
     def wait_for(self, address: str, port: int, log: Path | None = None) -> None:
@@ -91,7 +105,28 @@ class Place:
             time.sleep(0.02)
 
     def _within(self, where: str, command: Sequence[str]) -> list[str]:
-        return ["nsenter", f"--net=/proc/self/fd/{self.netns[where]}", "--", *command]
+        enter = ["nsenter", f"--net=/proc/self/fd/{self.netns[where]}", "--", *command]
+        if where != "client":
+            return enter
+        joins = "".join(f"echo 0 > {path}; " for path in self.cgroup.procs)
+        return ["/bin/sh", "-ec", f'{joins}exec "$@"', "sh", *enter]
+
+
+@contextmanager
+def linked(directory: Path, load: Path, served: Sequence[int] = (SERVED,)) -> Iterator[Place]:
+    """Namespaces with links between them and the load's servers, and no proxy. Raises PeerError."""
+    directory.mkdir(exist_ok=True)
+    cgroup = Cgroup(detect(), PurePosixPath(Paths(directory / "root").cgroup_name))
+    with ExitStack() as left:
+        cgroup.create()
+        left.callback(cgroup.remove)
+        made = Place(directory, {name: new_netns() for name in ("node", "client", "server")}, load, cgroup)
+        left.callback(_leave, made)
+        _link(made)
+        for port in served:
+            made.start("server", [str(load), "server", str(port)])
+            made.wait_for(SERVER, port)
+        yield made
 
 
 @contextmanager
@@ -108,18 +143,12 @@ def place(
 
     ``supervised``: the proxy is a daemon of ``netplane supervise``, which may restart it.
     """
-    with ExitStack() as left:
-        made = Place(directory, {name: new_netns() for name in ("node", "client", "server")})
-        left.callback(_leave, made)
-        _link(made)
-        _build_load(directory)
-        for port in served:
-            made.start("server", [str(directory / "load"), "server", str(port)])
-            made.wait_for(SERVER, port)
+    with linked(directory, build_load(directory), served) as made:
         say("starting the proxies")
-        _start_netplane(made, served, workers, supervised=supervised)
+        services = {(CLUSTER_IP, PORT): [(SERVER, port) for port in served]}
+        start_netplane(made, services=services, workers=workers, supervised=supervised)
         if haproxy:
-            _start_haproxy(made)
+            start_haproxy(made)
         yield made
 
 
@@ -186,23 +215,35 @@ def _up(netns: int, link: str) -> None:
         ipr.link("set", index=ipr.link_lookup(ifname=link)[0], state="up")
 
 
-def _build_load(directory: Path) -> None:
-    command = ["cc", "-O2", "-o", str(directory / "load"), str(LOAD)]
+def build_load(directory: Path) -> Path:
+    """The load's program. Raises ConfigError."""
+    program = directory / "load"
+    command = ["cc", "-O2", "-o", str(program), str(LOAD)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError(
             f"cannot build the load: {error}", "./dev setup bench installs a C compiler"
         ) from None
+    return program
 
 
-def _start_netplane(made: Place, served: Sequence[int], workers: int, *, supervised: bool) -> None:
+def start_netplane(
+    made: Place,
+    mode: str = "userspace",
+    services: Services = ONE,
+    *,
+    workers: int = 0,
+    supervised: bool = False,
+) -> None:
+    """The daemon, from a snapshot on the disk, until it serves. Raises PeerError."""
     root = made.directory / "root"
     etc, state = root / "etc/netplane", root / "var/lib/netplane"
     etc.mkdir(parents=True)
     state.mkdir(parents=True)
-    (state / "proxy-snapshot.json").write_bytes(orjson.dumps(_snapshot(served)))
-    (etc / "proxy.yaml").write_text(f"nodeName: bench\nnodeAddresses: [{NODE}]\nworkers: {workers}\n")
+    (state / "proxy-snapshot.json").write_bytes(orjson.dumps(_snapshot(services)))
+    settings = {"nodeName": "bench", "nodeAddresses": [NODE], "workers": workers, "mode": mode}
+    (etc / "proxy.yaml").write_text(yaml.safe_dump(settings))
     (etc / "proxy.kubeconfig").write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\n"
         "users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
@@ -212,15 +253,29 @@ def _start_netplane(made: Place, served: Sequence[int], workers: int, *, supervi
         daemons = {"daemons": [{"name": "proxy", "command": command}]}
         (etc / "supervise.yaml").write_text(yaml.safe_dump(daemons))
         command = [sys.executable, "-m", "netplane", "supervise", "--root", str(root)]
+    # Its own mounts: the BPF file system of ebpf mode, and with it what is pinned there, ends with the process.
+    command = ["unshare", "--mount", "--", *command]
     log = made.directory / "netplane.log"
     with log.open("ab") as output:
         made.start("node", command, stdout=output, stderr=output)
     made.wait_for(CLUSTER_IP, PORT, log)
+    if mode == "ebpf":
+        _wait_for_hooks(made)
 
 
-def _snapshot(served: Sequence[int]) -> dict[str, Any]:
-    """What a proxy keeps on disk (``proxy.saved``): one ClusterIP with endpoints on this node."""
-    endpoints = [{"address": SERVER, "port": port, "local": True, "terminating": False} for port in served]
+def _wait_for_hooks(made: Place) -> None:
+    """What lies beneath answers before the hooks are there, and is not what is to be measured."""
+    unified = made.cgroup.layout.unified
+    assert unified is not None
+    deadline = time.monotonic() + DEADLINE
+    while missing := missing_hooks(unified / made.cgroup.path):
+        if time.monotonic() > deadline:
+            raise PeerError(f"cannot measure ebpf: no program at {', '.join(missing)} after {DEADLINE:.0f} s")
+        time.sleep(0.02)
+
+
+def _snapshot(services: Services) -> dict[str, Any]:
+    """What a proxy keeps on disk (``proxy.saved``): ClusterIPs with endpoints on this node."""
     return {
         "format": 1,
         "revision": 1,
@@ -234,19 +289,31 @@ def _snapshot(served: Sequence[int]) -> dict[str, Any]:
         },
         "targets": [
             {
-                "frontend": {"address": CLUSTER_IP, "port": PORT, "protocol": "TCP"},
-                "service": {"namespace": "bench", "name": "one", "port": "80"},
-                "inside": {"endpoints": endpoints, "whenEmpty": "reject"},
+                "frontend": {"address": address, "port": port, "protocol": "TCP"},
+                "service": {"namespace": "bench", "name": f"s{number}", "port": "80"},
+                "inside": {
+                    "endpoints": [
+                        {"address": at, "port": served, "local": True, "terminating": False}
+                        for at, served in endpoints
+                    ],
+                    "whenEmpty": "reject",
+                },
             }
+            for number, ((address, port), endpoints) in enumerate(services.items())
         ],
     }
 
 
-def _start_haproxy(made: Place) -> None:
+def start_haproxy(made: Place, *, keep_client: bool = True) -> None:
+    """HAProxy, with and without splice, until it serves. Raises ConfigError, PeerError.
+
+    ``keep_client``: endpoints see the client's own address, which needs the rules of our userspace mode.
+    """
     config = made.directory / "haproxy.cfg"
     # The client's own address, as ours; our rules bring the replies back to whatever socket has it.
+    source = "source 0.0.0.0 usesrc clientip" if keep_client else ""
     names = {"node": NODE, "plain": PLAIN, "splice": SPLICE, "server": SERVER, "served": SERVED}
-    config.write_text(HAPROXY.format(source="source 0.0.0.0 usesrc clientip", **names))
+    config.write_text(HAPROXY.format(source=source, **names))
     log = made.directory / "haproxy.log"
     try:
         with log.open("ab") as output:

@@ -26,7 +26,7 @@ from netplane.bench.place import (
     memory_bytes,
     place,
 )
-from netplane.bench.statistics import bootstrap, percentile
+from netplane.bench.statistics import paired, percentile
 from netplane.errors import PeerError
 
 IDLE = 1000  # connections for the memory figure
@@ -129,17 +129,15 @@ def _against(found: Mapping[str, Figures], path: str, figure: str) -> dict[str, 
     """Ours over this path's, round by round; for our second run that is the A/A check."""
     if path == OURS:
         return {"ratio": None, "low": None, "high": None}
-    pairs = zip(found[OURS][figure], found[path][figure], strict=True)
-    ratios = sorted(ours / theirs for ours, theirs in pairs if theirs)
-    low, high = bootstrap(ratios)
-    return {"ratio": percentile(ratios, 0.5), "low": low, "high": high}
+    ratio, low, high = paired(found[OURS][figure], found[path][figure])
+    return {"ratio": ratio, "low": low, "high": high}
 
 
 def _memory(here: Place, pids: Mapping[str, int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path, route in (("netplane", ROUTES[0]), ("haproxy", ROUTES[2])):
         before = memory_bytes(pids[path])
-        command = [str(here.directory / "load"), "idle", route.address, str(route.port), "3600", str(IDLE)]
+        command = [str(here.load_program), "idle", route.address, str(route.port), "3600", str(IDLE)]
         process = here.start("client", command, stdout=-1)
         assert process.stdout is not None
         process.stdout.readline()  # "ready"

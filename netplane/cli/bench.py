@@ -45,6 +45,16 @@ LOSSES = {
     "longest": "LONGEST",
 }
 IDLE = {"figure": "FIGURE", "value": "VALUE", "unit": "UNIT"}
+DATAPATH = {
+    "measure": "MEASURE",
+    "subject": "SUBJECT",
+    "rate": "MEDIAN",
+    "unit": "UNIT",
+    "cpu": "CPU µS (S/GB)",
+    "direct": "× DIRECT",
+    "nftables": "× NFTABLES",
+    "kubeProxy": "× KUBE-PROXY'S NFT",
+}
 PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
 
 
@@ -125,6 +135,50 @@ def losses(connections: int, rounds: int, output: str) -> None:
         LOSSES,
         output,
     )
+
+
+@bench.command()
+@click.option("--rounds", default=80, show_default=True, help="Slices of each subject, in random order.")
+@click.option("--seconds", default=0.1, show_default=True, help="Length of a slice.")
+@click.option("--only", multiple=True, metavar="SUBJECT", help="Just this one, and others named so.")
+@click.option("--many/--no-many", default=True, show_default=True, help="Also with 10,000 Services.")
+@output_option
+def datapath(rounds: int, seconds: float, only: tuple[str, ...], many: bool, output: str) -> None:
+    """All modes beside direct, HAProxy and kube-proxy's rules, each on a node of its own, one endpoint each.
+
+    \b
+    Example:
+      netplane bench datapath --only direct --only ebpf --rounds 20
+    """
+    from netplane.bench import datapath as measured
+    from netplane.bench import many as crowded
+    from netplane.bench.proxy import load_average
+
+    before = load_average()
+    rows = measured.measure(rounds, seconds, only, say)
+    if many:
+        rows += crowded.measure(rounds, seconds, only, say)
+    if output != "table":
+        dump({"loadBefore": before, "loadAfter": load_average(), "figures": rows}, output)
+        return
+    click.echo(table([_datapath_row(row) for row in rows], DATAPATH), nl=False)
+    say(f"load averages of this machine before {before}, after {load_average()}")
+
+
+def _datapath_row(row: Mapping[str, Any]) -> dict[str, str]:
+    def ratio(base: str) -> str:
+        found = row.get(base)
+        return f"{found['ratio']:.2f} [{found['low']:.2f} {found['high']:.2f}]" if found else ""
+
+    summary = row.get("summary")
+    return {
+        **{key: str(row[key]) for key in ("measure", "subject", "unit")},
+        "rate": _interval(summary) if summary else f"{row['rate']:.1f}",
+        "cpu": f"{row['cpu']:.2f}" if "cpu" in row else "",
+        "direct": ratio("direct"),
+        "nftables": ratio("nftables"),
+        "kubeProxy": ratio("kube-proxy's nftables"),
+    }
 
 
 @bench.command()

@@ -20,7 +20,7 @@ API_PORT = 6443
 MOST_NODES = 9
 _FIRST_MASTER = 10
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
-_SERVED = {"mode": ("auto", "userspace", "nftables"), "store": ("sqlite",), "overlay": ("routes",)}
+_SERVED = {"mode": ("auto", "userspace", "nftables", "ebpf"), "store": ("sqlite",), "overlay": ("routes",)}
 
 
 @dataclass(frozen=True, slots=True)

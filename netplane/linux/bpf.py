@@ -194,6 +194,18 @@ def attach_to_cgroup(program: int, cgroup: int, hook: int, pin: Path) -> None:
         os.close(made)
 
 
+def detach(pin: Path) -> None:
+    """End a pinned link now, and unpin it; unpinning alone lets the kernel end it when it likes."""
+    link = opened(pin)
+    if link is None:
+        return
+    try:
+        library().call.bpf_link_detach(link)
+    finally:
+        os.close(link)
+    pin.unlink()
+
+
 def attached(cgroup: int, hook: int) -> list[int]:
     """Ids of the programs that are attached to a cgroup itself at a hook. Raises KernelError."""
     ids = (ctypes.c_uint32 * 64)()

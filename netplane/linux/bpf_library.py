@@ -40,6 +40,7 @@ SIGNATURES: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_obj_pin": (_I, (_I, _S)),
     "bpf_obj_get_info_by_fd": (_I, (_I, _P, _P)),
     "bpf_link_create": (_I, (_I, _I, _I, _P)),
+    "bpf_link_detach": (_I, (_I,)),
     "bpf_link_update": (_I, (_I, _I, _P)),
     "bpf_prog_query": (_I, (_I, _I, _U32, _P, _P, _P)),
     "bpf_prog_get_fd_by_id": (_I, (_U32,)),

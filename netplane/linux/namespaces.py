@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from netplane.errors import KernelError
 
+CLONE_FILES = 0x00000400
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000

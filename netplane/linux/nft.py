@@ -5,7 +5,8 @@ applies whole or not at all. Everything works on the calling thread's network na
 """
 
 import ctypes
-import ctypes.util
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,18 +14,58 @@ from typing import Any
 import orjson
 
 from netplane.errors import KernelError
+from netplane.linux.namespaces import CLONE_FILES, unshare
 from netplane.linux.nfnetlink import Tables
 
+_MOST_SELECTABLE = 1000  # FD_SETSIZE is 1024, and other threads open files as well
 _JSON_OUTPUT = 1 << 4  # NFT_CTX_OUTPUT_JSON
 _NUMERIC_PROTOCOL = 1 << 7  # NFT_CTX_OUTPUT_NUMERIC_PROTO: "tcp" stays readable, ports stay numbers
 
 
 def apply(script: str) -> None:
     """Run a script of nft commands as one transaction. Raises KernelError with nft's own message."""
+    message = _applied(script) if _next_descriptor() < _MOST_SELECTABLE else _with_few_descriptors(script)
+    if message:
+        raise KernelError(f"cannot change nftables: {_first_line(message)}")
+
+
+def _applied(script: str) -> str:
+    """Run it; nft's complaint, or nothing."""
     with _context() as (library, context):
-        if library.nft_run_cmd_from_buffer(context, script.encode()) != 0:
-            message = (library.nft_ctx_get_error_buffer(context) or b"").decode().strip()
-            raise KernelError(f"cannot change nftables: {_first_line(message)}")
+        if library.nft_run_cmd_from_buffer(context, script.encode()) == 0:
+            return ""
+        return (library.nft_ctx_get_error_buffer(context) or b"").decode().strip() or "no reason given"
+
+
+def _with_few_descriptors(script: str) -> str:
+    """The same in a thread that has a table of descriptors of its own, empty but for the first three.
+
+    libnftables waits by select(2), which ends the process where its socket's number is 1024 or more.
+    """
+    said: list[str] = []
+    failed: list[KernelError] = []
+
+    def run() -> None:
+        try:
+            unshare(CLONE_FILES)
+            os.closerange(3, 1 << 20)
+            said.append(_applied(script))
+        except KernelError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return said[0]
+
+
+def _next_descriptor() -> int:
+    """The number that the next socket gets."""
+    probe = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    os.close(probe)
+    return probe
 
 
 def listing(family: str, table: str) -> list[dict[str, Any]] | None:

@@ -6,23 +6,25 @@ path that is given the same snapshot. So whatever the hooks let pass is answered
 """
 
 import asyncio
+import logging
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from netplane.errors import KernelError
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
-from proxy.ebpf import pins
+from proxy.ebpf import pins, sockets, tracking
 from proxy.ebpf.layout import address_bytes
 from proxy.ebpf.pins import Pins
 from proxy.ebpf.routes import Route, route_of
-from proxy.ebpf.tables import MAPS, Tables, read
-from proxy.model import Balance, Frontend, IPAddress, NodeFacts, Snapshot, Target
+from proxy.ebpf.tables import MAPS, Lost, Tables, read
+from proxy.model import Balance, Frontend, IPAddress, NodeFacts, Protocol, ServicePort, Snapshot, Target
 from proxy.targets import copied
 
 MACHINES_MOUNT = Path("/sys/fs/bpf")  # there before us, and not ours to take away
@@ -30,6 +32,18 @@ _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, kernel 5.14
 _LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
 MEND_EVERY = 30.0  # seconds after which a sync looks at the hooks again though nothing has changed
 _TURNS = frozenset({Balance.ROUND_ROBIN, Balance.RANDOM})
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Conversations with these endpoints end: in so many seconds, or (once it has begun) at that monotonic time."""
+
+    protocol: Protocol
+    due: float
+    lost: Lost
+
+
+log = logging.getLogger(__name__)
 
 
 class EbpfDataPath:
@@ -48,6 +62,8 @@ class EbpfDataPath:
         self._have: Mapping[Frontend, Target] = {}
         self._node: NodeFacts | None = None
         self._mended_at = 0.0
+        self._cannot_end = ""
+        self._endings: list[Ending] = []
         self._unturned: dict[Frontend, Target] = {}  # those that ask for another balance than sockets have
 
     @property
@@ -60,12 +76,17 @@ class EbpfDataPath:
         report = await self.outside.sync(want)
         try:
             if self._tables is not None and monotonic() - self._mended_at >= MEND_EVERY:
-                self._mend()
+                await asyncio.to_thread(self._mend)
             if self._tables is None:
-                await asyncio.to_thread(self._begin, copied(want.targets), want.node)
+                gone = await asyncio.to_thread(self._begin, copied(want.targets), want.node)
                 self._unturned = _unturned(want.targets)
             else:
-                self._follow(self._tables, want)
+                gone = self._follow(self._tables, want)
+            if want.node != self._node:
+                await asyncio.to_thread(self._settle, self._tables, want.node)
+            now = monotonic()
+            self._endings += [replace(ending, due=now + ending.due) for ending in gone]
+            await self.end_due()
         except KernelError:
             self._forget()  # the next sync reads the kernel
             raise
@@ -86,7 +107,7 @@ class EbpfDataPath:
         """End. ``keep``: programs, maps and links stay, and go on forwarding."""
         self._forget()
         if not keep:
-            await asyncio.to_thread(self._remove)
+            await asyncio.to_thread(remove, self._mount, self._pins.directory)
         await self.outside.close(keep=keep)
 
     @property
@@ -94,51 +115,79 @@ class EbpfDataPath:
         """What was synced last."""
         return self._have
 
+    async def end_due(self) -> None:
+        """End the connections whose endpoint has left, and whose time to drain is over. Call it now and then."""
+        now = monotonic()
+        due = [ending for ending in self._endings if ending.due <= now]
+        if due and self._tables is not None:
+            self._endings = [ending for ending in self._endings if ending.due > now]
+            await asyncio.to_thread(self._end, self._tables, due)
+
+    async def conversations(self) -> list[dict[str, Any]]:
+        """The connections of this node's sockets that were told an endpoint, in the form of the other modes."""
+        if self._tables is None:
+            return []
+        return await asyncio.to_thread(sockets.describe, self._tables.maps, self._cgroup)
+
+    def connections(self) -> Mapping[tuple[ServicePort, Protocol], int]:
+        """How many each Service port has had."""
+        return self._tables.connections() if self._tables is not None else {}
+
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _begin(self, targets: Mapping[Frontend, Target], node: NodeFacts) -> None:
+    def _begin(self, targets: Mapping[Frontend, Target], node: NodeFacts) -> list[Ending]:
         """From whatever the kernel has, to what is wanted; the hooks last, when the maps are true."""
         pins.ensure_mounted(self._mount)
         with pins.programs(self._pins) as made:
             tables = self._tables = Tables({name: made.map(name) for name in MAPS})
             wanted = _routes(targets)
             have = tables.routes
-            for frontend, route in wanted.items():
-                if frontend in have:
-                    tables.point(frontend, route)
             tables.load({frontend: route for frontend, route in wanted.items() if frontend not in have})
-            for frontend in have.keys() - wanted.keys():
-                tables.remove(frontend)
-            tables.serve_at(_node_port_addresses(node))
+            there = {frontend: target for frontend, target in targets.items() if frontend in have}
+            gone = _apply(tables, there, dict.fromkeys(have.keys() - targets.keys()))
+            self._settle(tables, node)
             pins.attach(self._pins, made, self._cgroup)
-        self._node, self._mended_at = node, monotonic()
+        self._mended_at = monotonic()
+        return gone
 
-    def _follow(self, tables: Tables, want: Snapshot) -> None:
+    def _settle(self, tables: Tables | None, node: NodeFacts) -> None:
+        """What depends on the node alone."""
+        if tables is not None:
+            tables.serve_at(_node_port_addresses(node))
+        tracking.ensure(node)
+        self._node = node
+
+    def _follow(self, tables: Tables, want: Snapshot) -> list[Ending]:
         """What has changed since the last sync."""
         changes = diff(self._have, want.targets)
         pointed = {**changes.changed, **changes.added}
         for frontend in (*changes.removed, *pointed):
             self._unturned.pop(frontend, None)
         self._unturned |= _unturned(pointed)
-        for frontend, target in pointed.items():
-            route = route_of(frontend, target)
-            if route is None:
-                tables.remove(frontend)
-            else:
-                tables.point(frontend, route)
-        for frontend in changes.removed:
-            tables.remove(frontend)
-        if want.node != self._node:
-            tables.serve_at(_node_port_addresses(want.node))
-            self._node = want.node
+        return _apply(tables, pointed, {frontend: self._have.get(frontend) for frontend in changes.removed})
+
+    def _end(self, tables: Tables, endings: Sequence[Ending]) -> None:
+        """Abort connections to endpoints that are (still) out. A kernel that cannot is said once, by a warning."""
+        try:
+            for protocol in Protocol:
+                lost = {one for ending in endings if ending.protocol is protocol for one in ending.lost}
+                lost = {one for one in lost if tables.lacks(*one)}
+                if lost and (ended := sockets.end(tables.maps, self._cgroup, lost, [protocol])):
+                    log.info("ended %d %s sockets of endpoints that have left", ended, protocol)
+            self._cannot_end = ""
+        except KernelError as error:
+            self._cannot_end = str(error)
 
     def _warnings(self) -> list[str]:
         """What Services ask for that sockets do not do."""
         names = {str(target.service) for target in self._unturned.values()}
-        return [f"{name}: in ebpf mode endpoints take turns (netplane.io/balance)" for name in sorted(names)]
+        turns = [f"{name}: in ebpf mode endpoints take turns (netplane.io/balance)" for name in sorted(names)]
+        return [*turns, self._cannot_end] if self._cannot_end else turns
 
     def _mend(self) -> None:
         """Begin anew where somebody has taken a hook or a map away."""
+        if self._node is not None:
+            tracking.ensure(self._node)
         if pins.missing_hooks(self._cgroup) or not self._pins.maps.is_dir():
             self._forget()
         self._mended_at = monotonic()
@@ -159,10 +208,27 @@ class EbpfDataPath:
             self._tables = None
         self._have = {}
 
-    def _remove(self) -> None:
-        pins.remove(self._pins)
-        if self._mount != MACHINES_MOUNT:
-            pins.unmount(self._mount)
+
+def remove(mount: Path, directory: Path) -> None:
+    """Take everything away; what is not there is fine. Blocking."""
+    tracking.remove()
+    pins.remove(Pins(directory))
+    if mount != MACHINES_MOUNT:
+        pins.unmount(mount)
+
+
+def _apply(
+    tables: Tables, pointed: Mapping[Frontend, Target], removed: Mapping[Frontend, Target | None]
+) -> list[Ending]:
+    """Write what differs; which conversations are to end: UDP's at once, TCP's where the Service says when."""
+    endings = []
+    for frontend, target in (*pointed.items(), *removed.items()):
+        route = route_of(frontend, target) if frontend in pointed and target is not None else None
+        lost = tables.remove(frontend) if route is None else tables.point(frontend, route)
+        drain = 0 if frontend.protocol is Protocol.UDP else target.drain if target is not None else None
+        if lost and drain is not None:
+            endings.append(Ending(frontend.protocol, drain, lost))
+    return endings
 
 
 def _routes(targets: Mapping[Frontend, Target]) -> dict[Frontend, Route]:

@@ -148,6 +148,8 @@ def ensure_mounted(mount: Path) -> None:
 def remove(pins: Pins) -> None:
     """Detach everything and remove every trace."""
     if pins.directory.is_dir():
+        for hook in HOOKS:
+            bpf.detach(pins.links / hook)
         for directory in (pins.links, *pins.directory.glob("maps-*")):
             _remove(directory)
         pins.directory.rmdir()

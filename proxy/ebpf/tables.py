@@ -7,6 +7,7 @@ anywhere between two of these, what is left over leads nowhere, and the next pro
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from netplane.errors import KernelError
@@ -21,7 +22,7 @@ from proxy.ebpf.layout import (
     slot_word,
 )
 from proxy.ebpf.routes import Route, service_name, service_of
-from proxy.model import Endpoint, Frontend, Protocol, ServicePort
+from proxy.model import Endpoint, Frontend, IPAddress, Protocol, ServicePort
 
 MAPS = ("frontends", "slots", "endpoints", "node_addresses", "services", "counts", "choices", "origins")
 _ROUTE, _POSITION = STRUCTS["route"], STRUCTS["position"]
@@ -35,6 +36,9 @@ class _Place:
     service: int
     block: int
     route: Route
+
+
+Lost = AbstractSet[tuple[int, IPAddress, int]]  # Service's number, and an endpoint it does not have any more
 
 
 class Tables:
@@ -120,14 +124,15 @@ class Tables:
         self.maps["frontends"].put_all(entries)
         self._places |= places
 
-    def point(self, frontend: Frontend, route: Route) -> None:
-        """Make a frontend lead where it should."""
+    def point(self, frontend: Frontend, route: Route) -> Lost:
+        """Make a frontend lead where it should; what its Service has lost there."""
         place = self._places.get(frontend)
         if place is None:
             self.load({frontend: route})
-            return
+            return frozenset()
         if place.route == route:
-            return
+            return frozenset()
+        lost = _lost(place, () if place.route.service != route.service else route.endpoints)
         block = self._write_block(route.endpoints)
         renamed = place.route.service != route.service
         if renamed or place.route.affinity != route.affinity:
@@ -141,17 +146,19 @@ class Tables:
         self._slots[place.slot] = slot_word(block, len(route.endpoints))
         old, place.block, place.route = (place.block, place.route), block, route
         self._drop_block(old[0], range(len(old[1].endpoints)))
+        return lost
 
-    def remove(self, frontend: Frontend) -> None:
-        """A frontend leads nowhere any more."""
+    def remove(self, frontend: Frontend) -> Lost:
+        """A frontend leads nowhere any more; what its Service has lost there."""
         place = self._places.pop(frontend, None)
         if place is None:
-            return
+            return frozenset()
         self.maps["frontends"].delete(frontend_bytes(frontend))
         self._slots[place.slot] = 0
         self._free.append(place.slot)
         self._drop_block(place.block, range(len(place.route.endpoints)))
         self._release_service(place.service, place.route, frontend.protocol)
+        return _lost(place, ())
 
     def serve_at(self, addresses: Mapping[bytes, int]) -> None:
         """Where NodePorts are served: struct address → cookie of the only network namespace, 0 for all."""
@@ -165,8 +172,19 @@ class Tables:
             held.delete(key)
 
     def connections(self) -> dict[tuple[ServicePort, Protocol], int]:
-        """Connections (for UDP: conversations) of each Service so far."""
-        return connections(self.maps)
+        """Connections (for UDP: conversations) of each Service so far: the sum over all processors."""
+        found = {}
+        for name, number in self._services.items():
+            values = self.maps["counts"].get(_key(number)) or b""
+            found[service_of(name), Protocol(name.rpartition("/")[2].upper())] = sum(
+                memoryview(values).cast("Q")
+            )
+        return found
+
+    def lacks(self, service: int, address: IPAddress, port: int) -> bool:
+        """Whether no frontend of a Service leads to an endpoint."""
+        routes = (place.route for place in self._places.values() if place.service == service)
+        return not any((e.address, e.port) == (address, port) for route in routes for e in route.endpoints)
 
     # --- parts --------------------------------------------------------------------------------------------
 
@@ -234,16 +252,6 @@ def read(maps: Mapping[str, Map]) -> dict[Frontend, Route]:
     return found
 
 
-def connections(maps: Mapping[str, Map]) -> dict[tuple[ServicePort, Protocol], int]:
-    """Connections of each Service so far: the sum over all processors."""
-    found = {}
-    for number, name in service_names(maps["services"]):
-        values = maps["counts"].get(_key(number)) or b""
-        total = sum(memoryview(values).cast("Q"))
-        found[service_of(name), Protocol(name.rpartition("/")[2].upper())] = total
-    return found
-
-
 def service_names(held: Map) -> Iterator[tuple[int, str]]:
     """Service number → ``ns/name:port/tcp``."""
     for key, value in held.items():
@@ -260,6 +268,12 @@ def _blocks(held: Map) -> dict[int, dict[int, Endpoint]]:
 
 def _block_entries(block: int, endpoints: tuple[Endpoint, ...]) -> dict[bytes, bytes]:
     return {_POSITION.pack(block, index): endpoint_bytes(one) for index, one in enumerate(endpoints)}
+
+
+def _lost(place: _Place, kept: tuple[Endpoint, ...]) -> Lost:
+    still = {(endpoint.address, endpoint.port) for endpoint in kept}
+    had = {(endpoint.address, endpoint.port) for endpoint in place.route.endpoints}
+    return {(place.service, *endpoint) for endpoint in had - still}
 
 
 def _key(number: int) -> bytes:

@@ -45,6 +45,21 @@ def test_nft_transactions_apply_whole_or_not_at_all(netns: int) -> None:
         assert not nft.delete_table("inet", "t")
 
 
+def test_nft_of_a_process_with_many_descriptors(netns: int) -> None:
+    """libnftables waits by select(2): a socket of number 1024 or more would end the process."""
+    many = [os.dup(netns) for _ in range(1024)]
+    try:
+        with entered_netns(netns):
+            nft.apply("add table inet t")
+            assert nft.listing("inet", "t") is not None
+            with pytest.raises(KernelError, match="cannot change nftables"):
+                nft.apply("add rule inet t missing accept")
+            assert nft.delete_table("inet", "t")
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+
+
 def test_sysctl_says_whether_it_changed(netns: int) -> None:
     with entered_netns(netns):
         assert sysctl.write("net.ipv4.ip_forward", "1")

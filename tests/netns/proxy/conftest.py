@@ -30,6 +30,9 @@ class World:
     """The namespaces by name: wire, n1, n2, outside and the pods."""
 
     netns: dict[str, int] = field(default_factory=dict)
+    makers: dict[str, Callable[[int, int, int], socket.socket]] = field(
+        default_factory=dict
+    )  # of sockets, by name
 
     def run(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
         """Call something in a namespace, in a thread of its own."""
@@ -52,7 +55,7 @@ class World:
 
     def open(self, name: str, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
         """A socket in a namespace, with a deadline on everything."""
-        sock = socket_in(self.netns[name], family, kind)
+        sock = self.makers.get(name, socket_in)(self.netns[name], family, kind)
         sock.settimeout(5)
         return sock
 

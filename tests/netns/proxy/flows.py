@@ -2,26 +2,37 @@
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from netplane.config import Paths
 from proxy.datapath import DataPath
 from proxy.modes import Forwarding, Mode
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
+from tests.bpf_place import bpf_place
 from tests.fakes_datapath import Hosted
 from tests.netns.proxy.conftest import World, snapshot
 
-DATA_PATHS: dict[str, Callable[[], DataPath]] = {
-    flows.USERSPACE: UserspaceDataPath,
-    flows.NFTABLES: lambda: Forwarding(Mode.NFTABLES, UserspaceDataPath()),
+DATA_PATHS: dict[str, Callable[[Paths], DataPath]] = {
+    flows.USERSPACE: lambda _: UserspaceDataPath(),
+    flows.NFTABLES: lambda _: Forwarding(Mode.NFTABLES, UserspaceDataPath()),
+    flows.EBPF: lambda paths: Forwarding(Mode.EBPF, UserspaceDataPath(), paths),
 }
+HERE = ("n1", *(pod for pod, (node, _) in flows.PODS.items() if node == "n1"))  # what runs on this node
 
 
 @contextmanager
 def serving(world: World, mode: str) -> Iterator[Hosted]:
     """A data path that has the table's Services, beside a node agent that must not be met through any of them."""
-    hosted = Hosted(DATA_PATHS[mode], world.netns["n1"])
-    try:
+    with ExitStack() as left:
+        paths = Paths()
+        if mode == flows.EBPF:
+            place = left.enter_context(bpf_place())
+            paths = place.paths
+            left.callback(world.makers.clear)
+            world.makers.update(dict.fromkeys(HERE, place.open))
+        hosted = Hosted(lambda: DATA_PATHS[mode](paths), world.netns["n1"])
+        left.callback(hosted.stop)
         report = hosted.call(hosted.datapath.sync(snapshot(flows.SERVICES, flows.SLICES)))
         assert report.unserved == ()
         with world.open("n1") as agent_tcp, world.open("n1", socket.SOCK_DGRAM) as agent_udp:
@@ -29,8 +40,6 @@ def serving(world: World, mode: str) -> Iterator[Hosted]:
             agent_tcp.listen()
             agent_udp.bind(("0.0.0.0", flows.NODE_AGENT_PORT))
             yield hosted
-    finally:
-        hosted.stop()
 
 
 def destination(to: str) -> tuple[str, int]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from netplane.linux import bpf
 from netplane.linux.rtnl import rtnl
-from proxy.ebpf import pins
+from proxy.ebpf import pins, sockets
 from proxy.ebpf.datapath import EbpfDataPath
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Snapshot, Target
 from tests import flows
@@ -45,7 +46,7 @@ def open_socket(world, place: BpfPlace) -> Iterator[Callable[..., socket.socket]
     with contextlib.ExitStack() as stack:
 
         def make(where: str, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
-            sock = stack.enter_context(place.socket(world.netns[where], family, kind))
+            sock = stack.enter_context(place.open(world.netns[where], family, kind))
             sock.settimeout(3)
             return sock
 
@@ -208,7 +209,7 @@ def test_nobody_meets_half_a_change(path, open_socket, world, place) -> None:
     writer.start()
     try:
         for _ in range(400):
-            with place.socket(world.netns["client"], socket.AF_INET, socket.SOCK_STREAM) as sock:
+            with place.open(world.netns["client"], socket.AF_INET, socket.SOCK_STREAM) as sock:
                 sock.settimeout(3)
                 sock.connect(("10.96.0.10", 80))
     finally:
@@ -245,8 +246,44 @@ def test_every_trace_goes(world, place, path) -> None:
 def test_a_hook_taken_away_is_noticed_and_put_back(path, place) -> None:
     wanted = want({frontend("10.96.0.10"): target(WEB1)})
     path.call(path.datapath.sync(wanted))
-    (place.pins.links / "connect4").unlink()
+    bpf.detach(place.pins.links / "connect4")
     assert path.call(path.datapath.observe()) == {}, "the kernel is asked, and not memory"
     path.datapath._mended_at = -1e9  # as if half a minute had passed
     path.call(path.datapath.sync(wanted))
     assert path.call(path.datapath.observe()) == wanted.targets
+
+
+def test_conversations_with_a_removed_endpoint_end(path, place, open_socket) -> None:
+    """A UDP socket at once, a TCP one where the Service asks for it; others, and direct ones, go on."""
+    udp, polite, strict = frontend("10.96.0.10", 53, UDP), frontend("10.96.0.10"), frontend("10.96.0.11")
+    both = {udp: target(WEB1), polite: target(WEB1), strict: target(WEB1, name="strict", drain=0)}
+    path.call(path.datapath.sync(want(both)))
+    asked = open_socket("client", socket.SOCK_DGRAM)
+    asked.connect(("10.96.0.10", 53))
+    ends, goes_on, direct = (open_socket("client") for _ in range(3))
+    ends.connect(("10.96.0.11", 80))
+    goes_on.connect(("10.96.0.10", 80))
+    direct.connect((WEB1, flows.PORT))
+    for sock in (ends, goes_on, direct):
+        assert greeting(sock)[0] == "web1"
+    moved = {udp: target(WEB2), polite: target(WEB2), strict: target(WEB2, name="strict", drain=0)}
+    path.call(path.datapath.sync(want(moved)))
+    for sock in (asked, ends):
+        with pytest.raises(ConnectionAbortedError):
+            sock.recv(1)
+    for sock in (goes_on, direct):
+        sock.sendall(b"still here")
+        assert sock.recv(10) == b"still here"
+
+
+def test_the_kernel_tells_who_speaks_to_whom(path, place, open_socket) -> None:
+    path.call(path.datapath.sync(want({frontend("0.0.0.0", 30080): target(WEB1)})))
+    sock, direct = open_socket("client"), open_socket("client")
+    sock.connect((N1, 30080))
+    direct.connect((WEB1, flows.PORT))
+    maps = place.pins.open_maps()
+    assert maps is not None
+    (found,) = sockets.conversations(maps, place.cgroup)
+    assert found.client == (ip_address(flows.ADDRESSES["client"]), sock.getsockname()[1])
+    assert found.asked == frontend(N1, 30080)
+    assert found.endpoint == Endpoint(ip_address(WEB1), flows.PORT)

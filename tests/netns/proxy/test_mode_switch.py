@@ -9,16 +9,19 @@ from time import monotonic, sleep
 
 import pytest
 
+from netplane.config import Paths
 from netplane.linux import conntrack, nft
 from netplane.linux.nfnetlink import Tables
 from netplane.linux.rtnl import rtnl
 from proxy import modes
+from proxy.ebpf.pins import HOOKS, missing_hooks
 from proxy.modes import Forwarding, Mode
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
+from tests.bpf_place import BpfPlace, bpf_place
 from tests.fakes_datapath import Hosted
 from tests.netns.proxy.conftest import snapshot
-from tests.netns.proxy.flows import ask, destination, visit
+from tests.netns.proxy.flows import HERE, ask, destination, visit
 
 pytestmark = pytest.mark.netns
 HOST_PORT = 31234
@@ -35,8 +38,8 @@ table inet other {{
 class Switching(Hosted):
     """A node's forwarding with its task of leaving modes behind."""
 
-    def __init__(self, world, mode: Mode) -> None:
-        super().__init__(lambda: Forwarding(mode, UserspaceDataPath()), world.netns["n1"])
+    def __init__(self, world, mode: Mode, paths: Paths | None = None) -> None:
+        super().__init__(lambda: Forwarding(mode, UserspaceDataPath(), paths), world.netns["n1"])
         self.call(self.datapath.sync(snapshot(flows.SERVICES, flows.SLICES)))
         self._task = asyncio.run_coroutine_threadsafe(self.datapath.leave_behind(), self._loop)
 
@@ -106,18 +109,27 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def place(world) -> Iterator[BpfPlace]:
+    """The node's cgroup, in which its clients are, and a place for what ebpf mode pins."""
+    with bpf_place() as made:
+        world.makers.update(dict.fromkeys(HERE, made.open))
+        yield made
+        world.makers.clear()
+
+
+@pytest.fixture
 def mapped(world) -> Iterator[None]:
     world.run("n1", nft.apply, PORT_MAPPING)
     yield
     world.run("n1", nft.delete_table, "inet", "other")
 
 
-def traces(world) -> set[str]:
+def traces(world, place: BpfPlace | None = None) -> set[str]:
     """What of any mode n1 has."""
 
     def look() -> set[str]:
         with Tables() as tables:
-            names = ("netplane_proxy", "netplane_services")
+            names = ("netplane_proxy", "netplane_services", "netplane_ebpf")
             found = {name for name in names if tables.has_table("inet", name)}
         with rtnl() as ipr:
             found |= {
@@ -125,15 +137,20 @@ def traces(world) -> set[str]:
             }
         return found
 
-    return world.run("n1", look)
+    hooks = set(HOOKS) - set(missing_hooks(place.cgroup)) if place is not None else set()
+    return world.run("n1", look) | ({"hooks"} if hooks else set())
 
 
-OWN = {Mode.USERSPACE: {"netplane_proxy", "rule"}, Mode.NFTABLES: {"netplane_services"}}
+OWN = {
+    Mode.USERSPACE: {"netplane_proxy", "rule"},
+    Mode.NFTABLES: {"netplane_services"},
+    Mode.EBPF: {"netplane_services", "netplane_ebpf", "hooks"},
+}
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.permutations(OWN, 2)), ids=str)
-def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, before: Mode, after: Mode) -> None:
-    node = Switching(world, before)
+def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, place, before: Mode, after: Mode) -> None:
+    node = Switching(world, before, place.paths)
     steady = Steady(world, "client", "n1")
     try:
         streams = [
@@ -150,31 +167,32 @@ def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, before: Mode, af
         steady.stop()
         assert steady.failures == []
         assert steady.count > 20
-        assert traces(world) == OWN[before] | OWN[after], "the old mode carries what it had"
+        carries = OWN[before] - OWN[Mode.EBPF] if before is Mode.EBPF else OWN[before]
+        assert traces(world, place) >= carries | OWN[after], "the old mode carries what it had"
         for stream in streams:
             stream.exchange()
             stream.close()
         world.run("n1", conntrack.forget_where, lambda _flow: True)  # sooner than they end by themselves
         node.left()
-        assert traces(world) == OWN[after]
+        assert traces(world, place) == OWN[after]
         assert visit(world, "client", *destination("web"))[1] == flows.ADDRESSES["client"]
     finally:
         steady.stop()
         node.stop()
 
 
-def test_a_switch_back_before_the_old_mode_has_left(world, quick) -> None:
-    node = Switching(world, Mode.NFTABLES)
+def test_a_switch_back_before_the_old_mode_has_left(world, quick, place) -> None:
+    node = Switching(world, Mode.NFTABLES, place.paths)
     try:
         stream = Stream(world, "client", *destination("web"))
-        for mode in (Mode.USERSPACE, Mode.NFTABLES, Mode.USERSPACE, Mode.NFTABLES):
+        for mode in (Mode.USERSPACE, Mode.EBPF, Mode.NFTABLES, Mode.USERSPACE, Mode.EBPF, Mode.NFTABLES):
             node.switch(mode)
             stream.exchange()
             visit(world, "client", *destination("web"))
         node.left()
         stream.exchange()
         stream.close()
-        assert traces(world) == OWN[Mode.NFTABLES]
+        assert traces(world, place) == OWN[Mode.NFTABLES]
         assert "already" in node.switch(Mode.NFTABLES)
     finally:
         node.stop()

@@ -1,0 +1,123 @@
+"""Sockets of other processes, listed and ended: NETLINK_SOCK_DIAG (linux/inet_diag.h, sock_diag(7)).
+
+Why not /proc/net/tcp: a listing by netlink is taken in one pass, knows each socket's cookie, which is what BPF programs
+know a socket by, and can end one (SOCK_DESTROY, CONFIG_INET_DIAG_DESTROY).
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Self
+
+from netplane.errors import KernelError
+from netplane.linux.namespaces import socket_in
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+ESTABLISHED, SYN_SENT, CLOSE_WAIT = 1 << 1, 1 << 2, 1 << 8
+CONNECTED = ESTABLISHED | SYN_SENT | CLOSE_WAIT  # states in which a socket's peer may still be spoken to
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_HEADER = struct.Struct("=IHHII")
+_ASK = struct.Struct("=BBBxI")  # inet_diag_req_v2 before its socket: family, protocol, extensions, states
+_ID = struct.Struct("=2s2s16s16sIQ")  # inet_diag_sockid: ports, addresses, interface, cookie
+_HEAD = struct.Struct("=BBBB")  # inet_diag_msg before its socket: family, state, timer, retransmits
+
+IPAddress = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One socket with a peer. ``cookie`` names it for as long as the machine runs; ``raw`` is what the kernel said."""
+
+    family: int
+    protocol: int
+    source: tuple[IPAddress, int]
+    peer: tuple[IPAddress, int]
+    cookie: int
+    raw: bytes
+
+
+class Sockets:
+    """The sockets of one network namespace (a path or a descriptor). Raises KernelError where it cannot be entered."""
+
+    def __init__(self, netns: int | str | os.PathLike[str]) -> None:
+        self._sock = socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+        self._sock.settimeout(5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def connected(self, protocol: int) -> list[Socket]:
+        """All of a protocol (IPPROTO_TCP, IPPROTO_UDP) that have a peer, over IPv4 and IPv6."""
+        found: list[Socket] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            ask = _ASK.pack(family, protocol, 0, CONNECTED) + bytes(_ID.size)
+            self._send(SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, ask)
+            found.extend(self._answers(protocol))
+        return found
+
+    def end(self, sock: Socket) -> bool:
+        """Abort it: its program reads ECONNABORTED, TCP's peer a reset. False where it has ended by itself."""
+        ask = _ASK.pack(sock.family, sock.protocol, 0, 0xFFFFFFFF) + sock.raw
+        self._send(SOCK_DESTROY, _REQUEST | _ACK, ask)
+        code = struct.unpack_from("=i", self._sock.recv(4096), _HEADER.size)[0]
+        if code == 0:
+            return True
+        if -code in (errno.ENOENT, errno.ESTALE):
+            return False
+        if -code in (errno.EOPNOTSUPP, 524):
+            raise KernelError(
+                "cannot end connections to removed endpoints: the kernel has no SOCK_DESTROY",
+                "It needs CONFIG_INET_DIAG_DESTROY, and inet_diag's udp_diag for UDP",
+            )
+        raise KernelError(f"cannot end a connection to {sock.peer[0]}: {os.strerror(-code)}")
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
+        self._sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+
+    def _answers(self, protocol: int) -> Iterator[Socket]:
+        while True:
+            data = self._sock.recv(1 << 18)
+            at = 0
+            while at < len(data):
+                length, kind, *_ = _HEADER.unpack_from(data, at)
+                body = data[at + _HEADER.size : at + length]
+                at += -(-length // 4) * 4
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", body)[0]
+                    if code == errno.ENOENT:  # no udp_diag, no IPv6: nothing to list
+                        return
+                    raise KernelError(f"cannot list sockets: {os.strerror(code)}")
+                yield _parse(protocol, body)
+
+
+def _parse(protocol: int, body: bytes) -> Socket:
+    family, *_ = _HEAD.unpack_from(body)
+    raw = body[_HEAD.size : _HEAD.size + _ID.size]
+    from_port, to_port, source, peer, _, cookie = _ID.unpack(raw)
+    return Socket(
+        family,
+        protocol,
+        (_address(family, source), int.from_bytes(from_port, "big")),
+        (_address(family, peer), int.from_bytes(to_port, "big")),
+        cookie,
+        raw,
+    )
+
+
+def _address(family: int, data: bytes) -> IPAddress:
+    """IPv4 of a dual-stack socket is IPv4 here."""
+    if family == socket.AF_INET:
+        return IPv4Address(data[:4])
+    six = IPv6Address(data)
+    return six.ipv4_mapped or six

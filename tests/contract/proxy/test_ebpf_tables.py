@@ -1,0 +1,200 @@
+"""The maps are true at every moment: between any two writes a reader finds a whole route, the old or the new one."""
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netplane.errors import KernelError
+from netplane.linux import bpf
+from proxy.ebpf import pins
+from proxy.ebpf.layout import STRUCTS, slot_parts
+from proxy.ebpf.routes import Route
+from proxy.ebpf.tables import MAPS, Tables, read
+from proxy.model import Endpoint, Frontend, Protocol, ServicePort
+from tests.bpf_place import BpfPlace, bpf_place
+
+pytestmark = pytest.mark.netns
+
+FRONTENDS = [
+    Frontend(ip_address(f"10.96.0.{n}"), 80, p) for n in (1, 2) for p in (Protocol.TCP, Protocol.UDP)
+]
+ENDPOINTS = [Endpoint(ip_address(f"10.244.1.{n}"), 8080, local=n % 2 == 0) for n in range(2, 6)]
+ROUTES = st.builds(
+    Route,
+    st.builds(ServicePort, st.just("default"), st.sampled_from(["a", "b"]), st.just("80")),
+    st.sets(st.sampled_from(ENDPOINTS), max_size=3).map(
+        lambda few: tuple(sorted(few, key=lambda e: e.order))
+    ),
+    st.sampled_from([0, 10]),
+)
+STATES = st.dictionaries(st.sampled_from(FRONTENDS), ROUTES)
+State = Mapping[Frontend, Route]
+
+
+class Killed(Exception):
+    """As if the process had ended here."""
+
+
+class Fuse:
+    """Lets so many writes through."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def burn(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+
+class FusedMap:
+    """A map of the kernel; writes burn the fuse."""
+
+    def __init__(self, inner: bpf.Map, fuse: Fuse) -> None:
+        self._inner, self._fuse = inner, fuse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._fuse.burn()
+        self._inner.put(key, value)
+
+    def put_all(self, entries: Mapping[bytes, bytes]) -> None:
+        for key, value in entries.items():
+            self.put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        self._fuse.burn()
+        return self._inner.delete(key)
+
+
+class FusedSlots:
+    """The slots' memory; writes burn the fuse."""
+
+    def __init__(self, inner: memoryview, fuse: Fuse) -> None:
+        self._inner, self._fuse = inner, fuse
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __getitem__(self, slot: int) -> int:
+        return self._inner[slot]
+
+    def __setitem__(self, slot: int, word: int) -> None:
+        self._fuse.burn()
+        self._inner[slot] = word
+
+    def release(self) -> None:
+        self._inner.release()
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[BpfPlace]:
+    with bpf_place() as made:
+        pins.ensure_mounted(made.mount)
+        with pins.programs(made.pins):
+            pass
+        yield made
+
+
+def opened(place: BpfPlace, fuse: Fuse | None = None) -> Tables:
+    maps: dict[str, Any] = dict(kept(place))
+    if fuse is None:
+        return Tables(maps)
+    tables = Tables(maps)
+    for name in MAPS:
+        maps[name] = FusedMap(maps[name], fuse)
+    tables._slots = FusedSlots(tables._slots, fuse)  # type: ignore[assignment]
+    return tables
+
+
+def kept(place: BpfPlace) -> dict[str, bpf.Map]:
+    maps = place.pins.open_maps()
+    assert maps is not None
+    return maps
+
+
+def make(tables: Tables, state: State) -> None:
+    for frontend, route in state.items():
+        tables.point(frontend, route)
+    for frontend in tables.routes.keys() - state.keys():
+        tables.remove(frontend)
+
+
+def nothing_left_over(maps: Mapping[str, bpf.Map], state: State) -> None:
+    routes = [STRUCTS["route"].unpack(value) for _, value in maps["frontends"].items()]
+    words = [
+        int.from_bytes(maps["slots"].get(slot.to_bytes(4, "little")) or b"", "little")
+        for slot, _, _ in routes
+    ]
+    assert len(list(maps["endpoints"].items())) == sum(slot_parts(word)[1] for word in words)
+    names = {(route.service, frontend.protocol) for frontend, route in state.items()}
+    assert len(list(maps["services"].items())) == len(list(maps["counts"].items())) == len(names)
+
+
+@settings(max_examples=8, deadline=None)
+@given(before=STATES, after=STATES)
+def test_killed_after_any_write(place: BpfPlace, before: State, after: State) -> None:
+    maps = kept(place)
+    writes = 0
+    finished = False
+    while not finished:
+        tables = opened(place)
+        make(tables, before)
+        tables.close()
+        tables = opened(place, Fuse(writes))
+        try:
+            make(tables, after)
+            finished = True
+        except Killed:
+            writes += 1
+        found = read(maps)
+        for frontend in FRONTENDS:
+            old, new, now = before.get(frontend), after.get(frontend), found.get(frontend)
+            assert now in (old, new) or (
+                now and old and new and now.endpoints in (old.endpoints, new.endpoints)
+            )
+        tables.close()
+        recovered = opened(place)
+        make(recovered, after)
+        assert recovered.routes == recovered.read() == dict(after)
+        nothing_left_over(maps, after)
+        recovered.close()
+    for one in maps.values():
+        one.close()
+
+
+@settings(max_examples=10, deadline=None)
+@given(states=st.lists(STATES, max_size=4))
+def test_any_sequence_of_states(place: BpfPlace, states: list[State]) -> None:
+    tables = opened(place)
+    for state in states:
+        make(tables, state)
+        assert tables.read() == dict(state)
+        nothing_left_over(tables.maps, state)
+    make(tables, {})
+    nothing_left_over(tables.maps, {})
+    tables.close()
+
+
+def test_a_full_map_is_named(place: BpfPlace) -> None:
+    tables = opened(place)
+    tables._free.clear()
+    with pytest.raises(KernelError, match=r"cannot serve more than 65536 frontends in ebpf mode"):
+        tables.load({FRONTENDS[0]: Route(ServicePort("a", "b", "c"), ())})
+    tables.close()
+    numbers = {n.to_bytes(16, "big"): bytes(8) for n in range(1025)}
+    maps = kept(place)
+    with pytest.raises(
+        KernelError, match=r"cannot write to BPF map node_addresses: its 1024 entries are full"
+    ):
+        maps["node_addresses"].put_all(numbers)
+    for number in numbers:
+        maps["node_addresses"].delete(number)
+    for one in maps.values():
+        one.close()
