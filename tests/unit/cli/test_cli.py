@@ -52,7 +52,7 @@ def test_the_contracts_words_are_there():
     ("arguments", "line"),
     [
         (["lab", "up", "--name", "NO"], "netplane: cannot name a lab 'NO'"),
-        (["lab", "up", "--mode", "ebpf"], "netplane: cannot make lab lab: --mode ebpf is not served"),
+        (["lab", "up", "--mode", "ipvs"], "netplane: cannot make lab lab: --mode ipvs is not served"),
         (["lab", "exec", "--name", "nowhere", "n1", "--", "true"], "netplane: cannot find lab nowhere"),
         (["lab", "kubeconfig", "--name", "nowhere"], "netplane: cannot find lab nowhere"),
         (["node", "--join", "x", "--ca-hash", "y"], "netplane: cannot use --join 'x'"),

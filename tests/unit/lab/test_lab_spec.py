@@ -19,7 +19,7 @@ from netplane.lab.spec import LabSpec, every_possible_machine
         ({"nodes": 0}, "--nodes is from 1 to 9, not 0"),
         ({"nodes": 10}, "--nodes is from 1 to 9, not 10"),
         ({"masters": 3}, "--masters 3 is not served by netplane yet"),
-        ({"mode": "ebpf"}, "--mode ebpf is not served by netplane yet"),
+        ({"mode": "ipvs"}, "--mode ipvs is not served by netplane yet"),
         ({"store": "etcd"}, "--store etcd is not served by netplane yet"),
         ({"overlay": "vxlan"}, "--overlay vxlan is not served by netplane yet"),
     ],
