@@ -21,6 +21,8 @@ FOUNDATION = {
     "netplane.kube",
     "netplane.linux",
 }
+# The controllers' own floors: facts, the loop that runs them, and rooms that do not know each other.
+CONTROLLERS = FOUNDATION | {f"controlplane.controllers.{name}" for name in ("actions", "options", "facts")}
 ALLOWED: dict[str, set[str]] = {
     "netplane": set(),
     "netplane.errors": set(),
@@ -31,7 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     "netplane.linux": {"netplane.errors"},
     "cni": FOUNDATION,
     "proxy": FOUNDATION,
-    "controlplane": FOUNDATION,
+    "controlplane": FOUNDATION | {"controlplane"},
+    "controlplane.controllers.facts": CONTROLLERS,
+    "controlplane.controllers.loop": CONTROLLERS,
+    **{
+        f"controlplane.controllers.{room}": CONTROLLERS | {"controlplane.controllers.loop"}
+        for room in ("workloads", "services", "nodes", "upkeep")
+    },
     "netplane.node": FOUNDATION,
     "netplane.dns": FOUNDATION,
     # Tools use a part's public read side; PKI and settings are what `lab up` and `up` must write.
@@ -76,9 +84,9 @@ PURE = (
     "controlplane/api/strategic.py",
     "controlplane/api/tables.py",
     "controlplane/auth/authz.py",
-    "controlplane/controllers/replicaset.py",
-    "controlplane/controllers/rollout.py",
-    "controlplane/controllers/slices.py",
+    "controlplane/controllers/workloads/replicaset.py",
+    "controlplane/controllers/workloads/rollout.py",
+    "controlplane/controllers/services/slices.py",
     "netplane/debug/verdict.py",
     "netplane/debug/walk.py",
     "netplane/dns/records.py",

@@ -25,7 +25,7 @@ from netplane.kube.resources import Resource
 log = logging.getLogger(__name__)
 
 REST = 2.0
-LONGEST_REST = 0.05  # seconds that an event may wait for others
+LONGEST_REST = 0.025  # seconds that an event may wait for others
 
 Demand = tuple[str, str]  # a field and the value it must have
 NO_DEMAND: Demand = ("", "")

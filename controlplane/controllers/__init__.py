@@ -6,20 +6,20 @@
 from collections.abc import Callable, Sequence
 from typing import Never
 
-from controlplane.controllers.accounts import ServiceAccountController
-from controlplane.controllers.daemonset import DaemonSetController
-from controlplane.controllers.deployment import DeploymentController
-from controlplane.controllers.disruption import DisruptionController
-from controlplane.controllers.endpointslice import EndpointsController, EndpointSliceController
-from controlplane.controllers.frame import Controller, Kit, run_controllers
-from controlplane.controllers.garbage import COLLECTED, garbage_controllers
-from controlplane.controllers.job import JobController
-from controlplane.controllers.namespaces import NamespaceController
-from controlplane.controllers.nodelifecycle import NodeLifecycleController
+from controlplane.controllers.loop.frame import Controller, Kit, run_controllers
+from controlplane.controllers.nodes.nodelifecycle import NodeLifecycleController
+from controlplane.controllers.nodes.podcidr import PodCIDRController
+from controlplane.controllers.nodes.podgc import PodGarbageController
 from controlplane.controllers.options import Options
-from controlplane.controllers.podcidr import PodCIDRController
-from controlplane.controllers.podgc import PodGarbageController
-from controlplane.controllers.replicaset import ReplicaSetController
+from controlplane.controllers.services.endpointslice import EndpointsController, EndpointSliceController
+from controlplane.controllers.upkeep.accounts import ServiceAccountController
+from controlplane.controllers.upkeep.garbage import COLLECTED, garbage_controllers
+from controlplane.controllers.upkeep.namespaces import NamespaceController
+from controlplane.controllers.workloads.daemonset import DaemonSetController
+from controlplane.controllers.workloads.deployment import DeploymentController
+from controlplane.controllers.workloads.disruption import DisruptionController
+from controlplane.controllers.workloads.job import JobController
+from controlplane.controllers.workloads.replicaset import ReplicaSetController
 from netplane.kube.client import Client
 
 __all__ = ["Options", "run"]

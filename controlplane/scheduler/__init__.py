@@ -2,7 +2,7 @@
 
 from typing import Never
 
-from controlplane.controllers.frame import run_controllers
+from controlplane.controllers.loop.frame import run_controllers
 from controlplane.controllers.options import Options
 from controlplane.scheduler.scheduler import Scheduler
 from netplane.kube.client import Client

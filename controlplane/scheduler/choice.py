@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from controlplane.controllers.affinity import matches_term
-from controlplane.controllers.pods import spec_of
-from controlplane.controllers.taints import taints_of, tolerates, tolerations_of
+from controlplane.controllers.facts.affinity import matches_term
+from controlplane.controllers.facts.pods import spec_of
+from controlplane.controllers.facts.taints import taints_of, tolerates, tolerations_of
 from controlplane.scheduler.filters import explain, reasons_against
 from controlplane.scheduler.usage import Demand, NodeUsage, Usage, allocatable_of
 from netplane.kube.objects import Object, name_of

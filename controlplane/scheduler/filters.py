@@ -7,9 +7,15 @@ NodePorts, NodeResourcesFit. Volumes and preemption are not part of netplane.
 from collections import Counter
 from collections.abc import Iterable
 
-from controlplane.controllers.affinity import fits_affinity
-from controlplane.controllers.pods import spec_of
-from controlplane.controllers.taints import UNSCHEDULABLE, taints_of, tolerates, tolerations_of, untolerated
+from controlplane.controllers.facts.affinity import fits_affinity
+from controlplane.controllers.facts.pods import spec_of
+from controlplane.controllers.facts.taints import (
+    UNSCHEDULABLE,
+    taints_of,
+    tolerates,
+    tolerations_of,
+    untolerated,
+)
 from controlplane.scheduler.usage import Demand, NodeUsage, allocatable_of
 from netplane.kube.objects import Object, is_deleting, is_true, name_of
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from controlplane.controllers.actions import Action, Bind, Record, status_patch
-from controlplane.controllers.frame import Controller, Decision, Kit, Mapper
-from controlplane.controllers.owners import owned_by
-from controlplane.controllers.pods import is_terminal, matches_labels, node_of, spec_of, status_of
-from controlplane.controllers.taints import taints_of
+from controlplane.controllers.facts.owners import owned_by
+from controlplane.controllers.facts.pods import is_terminal, matches_labels, node_of, spec_of, status_of
+from controlplane.controllers.facts.taints import taints_of
+from controlplane.controllers.loop.frame import Controller, Decision, Kit, Mapper
 from controlplane.scheduler.choice import Chosen, Siblings, choose
 from controlplane.scheduler.usage import Usage, allocatable_of, demand_of
 from netplane.errors import PeerError

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from controlplane.controllers.pods import spec_of, status_of
+from controlplane.controllers.facts.pods import spec_of, status_of
 from netplane.kube.objects import Object, ObjectKey
 from netplane.kube.quantity import milli, whole
 

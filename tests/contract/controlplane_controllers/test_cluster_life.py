@@ -254,7 +254,7 @@ async def test_orphaned_sets_live_on_and_are_adopted_again(api: Client) -> None:
 async def test_the_pods_of_a_dead_node_leave_endpoints_and_are_replaced_elsewhere(
     api: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controlplane.controllers.nodelifecycle.FIRST_GRACE", 0.4)
+    monkeypatch.setattr("controlplane.controllers.nodes.nodelifecycle.FIRST_GRACE", 0.4)
     options = Options(node_monitor_grace_period=0.4, pod_eviction_timeout=0.6)
     async with running(api, options) as kubelet:
         await api.create(SERVICES, service())

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.controllers.caches import Caches, Index
-from controlplane.controllers.deployment import DeploymentController
-from controlplane.controllers.endpointslice import EndpointSliceController
-from controlplane.controllers.frame import Controller, Kit, run_controllers
-from controlplane.controllers.garbage import COLLECTED
+from controlplane.controllers.loop.caches import Caches, Index
+from controlplane.controllers.loop.frame import Controller, Kit, run_controllers
+from controlplane.controllers.loop.writes import Lost, PendingWrites, Removed, Written
+from controlplane.controllers.nodes.podcidr import PodCIDRController
 from controlplane.controllers.options import Options
-from controlplane.controllers.podcidr import PodCIDRController
-from controlplane.controllers.replicaset import ReplicaSetController
-from controlplane.controllers.writes import Lost, PendingWrites, Removed, Written
+from controlplane.controllers.services.endpointslice import EndpointSliceController
+from controlplane.controllers.upkeep.garbage import COLLECTED
+from controlplane.controllers.workloads.deployment import DeploymentController
+from controlplane.controllers.workloads.replicaset import ReplicaSetController
 from controlplane.scheduler import Scheduler
 from netplane.kube import errors
 from netplane.kube.cache import ADDED, DELETED, MODIFIED, Cache, Change

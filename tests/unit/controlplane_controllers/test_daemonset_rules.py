@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.actions import Create, Delete, Patch
-from controlplane.controllers.daemonset_history import data_of, history_actions, stamp_of
-from controlplane.controllers.daemonset_rules import (
+from controlplane.controllers.workloads.daemonset_history import data_of, history_actions, stamp_of
+from controlplane.controllers.workloads.daemonset_rules import (
     HASH_LABEL,
     Scene,
     manage,

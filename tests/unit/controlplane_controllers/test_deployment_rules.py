@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controlplane.controllers.actions import Action, Create, Delete, Patch, Record
-from controlplane.controllers.deployment import decide_deployment, view
-from controlplane.controllers.revisions import new_set, template_hash
+from controlplane.controllers.workloads.deployment import decide_deployment, view
+from controlplane.controllers.workloads.revisions import new_set, template_hash
 from netplane.kube.objects import Object, condition, name_of
 from netplane.kube.resources import DEPLOYMENTS, REPLICASETS
 

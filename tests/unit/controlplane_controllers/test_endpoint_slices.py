@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.actions import Action, Create, Delete, Replace
-from controlplane.controllers.endpoints import Memory, endpoints_of, families, ports_of
-from controlplane.controllers.mirror import reconcile_mirror
-from controlplane.controllers.slices import MOST, reconcile_slices
+from controlplane.controllers.services.endpoints import Memory, endpoints_of, families, ports_of
+from controlplane.controllers.services.mirror import reconcile_mirror
+from controlplane.controllers.services.slices import MOST, reconcile_slices
 from netplane.kube.objects import Object, annotations_of, key_of, name_of, set_condition
 
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from controlplane.controllers.actions import Create, Patch, Record
-from controlplane.controllers.recorder import BURST, EventLog
+from controlplane.controllers.loop.recorder import BURST, EventLog
 from netplane.kube.objects import Object
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from controlplane.controllers.actions import Delete, Patch
-from controlplane.controllers.garbage import Dependent, collect, finish_deletion
-from controlplane.controllers.namespaces import emptying, finalized
+from controlplane.controllers.upkeep.garbage import Dependent, collect, finish_deletion
+from controlplane.controllers.upkeep.namespaces import emptying, finalized
 from netplane.kube.objects import Object
 from netplane.kube.resources import PODS, REPLICASETS, SERVICES
 

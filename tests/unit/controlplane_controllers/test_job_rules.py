@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 
 from controlplane.api.patch import merge_patch
 from controlplane.controllers.actions import Create, Delete, Patch, Record
-from controlplane.controllers.job import decide, job_key
-from controlplane.controllers.job_rules import backoff_left, manage, verdict
-from controlplane.controllers.job_status import status
-from controlplane.controllers.job_tally import FINALIZER, INDEX, Tally, count, format_indexes, parse_indexes
+from controlplane.controllers.workloads.job import decide, job_key
+from controlplane.controllers.workloads.job_rules import backoff_left, manage, verdict
+from controlplane.controllers.workloads.job_status import status
+from controlplane.controllers.workloads.job_tally import (
+    FINALIZER,
+    INDEX,
+    Tally,
+    count,
+    format_indexes,
+    parse_indexes,
+)
 from netplane.kube.objects import condition, is_true, key_of, name_of, rfc3339
 from netplane.kube.resources import JOBS, PODS
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.controllers.actions import Delete, Patch, Record
-from controlplane.controllers.nodes import Verdict, evictions, node_actions, unready_pods
+from controlplane.controllers.nodes.liveness import Verdict, evictions, node_actions, unready_pods
+from controlplane.controllers.nodes.podcidr import Range, allocate, ranges_of
 from controlplane.controllers.options import Options
-from controlplane.controllers.podcidr import Range, allocate, ranges_of
 from netplane.errors import ConfigError
 from netplane.kube.objects import Object, condition, set_condition
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from controlplane.controllers.actions import Patch
-from controlplane.controllers.caches import Caches
-from controlplane.controllers.frame import Decision, Kit
-from controlplane.controllers.nodelifecycle import FIRST_GRACE, NodeLifecycleController
+from controlplane.controllers.loop.caches import Caches
+from controlplane.controllers.loop.frame import Decision, Kit
+from controlplane.controllers.nodes.nodelifecycle import FIRST_GRACE, NodeLifecycleController
 from controlplane.controllers.options import Options
 from netplane.kube.cache import Cache, Change
 from netplane.kube.client import Client

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.controllers.taints import seconds_tolerated, tolerates
+from controlplane.controllers.facts.taints import seconds_tolerated, tolerates
 from controlplane.scheduler.choice import Chosen, Impossible, choose
 from controlplane.scheduler.filters import reasons_against
 from controlplane.scheduler.usage import Demand, HostPort, Usage, allocatable_of, demand_of

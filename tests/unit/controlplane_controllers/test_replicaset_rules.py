@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from controlplane.controllers.actions import Adopt, Create, Delete, Patch
-from controlplane.controllers.owners import claim, selector_of
-from controlplane.controllers.ranking import first_to_go
-from controlplane.controllers.replicaset import counts, pod_for, scale, status, status_actions
+from controlplane.controllers.facts.owners import claim, selector_of
+from controlplane.controllers.workloads.ranking import first_to_go
+from controlplane.controllers.workloads.replicaset import counts, pod_for, scale, status, status_actions
 from netplane.kube.objects import Object, condition, name_of, set_condition
 from netplane.kube.resources import PODS, REPLICASETS
 

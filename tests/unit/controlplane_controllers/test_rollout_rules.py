@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.controllers.rollout import Bounds, Size, bounds, recreate, resize, rolling
+from controlplane.controllers.workloads.rollout import Bounds, Size, bounds, recreate, resize, rolling
 
 
 @pytest.mark.parametrize(

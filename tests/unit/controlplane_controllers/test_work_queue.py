@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.controllers.queue import QueueCore, WorkQueue
+from controlplane.controllers.loop.queue import QueueCore, WorkQueue
 
 
 def test_adding_twice_is_adding_once() -> None:

@@ -1,0 +1,1 @@
+"""What becomes of nodes and of their pods: networks, silence, and being gone."""

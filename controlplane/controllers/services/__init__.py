@@ -1,0 +1,1 @@
+"""Which endpoints a Service has, in EndpointSlices and in the older Endpoints."""
