@@ -109,6 +109,7 @@ class UserspaceDataPath:
         self._missing: set[Frontend] = set()  # of it: what does not work
         self._demands = Demands()
         self._to_keep: list[tuple[str, int | None]] = []
+        self._telling: asyncio.Future[None] | None = None
         self._retired: set[Frontend] = set()  # sockets of ours were here of which the supervisor has copies
         self.plumbed = True  # False: only what needs no plumbing is wanted, such as loopback addresses
         self._plan: Plan | None = None
@@ -168,6 +169,7 @@ class UserspaceDataPath:
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: listeners stay open where the supervisor has copies, and the plumbing stays."""
         await self.carrier.close(keep=keep)
+        await self._tell_keeper()  # while the numbers still mean what they did
         for frontend, sock in list(self._sockets.items()):
             if keep:
                 sock.close()
@@ -244,9 +246,13 @@ class UserspaceDataPath:
 
     async def _tell_keeper(self) -> None:
         """In order, and in a thread: a supervisor that is slow to read must not hold up the relay."""
+        if self._telling is not None:
+            await asyncio.wait([self._telling])
         told, self._to_keep = self._to_keep, []
         if told:
-            await asyncio.to_thread(_tell, self._keeper, told)
+            loop = asyncio.get_running_loop()
+            self._telling = loop.run_in_executor(None, _tell, self._keeper, told)
+            await asyncio.shield(self._telling)  # who waits here may be told to stop, the thread goes on
 
     def _reachable(self, frontend: Frontend, routed: Sequence[IPNetwork]) -> bool:
         address, node = frontend.address, self._plan.node if self._plan else None

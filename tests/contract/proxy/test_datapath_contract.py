@@ -1,7 +1,9 @@
 """What every data path promises, whatever moves the packets: the page is ``proxy/datapath.py``."""
 
+import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -189,6 +191,19 @@ class Shelf:
             sock.close()
 
 
+class SlowShelf(Shelf):
+    """Takes its time, as a supervisor under load does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def store(self, name: str, *descriptors: int) -> None:
+        self.asked.set()
+        assert self.go_on.wait(5)
+        super().store(name, *descriptors)
+
+
 def test_the_next_process_takes_over_what_it_wants_and_drops_the_rest(start) -> None:
     shelf = Shelf()
     first = start(keeper=shelf)
@@ -209,6 +224,28 @@ class TestUserspaceOnly:
         hosted = Hosted(UserspaceDataPath, netns)
         yield hosted
         hosted.stop()
+
+    def test_stopped_in_the_midst_of_a_sync_the_listeners_are_kept_all_the_same(self, netns) -> None:
+        """Else the clients of a Service that has just come are refused until the next process listens."""
+        shelf = SlowShelf()
+        first = Hosted(lambda: UserspaceDataPath(keeper=shelf), netns)
+
+        async def sync_until_stopped() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                syncing = tasks.create_task(first.datapath.sync(WANT))
+                await asyncio.to_thread(shelf.asked.wait, 5)
+                syncing.cancel()
+            asyncio.get_running_loop().call_later(0.05, shelf.go_on.set)
+
+        first.call(sync_until_stopped())
+        first.stop(keep=True)
+        assert shelf.go_on.is_set(), "it waits for what is being told"
+        kept = {sock.getsockname()[:2] for socks in shelf.kept.values() for sock in socks}
+        assert kept == {(str(f.address), f.port) for f, t in WANT.targets.items() if not t.empty}
+        second = Hosted(lambda: UserspaceDataPath(kept=shelf.kept), netns)
+        second.call(second.datapath.sync(WANT))
+        assert second.call(second.datapath.observe()) == WANT.targets
+        second.stop()
 
     def test_the_kernel_is_asked_and_not_memory(self, path, netns) -> None:
         path.call(path.datapath.sync(WANT))
