@@ -5,10 +5,14 @@ import os
 import resource
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +22,24 @@ pytestmark = pytest.mark.netns
 ADDRESS, PORT = "10.96.0.10", 80
 MIB = 1024 * 1024
 RESET = struct.pack("ii", 1, 0)
+
+
+SHORT_PORT = 9200
+PROGRAM = Path(__file__).with_name("short.py")
+
+
+@contextmanager
+def program(world, where: str, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """One end of many short connections, as a process in a namespace."""
+    command = ["nsenter", f"--net=/proc/self/fd/{world.netns[where]}", sys.executable, str(PROGRAM)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, *map(str, words)], pass_fds=[world.netns[where]], **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Peer:
@@ -151,34 +173,42 @@ def test_urgent_data_costs_no_other_byte(world, running, peer, closes: bool) -> 
     gone(running)
 
 
-def test_64_mib_both_ways_at_once(world, running, peer) -> None:
+@pytest.mark.parametrize("mib", [64, pytest.param(1024, marks=pytest.mark.long)])
+def test_bulk_both_ways_at_once(world, running, peer, mib: int) -> None:
     client, server = pair(world, peer)
-    block = os.urandom(MIB)
-    expected = hashlib.sha256(block * 64).hexdigest()
+    source = os.urandom(2 * MIB)
+    blocks = [memoryview(source)[start : start + MIB] for start in range(0, MIB, 16_411)]  # no two the same
     digests: dict[str, str] = {}
 
-    def send(sock: socket.socket) -> None:
-        for _ in range(64):
+    def send(name: str, sock: socket.socket) -> None:
+        digest = hashlib.sha256()
+        for number in range(mib):
+            block = blocks[number % len(blocks)]
+            digest.update(block)
             sock.sendall(block)
         sock.shutdown(socket.SHUT_WR)
+        digests[f"to {name}"] = digest.hexdigest()
 
     def receive(name: str, sock: socket.socket) -> None:
         digest = hashlib.sha256()
         while data := sock.recv(MIB):
             digest.update(data)
-        digests[name] = digest.hexdigest()
+        digests[f"at {name}"] = digest.hexdigest()
 
     with client, server:
-        work = [(send, (client,)), (send, (server,)), (receive, ("c", client)), (receive, ("s", server))]
+        work = [(send, ("server", client)), (send, ("client", server))]
+        work += [(receive, ("client", client)), (receive, ("server", server))]
         threads = [threading.Thread(target=function, args=arguments) for function, arguments in work]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert digests == {"c": expected, "s": expected}
+    assert len(digests) == 4
+    assert digests["to server"] == digests["at server"]
+    assert digests["to client"] == digests["at client"]
     gone(running)
     (traffic,) = running.worker.traffic.values()
-    assert (traffic.received, traffic.sent) == (64 * MIB, 64 * MIB)
+    assert (traffic.received, traffic.sent) == (mib * MIB, mib * MIB)
 
 
 def test_a_reader_that_stops_stops_the_sender(world, running, peer) -> None:
@@ -241,26 +271,31 @@ def test_only_silent_endpoints_end_in_a_reset_at_the_deadline(world, start) -> N
     assert traffic.rejected == {"unreachable": 1}
 
 
-def test_many_short_connections_leave_nothing_behind(world, running) -> None:
-    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", "web2")])
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_many_short_connections_leave_nothing_behind(world, running, count: int) -> None:
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", port=SHORT_PORT)])
+    with (
+        program(world, "web1", "server", "0.0.0.0", SHORT_PORT),
+        program(world, "client", "client", ADDRESS, PORT) as client,
+    ):
 
-    def visit_often(count: int) -> None:
-        for _ in range(count):
-            with world.connect("client", ADDRESS, PORT) as sock:
-                sock.sendall(b"x")
-                sock.shutdown(socket.SHUT_WR)
-                read_all(sock)
+        def visit_often(often: int) -> None:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(f"{often}\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == f"{often} answered\n"
 
-    visit_often(200)
-    gone(running)
-    descriptors = open_descriptors()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    visit_often(2000)
-    gone(running)
+        visit_often(2000)
+        gone(running)
+        descriptors = open_descriptors()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        visit_often(count)
+        gone(running)
     assert open_descriptors() <= descriptors + 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4 * 1024
     (traffic,) = running.worker.traffic.values()
-    assert (traffic.connections, traffic.active) == (2200, 0)
+    assert (traffic.connections, traffic.active, traffic.rejected) == (count + 2000, 0, {})
 
 
 def test_flows_go_on_when_their_frontend_closes(world, running, peer) -> None:
