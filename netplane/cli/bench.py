@@ -69,8 +69,8 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--rounds", default=40, show_default=True, help="Slices of each path, in random order.")
-@click.option("--seconds", default=0.2, show_default=True, help="Length of a slice.")
+@click.option("--rounds", default=80, show_default=True, help="Slices of each path, in random order.")
+@click.option("--seconds", default=0.12, show_default=True, help="Length of a slice.")
 @output_option
 def proxy(rounds: int, seconds: float, output: str) -> None:
     """The userspace proxy beside HAProxy: tcp mode, one thread, with and without splice, client's address kept.
