@@ -92,7 +92,7 @@ def _reported(lease: Lease, previous: Result | None) -> Iterator[str]:
     """``prevResult`` must still be about this attachment."""
     if previous is None:
         return
-    reported = {address.address.ip for address in previous.addresses}
+    reported = {address.ip for address in previous.addresses}
     for address in lease.addresses:
         if address not in reported:
             yield f"prevResult does not have the address {address}"

@@ -15,7 +15,7 @@ one transaction, and one wait for the disk.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -191,8 +191,9 @@ class Leases:
     # --- on the disk ----------------------------------------------------------------------------------------
 
     def _set_state(self, row: _Row, state: State) -> None:
-        self._bursts(partial(rows.set_state, number=row.number, state=state))
-        row.lease = replace(row.lease, state=state)
+        self._bursts(rows.SetState(row.number, state))
+        lease = row.lease
+        row.lease = Lease(lease.attachment, lease.addresses, lease.terms, state, lease.created)
 
     def _inspect(self) -> None:
         """Before anything is written: a damaged file stays as it is, for whoever can mend it."""
@@ -241,6 +242,8 @@ class Leases:
     def _commit(self, operations: Sequence[Operation]) -> list[Any]:
         """One transaction, but for the operations that failed."""
         with self._refusals("write"):
+            if len(operations) == 1 and isinstance(operations[0], rows.SetState):
+                return [operations[0](self._db)]
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 outcomes = [self._attempt(operation, alone=len(operations) == 1) for operation in operations]

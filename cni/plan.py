@@ -11,20 +11,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from cni.bandwidth import Bucket
 from cni.lease import Lease
 from cni.netconf import NetworkConfig
 from cni.protocol import Attachment
 from cni.results import Address, Interface, Result, Route
-from netplane.config import IPAddress, IPNetwork
+from netplane.config import IPAddress
 
 GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::1")}
 _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 ROUTE_PROTOCOL = 97
 LINK_GROUP = 97  # given in the message that makes the link: ours from its first instant, alias or not
-_DEFAULTS: dict[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_ROUTES = {v: Route(ip_network(text), GATEWAYS[v]) for v, text in ((4, "0.0.0.0/0"), (6, "::/0"))}
 
 
 class Where(StrEnum):
@@ -270,9 +270,10 @@ def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
             Interface(lease.attachment.ifname, pod_mac, netns, mtu=mtu),
         ),
         addresses=tuple(
-            Address(ip_interface(address), GATEWAYS[address.version], 1) for address in lease.addresses
+            Address(address, address.max_prefixlen, GATEWAYS[address.version], 1)
+            for address in lease.addresses
         ),
-        routes=tuple(Route(_DEFAULTS[v], GATEWAYS[v]) for v in versions),
+        routes=tuple(_ROUTES[v] for v in versions),
         dns=config.dns,
     )
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -30,6 +31,7 @@ _KNOWN_ARGUMENTS = (
     "K8S_POD_INFRA_CONTAINER_ID",
     "K8S_POD_UID",
 )
+_KEPT = 64  # texts of standard input that are not read anew: most pods of a node have the same
 IFNAME_LIMIT = 15  # IFNAMSIZ less its NUL
 
 
@@ -53,6 +55,8 @@ _REQUIRED: Mapping[Command, tuple[str, ...]] = {
     Command.STATUS: ("CNI_PATH",),
     Command.VERSION: (),
 }
+_COMMANDS: Mapping[str, Command] = {str(command): command for command in Command}
+_CONFIGURED = (Command.ADD, Command.CHECK, Command.STATUS)
 _SINCE: Mapping[Command, str] = {Command.CHECK: "0.4.0", Command.GC: "1.1.0", Command.STATUS: "1.1.0"}
 
 
@@ -84,8 +88,8 @@ class Request:
 def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
     """Raises CniError. See the module for the order of the checks."""
     command = _command(environment)
-    _check_environment(command, environment)
-    document = _decode(stdin, optional=command is Command.VERSION)
+    arguments = _check_environment(command, environment)
+    document = _decode(stdin) if stdin.strip() or command is not Command.VERSION else {}
     version = document.get("cniVersion") or ("0.1.0" if command is not Command.VERSION else NEWEST)
     if command is Command.VERSION:
         return Request(command, version if version in VERSIONS else NEWEST, Attachment("", "", ""))
@@ -99,7 +103,7 @@ def parse(environment: Mapping[str, str], stdin: bytes) -> Request:
         return Request(command, version, attachment, valid=_valid_attachments(document, network))
     if command is Command.DEL:
         return Request(command, version, attachment, netns)
-    config = netconf.parse(document, _arguments(environment.get("CNI_ARGS", "")))
+    config = _config(stdin, tuple((key, arguments[key]) for key in ("IP", "MAC") if key in arguments))
     return Request(command, version, attachment, netns, config, _previous(command, document))
 
 
@@ -120,18 +124,18 @@ def render_version(version: str) -> bytes:
 
 def _command(environment: Mapping[str, str]) -> Command:
     given = environment.get("CNI_COMMAND", "")
-    try:
-        return Command(given)
-    except ValueError:
+    found = _COMMANDS.get(given)
+    if found is None:
         cause = "is missing" if not given else f"{given!r} is not one of {', '.join(Command)}"
-        raise _environment(f"CNI_COMMAND {cause}") from None
+        raise _environment(f"CNI_COMMAND {cause}")
+    return found
 
 
-def _check_environment(command: Command, environment: Mapping[str, str]) -> None:
+def _check_environment(command: Command, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """CNI_ARGS of an ADD or a CHECK come back."""
     for name in (*_REQUIRED[command], "CNI_NETNS", "CNI_ARGS"):
-        if not environment.get(
-            name, ""
-        ).isprintable():  # nor bytes that are not UTF-8: JSON could not repeat them
+        # Nor bytes that are not UTF-8: JSON could not repeat them.
+        if not environment.get(name, "").isprintable():
             raise _environment(f"{name} {environment[name]!r} is not printable text")
     missing = [name for name in _REQUIRED[command] if not environment.get(name)]
     if missing:
@@ -143,8 +147,10 @@ def _check_environment(command: Command, environment: Mapping[str, str]) -> None
                 f"CNI_CONTAINERID {container_id!r} must begin with a letter or digit and hold only those, _, . and -"
             )
         _check_ifname(environment["CNI_IFNAME"])
+    arguments = _arguments(environment.get("CNI_ARGS", "")) if command in _CONFIGURED else {}
     if command is Command.ADD:
-        _check_arguments(environment.get("CNI_ARGS", ""))
+        _check_arguments(arguments)
+    return arguments
 
 
 def _check_ifname(name: str) -> None:
@@ -154,9 +160,8 @@ def _check_ifname(name: str) -> None:
         raise _environment(f"CNI_IFNAME {name!r} cannot be an interface's name")
 
 
-def _check_arguments(text: str) -> None:
-    """CNI_ARGS: ``KEY=VALUE;KEY=VALUE``. What we do not know is an error unless IgnoreUnknown says otherwise."""
-    pairs = _arguments(text)
+def _check_arguments(pairs: Mapping[str, str]) -> None:
+    """What we do not know is an error unless IgnoreUnknown says otherwise."""
     unknown = sorted(set(pairs) - set(_KNOWN_ARGUMENTS))
     if unknown and pairs.get("IgnoreUnknown", "").lower() not in ("1", "true"):
         raise _environment(
@@ -165,6 +170,7 @@ def _check_arguments(text: str) -> None:
 
 
 def _arguments(text: str) -> Mapping[str, str]:
+    """CNI_ARGS: ``KEY=VALUE;KEY=VALUE``."""
     pairs: dict[str, str] = {}
     for part in (part for part in text.split(";") if part):
         key, separator, value = part.partition("=")
@@ -174,9 +180,8 @@ def _arguments(text: str) -> Mapping[str, str]:
     return pairs
 
 
-def _decode(stdin: bytes, *, optional: bool) -> Mapping[str, Any]:
-    if optional and not stdin.strip():
-        return {}
+@lru_cache(maxsize=_KEPT)
+def _decode(stdin: bytes) -> Mapping[str, Any]:
     try:
         document = orjson.loads(stdin)
     except orjson.JSONDecodeError as error:
@@ -186,6 +191,11 @@ def _decode(stdin: bytes, *, optional: bool) -> Mapping[str, Any]:
             Code.DECODING_FAILURE, "cannot decode the network configuration: it is not a JSON object"
         )
     return document
+
+
+@lru_cache(maxsize=_KEPT)
+def _config(stdin: bytes, arguments: tuple[tuple[str, str], ...]) -> NetworkConfig:
+    return netconf.parse(_decode(stdin), dict(arguments))
 
 
 def _check_version(command: Command, version: Any) -> None:

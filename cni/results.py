@@ -6,13 +6,11 @@ word for, ``parse`` reads any version back (``prevResult``). Sources: SPEC.md of
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
 from cni.errors import CniError, Code
 from netplane.config import IPAddress, IPNetwork
-
-IPInterface = IPv4Interface | IPv6Interface
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
@@ -32,11 +30,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address with its prefix; ``interface`` indexes ``Result.interfaces``."""
+    """An address and its prefix's length; ``interface`` indexes ``Result.interfaces``."""
 
-    address: IPInterface
+    ip: IPAddress
+    prefix: int
     gateway: IPAddress | None = None
     interface: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ip}/{self.prefix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Result:
         """Both, as a chained plugin reports them: what was there stays, indices of ``other`` are shifted."""
         offset = len(self.interfaces)
         moved = tuple(
-            Address(a.address, a.gateway, None if a.interface is None else a.interface + offset)
+            Address(a.ip, a.prefix, a.gateway, None if a.interface is None else a.interface + offset)
             for a in other.addresses
         )
         return Result(
@@ -95,11 +97,11 @@ def _families(result: Result) -> dict[str, Any]:
     """0.1.0 and 0.2.0 know one address of each family and no links."""
     found: dict[str, Any] = {}
     for address in result.addresses:
-        key = f"ip{address.address.version}"
+        key = f"ip{address.ip.version}"
         if key in found:
             continue
-        routes = [_route(r, newest=False) for r in result.routes if r.dst.version == address.address.version]
-        entry = {"ip": str(address.address), "gateway": _text(address.gateway), "routes": routes}
+        routes = [_route(r, newest=False) for r in result.routes if r.dst.version == address.ip.version]
+        entry = {"ip": str(address), "gateway": _text(address.gateway), "routes": routes}
         found[key] = {name: value for name, value in entry.items() if value}
     return found
 
@@ -113,8 +115,8 @@ def _interface(interface: Interface, newest: bool) -> dict[str, Any]:
 
 
 def _address(address: Address, *, named: bool) -> dict[str, Any]:
-    document: dict[str, Any] = {"version": str(address.address.version)} if named else {}
-    document["address"] = str(address.address)
+    document: dict[str, Any] = {"version": str(address.ip.version)} if named else {}
+    document["address"] = str(address)
     if address.gateway is not None:
         document["gateway"] = str(address.gateway)
     if address.interface is not None:
@@ -181,7 +183,8 @@ def _parse_interface(entry: Mapping[str, Any], where: str) -> Interface:
 
 def _parse_address(entry: Mapping[str, Any], where: str) -> Address:
     address = _convert(ip_interface, entry.get("address"), f"{where}.address")
-    return Address(address, _gateway(entry, "gateway", where), _number(entry, "interface", where))
+    length = address.network.prefixlen
+    return Address(address.ip, length, _gateway(entry, "gateway", where), _number(entry, "interface", where))
 
 
 def _parse_route(entry: Mapping[str, Any], where: str) -> Route:

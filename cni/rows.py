@@ -6,6 +6,7 @@ Two attachments cannot hold one address: the schema says so, not only the code.
 import sqlite3
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
@@ -81,9 +82,16 @@ def insert(db: sqlite3.Connection, lease: Lease, given: Iterable[tuple[str, IPAd
     return number
 
 
-def set_state(db: sqlite3.Connection, number: int, state: State) -> None:
-    """Of one row."""
-    db.execute("UPDATE attachment SET state = ? WHERE id = ?", (state, number))
+@dataclass(frozen=True, slots=True)
+class SetState:
+    """Of one row. One statement: alone it is a transaction by itself."""
+
+    number: int
+    state: State
+
+    def __call__(self, db: sqlite3.Connection) -> None:
+        """Do it."""
+        db.execute("UPDATE attachment SET state = ? WHERE id = ?", (self.state, self.number))
 
 
 def delete(db: sqlite3.Connection, number: int, addresses: Iterable[IPAddress]) -> None:

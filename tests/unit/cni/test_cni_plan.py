@@ -98,7 +98,7 @@ def test_the_result_is_what_was_made():
     made = plan.attach(LEASE)[0]
     assert (host.name, host.mac, host.sandbox) == (made.host, made.host_mac, "")
     assert (pod.name, pod.mac, pod.sandbox) == ("eth0", made.pod_mac, "/proc/7/ns/net")
-    assert [str(a.address) for a in result.addresses] == ["10.244.1.2/32", "fd00:10:244:1::2/128"]
+    assert [str(a) for a in result.addresses] == ["10.244.1.2/32", "fd00:10:244:1::2/128"]
     assert {a.interface for a in result.addresses} == {1}
     assert [(str(r.dst), str(r.gw)) for r in result.routes] == [
         ("0.0.0.0/0", "169.254.1.1"),

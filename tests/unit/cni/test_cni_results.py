@@ -1,7 +1,7 @@
 """Results in the shape of each version, against files written by hand from each version's text."""
 
 import json
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ WHOLE = Result(
         Interface("eth0", "06:00:00:00:00:02", "/proc/7/ns/net", 1450, "/run/x.sock", "0000:00:1f.6"),
     ),
     addresses=(
-        Address(ip_interface("10.244.1.2/32"), ip_address("169.254.1.1"), 1),
-        Address(ip_interface("fd00:10:244:1::2/128"), ip_address("fe80::1"), 1),
+        Address(ip_address("10.244.1.2"), 32, ip_address("169.254.1.1"), 1),
+        Address(ip_address("fd00:10:244:1::2"), 128, ip_address("fe80::1"), 1),
     ),
     routes=(
         Route(ip_network("0.0.0.0/0"), ip_address("169.254.1.1")),
@@ -55,7 +55,7 @@ def test_an_older_prev_result_is_converted():
 def test_a_chained_result_keeps_what_was_there_and_shifts_indices():
     first = Result(
         (Interface("br0", "02:00:00:00:00:09"),),
-        (Address(ip_interface("192.0.2.5/24"), None, 0),),
+        (Address(ip_address("192.0.2.5"), 24, None, 0),),
         (Route(ip_network("192.0.2.0/24")),),
         {"nameservers": ["192.0.2.1"], "domain": "example"},
     )
