@@ -11,6 +11,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -89,13 +90,14 @@ class HostSockets:
     """The sockets of the namespace it is made in, kept open, for many threads.
 
     To open one costs more than most of what it carries; and the closing of one that deleted nftables elements would
-    wait for them to be released (13 ms). A pod's are opened one by one: ``netns`` leads back here.
+    wait for them to be released (13 ms). A pod's are opened one by one. ``ipv6``: whether this kernel has it.
     """
 
     def __init__(self) -> None:
         self._netns = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         status = os.fstat(self._netns)
         self.inode = f"{status.st_dev}:{status.st_ino}"
+        self.ipv6 = Path("/proc/sys/net/ipv6").is_dir()
         self._idle: list[NetlinkSocket] = []
         self._lock = threading.Lock()
         self._nftables: NetlinkSocket | None = None

@@ -32,6 +32,7 @@ from cni.plan import (
     LinkUp,
     LocalRoute,
     Neighbour,
+    NoLinkLocal,
     PodAddress,
     Setting,
     Shape,
@@ -104,11 +105,11 @@ def batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
 def _place(step: Step) -> object:
     """Where a step works; what makes or unmakes something that others need stands alone."""
     match step:
-        case Neighbour():
+        case Neighbour() | LinkUp():
             return step.where
         case Label() | HostRoute() | Transmit():
             return Where.HOST
-        case LinkUp() | PodAddress() | LocalRoute() | DefaultRoute():
+        case NoLinkLocal() | PodAddress() | LocalRoute() | DefaultRoute():
             return Where.POD
         case DeleteLink() | Firewall():
             return (type(step), getattr(step, "adding", False))
@@ -166,7 +167,7 @@ class _Worker:
                     self._create(step)  # type: ignore[arg-type]  # a batch has one place, and this place one type
             case Setting():
                 for step in steps:
-                    _set(step)  # type: ignore[arg-type]  # as above
+                    self._set(step)  # type: ignore[arg-type]  # as above
             case Firewall():
                 _change_firewall(steps, self._sockets)  # type: ignore[arg-type]  # as above
             case Shape():
@@ -184,6 +185,8 @@ class _Worker:
         link = self._host if where is Where.HOST else self._pod
         if link is None:
             raise KernelError("cannot enter the pod's network namespace: none was given")
+        if not self._sockets.ipv6:
+            steps = [step for step in steps if not isinstance(step, NoLinkLocal)]
         for step, status in zip(steps, link.ask([self._message(step) for step in steps]), strict=True):
             if status:
                 raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
@@ -192,8 +195,11 @@ class _Worker:
         match step:
             case Label():
                 alias = step.text.encode()[:255].decode(errors="ignore")
-                template = templates.label(len(alias.encode()), localnet=step.localnet)
+                ipv6 = step.ipv6 and self._sockets.ipv6
+                template = templates.label(len(alias.encode()), localnet=step.localnet, ipv6=ipv6)
                 return template.fill(index=self._host_index(step.link), alias=alias)
+            case NoLinkLocal():
+                return templates.no_link_local().fill(index=self._made)
             case LinkUp():
                 index = _LOOPBACK if step.link == "lo" else self._made
                 return templates.link_up().fill(index=index)
@@ -242,6 +248,18 @@ class _Worker:
                 raise _exists(step)
             raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
         raise KernelError(f"cannot {describe(step)}: no free interface index from {start}")
+
+    def _set(self, step: Setting) -> None:
+        if step.name.startswith("net.ipv6.") and not self._sockets.ipv6:
+            return
+        if step.name.startswith("net.ipv6.conf.all."):
+            sysctl.write(step.name, step.value)  # reads first: a change here concerns every link
+            return
+        setting = os.open(f"/proc/sys/{step.name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(setting, step.value.encode())
+        finally:
+            os.close(setting)
 
     def _shape(self, step: Shape) -> None:
         """pyroute2 as it is: few pods ask for this."""
@@ -296,35 +314,16 @@ def _change_firewall(steps: Sequence[Firewall], sockets: HostSockets) -> None:
 def _element(adding: bool, element: Element) -> bytearray:
     kind = templates.NFT_NEWSETELEM if adding else templates.NFT_DELSETELEM
     key, value = firewall.packed(element.key), firewall.packed(element.value)
-    data = (element.chain or len(value) or None) if adding else None
-    template = templates.element(kind, _NFPROTO_INET, firewall.TABLE, element.name, len(key), data)
-    return template.fill(key=key, value=value) if isinstance(data, int) else template.fill(key=key)
-
-
-def _set(step: Setting) -> None:
-    if step.name.startswith("net.ipv6.conf.all."):
-        sysctl.write(step.name, step.value)  # reads first: a change here concerns every link
-        return
-    try:
-        setting = os.open(f"/proc/sys/{step.name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        if not step.name.startswith("net.ipv6.") or _has_ipv6():
-            raise
-        return
-    try:
-        os.write(setting, step.value.encode())
-    finally:
-        os.close(setting)
-
-
-def _has_ipv6() -> bool:
-    return os.path.isdir("/proc/sys/net/ipv6")  # noqa: PTH112 - a Path costs more than the question
+    size = len(value) if adding else 0
+    template = templates.element(kind, _NFPROTO_INET, firewall.TABLE, element.name, len(key), size)
+    return template.fill(key=key, value=value) if size else template.fill(key=key)
 
 
 _WORDS: dict[type, str] = {
     CreateVeth: "make the veth pair {s.host} and {s.pod}",
     Label: "label {s.link}",
-    LinkUp: "bring up {s.link} in the pod",
+    NoLinkLocal: "keep {s.link} from making itself an address",
+    LinkUp: "bring up {s.link} ({s.where})",
     Transmit: "have {s.link} transmit",
     PodAddress: "give {s.link} the address {s.address}",
     Neighbour: "add the neighbour {s.address} on {s.link} ({s.where})",

@@ -23,6 +23,7 @@ from netplane.config import IPAddress
 GATEWAYS: dict[int, IPAddress] = {4: IPv4Address("169.254.1.1"), 6: IPv6Address("fe80::1")}
 _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 ROUTE_PROTOCOL = 97
+IPV6_MTU = 1280  # RFC 8200: the kernel has no IPv6 on links below
 LINK_GROUP = 97  # given in the message that makes the link: ours from its first instant, alias or not
 _ROUTES = {v: Route(ip_network(text), GATEWAYS[v]) for v, text in ((4, "0.0.0.0/0"), (6, "::/0"))}
 
@@ -36,7 +37,7 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CreateVeth:
-    """Both ends in one message, the host's up, the pod's made where it belongs (moving it would cost 15 ms)."""
+    """Both ends in one message, down, the pod's made where it belongs (moving it would cost 15 ms)."""
 
     host: str
     host_mac: str
@@ -49,17 +50,29 @@ class CreateVeth:
 class Label:
     """IFLA_ALIAS of the host's end: whoever runs `ip link` reads which container it is. In the same message the
     link's IPv4 settings: forward, filter by reverse path, accept no redirects; ``localnet``: carry 127.0.0.1.
+
+    ``ipv6``: the link can have addresses of that family, and needs none. What is said before it is up costs little;
+    afterwards the kernel would look through all routes for what the change means to them.
     """
 
     link: str
     text: str
-    localnet: bool = False
+    localnet: bool
+    ipv6: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoLinkLocal:
+    """A link of the pod that gets no IPv6 address by itself, and so asks nobody whether it is taken."""
+
+    link: str
 
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """Bring up a link of the pod."""
+    """Bring up a link. The host's end before the pod's, which then has its peer from its first instant."""
 
+    where: Where
     link: str
 
 
@@ -158,6 +171,7 @@ class DeleteLink:
 Step = (
     CreateVeth
     | Label
+    | NoLinkLocal
     | LinkUp
     | Transmit
     | PodAddress
@@ -198,16 +212,18 @@ def attach(lease: Lease) -> tuple[Step, ...]:
     versions = sorted({address.version for address in lease.addresses})
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
-        LinkUp("lo"),
-        LinkUp(pod_link),
+        *_settings(lease, versions),
+        Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports), _has_ipv6(lease)),
+        LinkUp(Where.HOST, link),
+        LinkUp(Where.POD, "lo"),
+        *((NoLinkLocal(pod_link),) if _has_ipv6(lease) and 6 not in versions else ()),
+        LinkUp(Where.POD, pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(LocalRoute(pod_link, address) for address in lease.addresses if address.version == 6),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(DefaultRoute(pod_link, GATEWAYS[v]) for v in versions),
-        Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports)),
         *host_side(lease),
         Transmit(link),
-        *_settings(link, versions),
         *_shapes(lease),
         Firewall(True, lease),
         *_flows(lease),
@@ -278,14 +294,17 @@ def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
     )
 
 
-def _settings(link: str, versions: Sequence[int]) -> tuple[Setting, ...]:
+def _settings(lease: Lease, versions: Sequence[int]) -> tuple[Setting, ...]:
     """A pod can neither redirect the host nor be its IPv6 router (what IPv4 needs goes with ``Label``)."""
-    ipv6 = f"net.ipv6.conf.{link}"
-    return (
-        Setting(f"{ipv6}.accept_ra", "0"),
-        Setting(f"{ipv6}.accept_redirects", "0"),
-        *((Setting(_FORWARDING[6], "1"),) if 6 in versions else ()),
-    )
+    if not _has_ipv6(lease):
+        return ()
+    ipv6 = f"net.ipv6.conf.{lease.terms.link}"
+    forwarding = (Setting(_FORWARDING[6], "1"),) if 6 in versions else ()
+    return (Setting(f"{ipv6}.accept_ra", "0"), Setting(f"{ipv6}.accept_redirects", "0"), *forwarding)
+
+
+def _has_ipv6(lease: Lease) -> bool:
+    return lease.terms.mtu >= IPV6_MTU
 
 
 @lru_cache(maxsize=256)

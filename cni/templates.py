@@ -35,7 +35,7 @@ _ONLINK = 4
 _MAIN_TABLE, _LOCAL_TABLE = 254, 255
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
 _UNICAST, _LOCAL = 1, 2  # rtm_type
-_JUMP = -3
+_ADDR_GEN_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
 _NUMBER = struct.Struct("=I")
 _SEQUENCE, _ACK_BYTE = 8, 6 if sys.byteorder == "little" else 7  # in struct nlmsghdr
 
@@ -125,19 +125,22 @@ def _encoded(message: Any, kind: int, options: int, attributes: list[Any], **fie
 
 @lru_cache(maxsize=64)
 def veth(host_size: int, pod_size: int) -> Template:
-    """A pair, the host's end up, the pod's in the namespace of a descriptor; names of these many bytes."""
+    """A pair, both down, the pod's end in the namespace of a descriptor; names of these many bytes.
+
+    One queue each: by default there are as many as processors, each with files below /sys that take time to make.
+    """
 
     def encode(
         index: int, host: str, host_mac: str, pod: str, pod_mac: str, mtu: int, group: int, netns: int
     ) -> bytes:
+        queues = [("IFLA_NUM_TX_QUEUES", 1), ("IFLA_NUM_RX_QUEUES", 1)]
         far = [("IFLA_IFNAME", pod), ("IFLA_ADDRESS", pod_mac), ("IFLA_MTU", mtu), ("IFLA_NET_NS_FD", netns)]
-        peer = {"index": index, "attrs": far}
+        peer = {"index": index, "attrs": far + queues}
         data = {"attrs": [("VETH_INFO_PEER", peer)]}
         info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
         near = [("IFLA_IFNAME", host), ("IFLA_ADDRESS", host_mac), ("IFLA_MTU", mtu), ("IFLA_GROUP", group)]
-        attributes = [*near, ("IFLA_LINKINFO", info)]
-        flags = {"index": index, "flags": _IFF_UP, "change": _IFF_UP}
-        return _encoded(ifinfmsg(), NEWLINK, CREATE | EXCL, attributes, **flags)
+        attributes = [*near, *queues, ("IFLA_LINKINFO", info)]
+        return _encoded(ifinfmsg(), NEWLINK, CREATE | EXCL, attributes, index=index)
 
     names = {"host": text(host_size), "pod": text(pod_size), "host_mac": MAC, "pod_mac": MAC}
     return Template(encode, {"index": NUMBER, **names, "mtu": NUMBER, "group": NUMBER, "netns": NUMBER})
@@ -154,9 +157,13 @@ class _Inet(nla):  # type: ignore[misc]
     settings = _Settings
 
 
+class _Inet6(nla):  # type: ignore[misc]
+    nla_map = ((8, "IFLA_INET6_ADDR_GEN_MODE", "uint8"),)
+
+
 class _Families(nla):  # type: ignore[misc]
-    nla_map = ((socket.AF_INET, "AF_INET", "inet"),)
-    inet = _Inet
+    nla_map = ((socket.AF_INET, "AF_INET", "inet"), (socket.AF_INET6, "AF_INET6", "inet6"))
+    inet, inet6 = _Inet, _Inet6
 
 
 class _Link(nlmsg):  # type: ignore[misc]
@@ -167,18 +174,33 @@ class _Link(nlmsg):  # type: ignore[misc]
     families = _Families
 
 
+_NO_LINK_LOCAL = ("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})
+
+
 @lru_cache(maxsize=256)
-def label(size: int, *, localnet: bool) -> Template:
-    """The alias of a link, and with it ``LINK_SETTINGS`` or ``LOCALNET``."""
+def label(size: int, *, localnet: bool, ipv6: bool) -> Template:
+    """The alias of a link, with it ``LINK_SETTINGS`` or ``LOCALNET``, and that it needs no link-local address."""
 
     def encode(index: int, alias: str) -> bytes:
         wanted = LOCALNET if localnet else LINK_SETTINGS
         settings = [(f"SETTING_{number}", value) for number, value in wanted.items()]
-        families = {"attrs": [("AF_INET", {"attrs": [("IFLA_INET_CONF", {"attrs": settings})]})]}
-        attributes = [("IFLA_IFALIAS", alias), ("IFLA_AF_SPEC", families)]
+        families: list[Any] = [("AF_INET", {"attrs": [("IFLA_INET_CONF", {"attrs": settings})]})]
+        families += [_NO_LINK_LOCAL] if ipv6 else []
+        attributes = [("IFLA_IFALIAS", alias), ("IFLA_AF_SPEC", {"attrs": families})]
         return _encoded(_Link(), SETLINK, 0, attributes, index=index)
 
     return Template(encode, {"index": NUMBER, "alias": text(size)})
+
+
+@lru_cache(maxsize=1)
+def no_link_local() -> Template:
+    """Keep a link from making itself an IPv6 address; before it is up."""
+
+    def encode(index: int) -> bytes:
+        attributes = [("IFLA_AF_SPEC", {"attrs": [_NO_LINK_LOCAL]})]
+        return _encoded(_Link(), SETLINK, 0, attributes, index=index)
+
+    return Template(encode, {"index": NUMBER})
 
 
 @lru_cache(maxsize=1)
@@ -306,15 +328,12 @@ def batch(kind: int) -> Template:
 
 
 @lru_cache(maxsize=64)
-def element(kind: int, family: int, table: str, name: str, key_size: int, data: int | str | None) -> Template:
-    """One element of a set or a map. ``data``: a chain to jump to, how many bytes of value, or None for a set."""
+def element(kind: int, family: int, table: str, name: str, key_size: int, value_size: int) -> Template:
+    """One element of a set, or of a map: with a value of these many bytes."""
 
     def encode(key: bytes, value: bytes = b"") -> bytes:
         found: list[Any] = [("NFTA_SET_ELEM_KEY", {"attrs": [("NFTA_DATA_VALUE", key)]})]
-        if isinstance(data, str):
-            verdict = [("NFTA_VERDICT_CODE", _JUMP), ("NFTA_VERDICT_CHAIN", data)]
-            found.append(("NFTA_SET_ELEM_DATA", {"attrs": [("NFTA_DATA_VERDICT", {"attrs": verdict})]}))
-        elif data is not None:
+        if value_size:
             found.append(("NFTA_SET_ELEM_DATA", {"attrs": [("NFTA_DATA_VALUE", value)]}))
         attributes = [
             ("NFTA_SET_ELEM_LIST_TABLE", table),
@@ -325,4 +344,4 @@ def element(kind: int, family: int, table: str, name: str, key_size: int, data: 
         return _encoded(nft_set_elem_list_msg(), kind, flags, attributes, nfgen_family=family)
 
     fields = {"key": raw(key_size)}
-    return Template(encode, {**fields, "value": raw(data)} if isinstance(data, int) else fields)
+    return Template(encode, {**fields, "value": raw(value_size)} if value_size else fields)

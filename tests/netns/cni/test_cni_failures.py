@@ -20,7 +20,7 @@ from tests.netns.cni_node import CniNode, cni_node, netns_path, network, pods, r
 
 pytestmark = pytest.mark.netns
 
-STEPS = 13  # of an IPv4 attachment
+STEPS = 15  # of an IPv4 attachment
 
 
 def links_of(netns: int) -> list[str]:
@@ -243,13 +243,13 @@ def test_an_undo_that_fails_keeps_the_lease_until_it_can_be_done(tmp_path, monke
         do = netlink._Worker.do
 
         def refuse(self, steps):
-            if isinstance(steps[0], plan.LinkUp | plan.DeleteLink):
+            if isinstance(steps[0], plan.Label | plan.DeleteLink):
                 raise KernelError(f"cannot {netlink.describe(steps[0])}: injected")
             do(self, steps)
 
         monkeypatch.setattr(netlink._Worker, "do", refuse)
         with entered_netns(node.netns), closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here:
-            with pytest.raises(KernelError, match=r"bring up lo.*delete the link"):
+            with pytest.raises(KernelError, match=r"label np.*delete the link"):
                 verbs.answer(request, here, pod)
             (lease,) = leases.all()
             assert str(lease.state) == "deleting"

@@ -94,7 +94,7 @@ def test_the_kernel_holds_what_the_result_says(node: CniNode):
         assert inside["eth0"]["mtu"] == container["mtu"] == 1400
         assert "UP" in inside["eth0"]["flags"]
         assert "UP" in inside["lo"]["flags"]
-        (address,) = [a for a in inside["eth0"]["addr_info"] if a["family"] == "inet"]
+        (address,) = inside["eth0"]["addr_info"]
         assert f"{address['local']}/{address['prefixlen']}" == result["ips"][0]["address"]
         assert result["interfaces"][result["ips"][0]["interface"]] == container
         (route,) = json.loads(run_in(pod, "ip", "-j", "-4", "route"))
@@ -105,7 +105,15 @@ def test_the_kernel_holds_what_the_result_says(node: CniNode):
         (neighbour,) = json.loads(run_in(pod, "ip", "-j", "neigh", "show", "nud", "permanent"))
         assert (neighbour["dst"], neighbour["lladdr"]) == ("169.254.1.1", host["mac"])
         assert len(re.findall(r"10\.244\.1\.2 \. 10\.244\.1\.2", node.nft())) == 1
-        assert len(re.findall(r"10\.244\.1\.2 : jump", node.nft())) == 1
+        assert len(re.findall(r"set leaving4-\w+ {[^}]*10\.244\.1\.2 }", node.nft())) == 1
+
+
+def test_a_link_too_small_for_ipv6_carries_ipv4(node: CniNode):
+    with pods(1) as (pod,):
+        assert node.call("ADD", "pod-1", pod, mtu=1000).code == 0
+        run_in(pod, "ping", "-c1", "-W1", NODE_ADDRESS)
+        assert node.call("DEL", "pod-1", pod).code == 0
+        assert node.residue() == {}
 
 
 def test_what_leaves_the_cluster_has_the_nodes_address_and_what_does_not_keeps_the_pods(node: CniNode):

@@ -51,7 +51,8 @@ def test_an_add_from_top_to_bottom():
     assert steps[0] == CreateVeth(TERMS.link, host_mac, "eth0", pod_mac, 1450)
     for address, gateway in zip(LEASE.addresses, ("169.254.1.1", "fe80::1"), strict=True):
         expected = [
-            LinkUp("eth0"),
+            LinkUp(Where.HOST, TERMS.link),
+            LinkUp(Where.POD, "eth0"),
             PodAddress("eth0", address),
             Neighbour(Where.POD, "eth0", ip_address(gateway), host_mac),
             DefaultRoute("eth0", ip_address(gateway)),
@@ -110,7 +111,7 @@ def test_the_result_is_what_was_made():
 def test_firewall_text_has_one_element_a_pod_and_the_exclusions_before_masquerade():
     text = firewall.attach(LEASE)
     assert text.count("add element inet netplane_cni hairpin4") == 1
-    assert text.count("add element inet netplane_cni outside4") == 1
+    assert text.count("add element inet netplane_cni leaving4-") == 1
     chain = [line for line in text.splitlines() if line.startswith("add rule")]
     assert chain[-1].endswith("masquerade")
     assert any("ip daddr 10.244.0.0/16 return" in line for line in chain)
@@ -119,7 +120,7 @@ def test_firewall_text_has_one_element_a_pod_and_the_exclusions_before_masquerad
 
 def test_without_masquerade_only_hairpin():
     bare = replace(LEASE, terms=replace(TERMS, exclude=None))
-    assert not any("outside" in element.name for element in firewall.of_lease(bare))
+    assert not any("leaving" in element.name for element in firewall.of_lease(bare))
     assert firewall.elements(bare) == {
         ("hairpin4", "10.244.1.2 . 10.244.1.2"),
         ("hairpin6", "fd00:10:244:1::2 . fd00:10:244:1::2"),
@@ -163,7 +164,7 @@ def test_what_is_as_promised_has_no_difference_and_additions_are_tolerated():
         ({"pod_gateways": frozenset()}, "default route of the pod by 169.254.1.1"),
         ({"host_routes": frozenset()}, "route of the host to 10.244.1.2"),
         ({"host_neighbours": frozenset()}, "neighbour entry of the host for 10.244.1.2"),
-        ({"firewall": frozenset()}, "element 10.244.1.2 of nftables outside4"),
+        ({"firewall": frozenset()}, "element 10.244.1.2 of nftables leaving4-"),
         ({"firewall_rules": False}, "rules of nftables table netplane_cni"),
     ],
 )
