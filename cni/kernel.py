@@ -23,6 +23,7 @@ NETFILTER = 12  # NETLINK_NETFILTER, which Python's socket module does not name
 _ANSWER = struct.Struct("=IHHIIi")  # struct nlmsghdr, and the first word of struct nlmsgerr; one a datagram
 _ERROR = 2  # NLMSG_ERROR
 _READ_BYTES = 1 << 16
+_IDLE = 2  # sockets that are kept for the next verb; a burst opens its own
 _PORTION = 100  # messages a send: the answers to them fit the socket's buffer
 _BEGIN, _END = (bytes(templates.batch(kind).fill()) for kind in (templates.BATCH_BEGIN, templates.BATCH_END))
 
@@ -114,7 +115,10 @@ class HostSockets:
         except BaseException:
             kept.close()  # an answer may still be in it
             raise
-        self._idle.append(kept)
+        if len(self._idle) < _IDLE:
+            self._idle.append(kept)
+        else:
+            kept.close()
 
     def pod(self, netns: int) -> NetlinkSocket:
         """A socket for rtnetlink of the namespace of a descriptor. Raises KernelError."""
