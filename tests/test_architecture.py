@@ -52,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     # A control plane that is measured has files of its own. What an update of the maps costs is measured at the maps.
     "netplane.bench": FOUNDATION
     | {"netplane.lab", "proxy.datapath", "cni.install", "cni.client", "controlplane.auth"}
-    | {"proxy.model", "proxy.ebpf.pins", "proxy.ebpf.routes", "proxy.ebpf.tables"},
+    | {"proxy.model", "proxy.ebpf.pins", "proxy.ebpf.routes", "proxy.ebpf.tables"}
+    | {"proxy.nftables.datapath", "proxy.targets"},
     "netplane.lab": FOUNDATION
     | {"netplane.debug", "netplane.machine", "controlplane.auth", "cni.install"}
     | {f"netplane.node.supervise.{name}" for name in ("control", "files", "logs", "notify", "process")},

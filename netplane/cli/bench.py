@@ -55,6 +55,15 @@ DATAPATH = {
     "nftables": "× NFTABLES",
     "kubeProxy": "× KUBE-PROXY'S NFT",
 }
+SYNC = {
+    "subject": "SUBJECT",
+    "services": "SERVICES",
+    "load": "LOAD S",
+    "loadInterval": "95 %",
+    "update": "ONE ENDPOINT MS",
+    "updateInterval": "95 %",
+    "p99": "P99",
+}
 PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
 
 
@@ -290,3 +299,41 @@ def programming(count: int, kubeconfig: Path, output: str) -> None:
         return
     shown = {key: str(value) if key == "count" else f"{value * 1000:.1f}" for key, value in found.items()}
     show([shown], PROGRAMMING, output)
+
+
+@bench.command()
+@click.option("--services", default=10_000, show_default=True, help="Services of netplane's larger run.")
+@click.option(
+    "--beside", default=1_000, show_default=True, help="Services of the run beside kube-proxy's shape."
+)
+@click.option("--endpoints", default=5, show_default=True, help="Endpoints of each Service.")
+@click.option("--loads", default=5, show_default=True, help="How often each is filled from nothing.")
+@click.option("--updates", default=200, show_default=True, help="Single endpoints changed, in random order.")
+@output_option
+def sync(services: int, beside: int, endpoints: int, loads: int, updates: int, output: str) -> None:
+    """Filling and changing nftables mode's rules, beside rules of the shape that kube-proxy writes.
+
+    \b
+    Example:
+      netplane bench sync --services 10000
+    """
+    from netplane.bench import sync as measuring
+
+    sizes = [("netplane", beside), ("kube-proxy", beside), ("netplane", services)]
+    rows = measuring.measure(sizes, endpoints=endpoints, loads=loads, updates=updates)
+    show(
+        [
+            {
+                "subject": row.subject,
+                "services": row.services,
+                "load": f"{row.load.median:.3f}",
+                "loadInterval": f"{row.load.low:.3f}-{row.load.high:.3f}",
+                "update": f"{row.update.median * 1000:.2f}",
+                "updateInterval": f"{row.update.low * 1000:.2f}-{row.update.high * 1000:.2f}",
+                "p99": f"{row.update.p99 * 1000:.2f}",
+            }
+            for row in rows
+        ],
+        SYNC,
+        output,
+    )

@@ -1,7 +1,9 @@
-"""Relayed IPv6, beside IPv4: pod to pod by ClusterIP and NodePort, TCP and UDP, the client's address kept."""
+"""IPv6 beside IPv4, relayed and translated: pod to pod by ClusterIP and NodePort, TCP and UDP, the client's address
+kept."""
 
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -10,6 +12,9 @@ import pytest
 from netplane.linux import sysctl
 from netplane.linux.rtnl import rtnl
 from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Snapshot, Target
+from proxy.modes import Forwarding, Mode
+from proxy.userspace.datapath import UserspaceDataPath
+from tests.fakes_datapath import Hosted
 from tests.netns.proxy.conftest import node
 
 pytestmark = pytest.mark.netns
@@ -41,9 +46,9 @@ def six(world) -> None:
             ipr.route("add", dst="::/0", gateway="fe80::1", oif=inner, family=socket.AF_INET6)
 
 
-@pytest.fixture
-def running(world, six, start):
-    made = start()
+@pytest.fixture(params=[Mode.USERSPACE, Mode.NFTABLES], ids=str)
+def running(world, six, request: pytest.FixtureRequest) -> Iterator[Hosted]:
+    made = Hosted(lambda: Forwarding(request.param, UserspaceDataPath()), world.netns["n1"])
     facts = replace(
         node(),
         addresses=(*node().addresses, ip_address(NODE6)),
@@ -57,7 +62,8 @@ def running(world, six, start):
     frontends = [Frontend(ip_address(a), p, kind) for a, p in places for kind in (Protocol.TCP, Protocol.UDP)]
     report = made.call(made.datapath.sync(Snapshot(facts, dict.fromkeys(frontends, target))))
     assert report.unserved == ()
-    return made
+    yield made
+    made.stop()
 
 
 WAYS = [

@@ -1,0 +1,235 @@
+"""What the kernel remembers of clients, and when it is made to forget: affinity, and flows of gone endpoints."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from time import monotonic, sleep
+
+import pytest
+
+from netplane.errors import KernelError
+from netplane.linux import conntrack, nft
+from netplane.linux.nfnetlink import Tables
+from netplane.linux.rtnl import rtnl
+from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Snapshot, Target
+from proxy.nftables import observe, probe, ruleset
+from proxy.nftables.datapath import NftablesDataPath
+from tests import flows
+from tests.fakes_datapath import Hosted
+from tests.netns.proxy.conftest import node
+from tests.netns.proxy.flows import ask, visit
+
+pytestmark = pytest.mark.netns
+ADDRESS = ip_address("10.96.7.7")
+TCP, UDP = (Frontend(ADDRESS, 80, protocol) for protocol in (Protocol.TCP, Protocol.UDP))
+NODE_PORT = Frontend(ip_address("0.0.0.0"), 30177, Protocol.UDP)
+
+
+@pytest.fixture
+def hosted(world) -> Iterator[Hosted]:
+    made = Hosted(NftablesDataPath, world.netns["n1"])
+    yield made
+    made.stop()
+
+
+def target(*pods: str, **more) -> Target:
+    here = tuple(
+        Endpoint(ip_address(flows.ADDRESSES[pod]), flows.PORT, local=flows.PODS[pod][0] == "n1")
+        for pod in pods
+    )
+    pool = Pool(tuple(sorted(here, key=lambda endpoint: endpoint.order)))
+    return Target(ServicePort("default", "it", "80"), pool, pool, **more)
+
+
+def sync(hosted: Hosted, targets: dict[Frontend, Target]) -> None:
+    hosted.call(hosted.datapath.sync(Snapshot(node(), targets)))
+
+
+def who(world, source: str = "client") -> str:
+    return visit(world, source, str(ADDRESS), 80)[0]
+
+
+def test_a_client_stays_with_its_endpoint_until_that_leaves(world, hosted) -> None:
+    sync(hosted, {TCP: target("web1", "web2", "remote", affinity=600)})
+    first = who(world)
+    assert {who(world) for _ in range(20)} == {first}
+    others = [pod for pod in ("web1", "web2", "remote") if pod != first]
+    sync(hosted, {TCP: target(*others, affinity=600)})
+    second = who(world)
+    assert second in others
+    assert {who(world) for _ in range(20)} == {second}, "it has a new one, and stays with that"
+    sync(hosted, {TCP: target("web1", "web2", "remote", affinity=600)})
+    assert {who(world) for _ in range(20)} == {second}, "also when others come"
+
+
+def test_affinity_ends_with_its_time(world, hosted) -> None:
+    sync(hosted, {TCP: target("web1", "web2", affinity=1)})
+    first, end = who(world), monotonic() + 20
+    while who(world) == first:
+        assert monotonic() < end
+        sleep(1.1)
+
+
+def test_clients_of_a_sticky_service_are_spread(world, hosted) -> None:
+    sync(hosted, {TCP: target("web1", "web2", affinity=600)})
+    for _ in range(20):
+        if who(world, "client") != who(world, "n1"):
+            return
+        sync(hosted, {TCP: target(affinity=600)})  # all clients are forgotten with its endpoints
+        sync(hosted, {TCP: target("web1", "web2", affinity=600)})
+    pytest.fail("both clients had the same endpoint twenty times")
+
+
+@pytest.fixture
+def asking(world) -> Iterator[socket.socket]:
+    """One socket, so one flow."""
+    with world.open("client", socket.SOCK_DGRAM) as sock:
+        sock.settimeout(2)
+        yield sock
+
+
+def answer(sock: socket.socket) -> str:
+    sock.send(b"hello")
+    return sock.recv(100).split()[0].decode()
+
+
+@pytest.mark.parametrize("frontend", [UDP, NODE_PORT], ids=str)
+def test_a_udp_flow_moves_on_when_its_endpoint_leaves(world, hosted, asking, frontend: Frontend) -> None:
+    address = flows.NODES["n1"] if frontend is NODE_PORT else str(ADDRESS)
+    sync(hosted, {frontend: target("web1", "web2")})
+    asking.connect((address, frontend.port))
+    first = answer(asking)
+    assert {answer(asking) for _ in range(5)} == {first}
+    (other,) = {"web1", "web2"} - {first}
+    sync(hosted, {frontend: target(other)})
+    assert answer(asking) == other
+    sync(hosted, {frontend: target(other, first)})
+    assert {answer(asking) for _ in range(5)} == {other}, "a flow stays where it is while that serves"
+    sync(hosted, {frontend: target()})
+    with pytest.raises(ConnectionRefusedError):
+        answer(asking)
+    sync(hosted, {frontend: target("web1")})
+    assert answer(asking) == "web1"
+    sync(hosted, {})
+    with pytest.raises(ConnectionRefusedError):
+        answer(asking)
+
+
+def test_a_udp_client_that_began_before_its_service_had_endpoints(world, hosted, asking) -> None:
+    """At a node's start its clients are sooner than its proxy, and their flows are tracked as they were then."""
+    sync(hosted, {})
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.route("add", dst="203.0.113.0/24", gateway=flows.OUTSIDE_ADDRESS)
+    asking.connect(("203.0.113.9", 80))
+    asking.send(b"too early")
+    sync(hosted, {Frontend(ip_address("203.0.113.9"), 80, Protocol.UDP): target("web1")})
+    assert answer(asking) == "web1"
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.route("del", dst="203.0.113.0/24", gateway=flows.OUTSIDE_ADDRESS)
+
+
+def test_a_connection_goes_on_while_everything_changes(world, hosted) -> None:
+    sync(hosted, {TCP: target("web1")})
+    with world.connect("client", str(ADDRESS), 80) as sock, sock.makefile("rb") as stream:
+        stream.readline()
+        for targets in ({TCP: target("web2")}, {TCP: target()}, {}, {TCP: target("web1", "remote")}):
+            sync(hosted, targets)
+            sock.sendall(b"x" * 100)
+            assert stream.read(100) == b"x" * 100
+
+
+def test_a_new_process_changes_only_what_differs(world, hosted) -> None:
+    """It finds endpoints where the last process left them, and mends what somebody broke."""
+    want = {TCP: target("web1", "web2", "remote"), UDP: target("web1")}
+    sync(hosted, want)
+    before = world.run("n1", observe.read)
+    again = Hosted(NftablesDataPath, world.netns["n1"])
+    sync(again, want)
+    assert world.run("n1", observe.read) == before
+    world.run(
+        "n1",
+        nft.apply,
+        "flush map inet netplane_services service4\nflush chain inet netplane_services arrive4",
+    )
+    assert again.call(again.datapath.observe()) == {}
+    again.datapath._looked_at = -1e9  # as if half a minute had passed
+    sync(again, want)
+    assert again.call(again.datapath.observe()) == want
+    who(world)
+    again.stop(keep=True)
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_process_killed_in_the_middle_of_a_sync_is_followed_by_one_that_mends(
+    world, hosted, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Whatever step was the last: the next process comes to the same state."""
+
+    class Killed(Exception):
+        pass
+
+    steps = iter(range(100))
+
+    def counted(function):
+        def run(*arguments, **options):
+            if next(steps) == failing:
+                raise Killed
+            return function(*arguments, **options)
+
+        return run
+
+    sync(hosted, {TCP: target("web1"), UDP: target("web1")})
+    killed = Hosted(NftablesDataPath, world.netns["n1"])
+    want = {TCP: target("web2", "remote", affinity=60), NODE_PORT: target("web2")}
+    with monkeypatch.context() as patched:
+        patched.setattr(nft, "apply", counted(nft.apply))
+        patched.setattr(Tables, "change", counted(Tables.change))
+        patched.setattr(conntrack, "forget_where", counted(conntrack.forget_where))
+        with pytest.raises(Killed):
+            sync(killed, want)
+    killed.stop(keep=True)
+    successor = Hosted(NftablesDataPath, world.netns["n1"])
+    sync(successor, want)
+    assert successor.call(successor.datapath.observe()) == want
+    successor.stop(keep=True)
+    assert who(world) in ("web2", "remote")
+    assert ask(world, "client", flows.NODES["n1"], NODE_PORT.port)[0] == "web2"
+
+
+def test_the_kernel_is_read_where_no_process_knows_anything(world, hosted) -> None:
+    want = {
+        TCP: target("web1", "remote", affinity=90),
+        NODE_PORT: target("web1"),
+        Frontend(ip_address("198.51.100.9"), 80, Protocol.TCP): target(
+            "web1", allowed=(flows_network(),), keep_outside_address=True
+        ),
+    }
+    sync(hosted, want)
+    assert world.run("n1", observe.targets) == want
+
+
+def flows_network():
+    from ipaddress import ip_network
+
+    return ip_network("192.168.77.0/28")
+
+
+def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe.check()
+
+    def refuse(_script: str) -> None:
+        raise KernelError("cannot change nftables: Error: Could not process rule: No such file or directory")
+
+    monkeypatch.setattr(nft, "apply", refuse)
+    with pytest.raises(
+        KernelError, match=r"cannot use nftables mode: cannot change nftables: .* Linux 5\.15"
+    ):
+        probe.check()
+
+
+def test_what_the_rules_say_can_be_read() -> None:
+    """`nft list` shows the frame as it was written, so a person can follow a packet by it."""
+    text = ruleset.frame(replace(node(), node_port_networks=node().pod_cidrs))
+    assert "add rule inet netplane_services arrive4 ip daddr { 10.96.0.0/12 } goto refuse" in text
+    assert "arrive4 ip daddr != { 10.244.1.0/24 } return" in text
