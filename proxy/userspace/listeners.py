@@ -111,7 +111,11 @@ def retire(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             address, port = sock.getsockname()[:2]
             loopback = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
-            sock.connect((loopback if ip_address(address).is_unspecified else address, port))
+            try:
+                sock.connect((loopback if ip_address(address).is_unspecified else address, port))
+            except OSError as error:
+                if error.errno != errno.ENETUNREACH:  # where no route leads, no copy gets anything either
+                    raise
             return
         try:
             sock.shutdown(socket.SHUT_RDWR)

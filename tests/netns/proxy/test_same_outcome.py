@@ -1,0 +1,149 @@
+"""Random Services, the same packets, every mode: the same outcome. No row was written for these by hand."""
+
+import itertools
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from netplane.linux import conntrack, sysctl
+from proxy import modes
+from proxy.model import Frontend, Protocol, Snapshot
+from proxy.modes import Mode
+from tests import flows
+from tests.flows import UDP, Failed, Where, endpoint_slice, service
+from tests.netns.proxy.conftest import snapshot
+from tests.netns.proxy.flows import ask, visit
+from tests.netns.proxy.test_mode_switch import Switching
+
+pytestmark = pytest.mark.netns
+MODES = (Mode.USERSPACE, Mode.NFTABLES)
+TRIES = 6
+SOURCES = tuple(Where)
+CONDITIONS = ({"ready": True}, {"ready": False}, flows.TERMINATING)
+PODS = ("web1", "web2", "remote")
+UNKNOWN_PORT = 81
+# The node's own datagram that its kernel refuses or drops on the way out: sendmsg(2) says EPERM in either case.
+NOT_SENT = "not sent"
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
+    """A few Services of all kinds, each with its slices."""
+    services, slices = [], []
+    for number in range(draw(st.integers(1, 3))):
+        name, protocol = f"s{number}", draw(st.sampled_from(["TCP", UDP]))
+        spec: dict[str, Any] = {
+            "internalTrafficPolicy": draw(st.sampled_from(["Cluster", "Local"])),
+            "externalTrafficPolicy": draw(st.sampled_from(["Cluster", "Local"])),
+            "sessionAffinity": draw(st.sampled_from(["None", "ClientIP"])),
+            "externalIPs": draw(st.sampled_from([[], [f"203.0.113.{number + 1}"]])),
+        }
+        made = service(name, f"10.96.4.{number + 1}", 80, 30180 + number, protocol, **spec)
+        if ranges := draw(st.sampled_from([None, ["192.168.77.0/28"], ["10.244.0.0/16", "172.16.0.0/12"]])):
+            made["spec"] |= {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}
+            made["status"] = {"loadBalancer": {"ingress": [{"ip": f"198.51.100.{number + 1}"}]}}
+        services.append(made)
+        for index, conditions in enumerate(CONDITIONS):
+            pods = draw(st.lists(st.sampled_from(PODS), unique=True, max_size=2))
+            part = endpoint_slice(name, *pods, conditions=conditions, protocol=protocol)
+            part["metadata"]["name"] = f"{name}-{index}"
+            slices.append(part)
+    return services, slices
+
+
+@pytest.fixture(scope="module")
+def node(world) -> Iterator[Switching]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(modes, "SETTLE", 0.02)
+        patched.setattr(modes, "LEAVING_EVERY", 0.02)
+        for name in world.netns:  # every refusal is to be heard
+            world.run(name, sysctl.write, "net.ipv4.icmp_ratelimit", "0")
+        made = Switching(world, MODES[0])
+        yield made
+        made.stop()
+
+
+def places(services: list[Any]) -> Iterator[tuple[str, int, str]]:
+    """Where clients call: all addresses of every Service, and a port that it does not have."""
+    for made in services:
+        spec, protocol = made["spec"], made["spec"]["ports"][0]["protocol"]
+        yield spec["clusterIP"], 80, protocol
+        yield spec["clusterIP"], UNKNOWN_PORT, protocol
+        yield flows.NODES["n1"], spec["ports"][0]["nodePort"], protocol
+        for address in spec["externalIPs"]:
+            yield address, 80, protocol
+        for ingress in (made.get("status") or {}).get("loadBalancer", {}).get("ingress", ()):
+            yield ingress["ip"], 80, protocol
+
+
+def outcome(world, source: Where, address: str, port: int, protocol: str) -> Any:
+    """Refused, dropped, or who may answer and whom each of them sees."""
+    seen: dict[str, str] = {}
+    for _ in range(TRIES):
+        try:
+            if protocol == UDP:
+                name, saw = ask(world, source, address, port, timeout=0.3)
+            else:
+                world.connect(source, address, port, timeout=0.3).close()
+                name, saw = visit(world, source, address, port)
+        except PermissionError:
+            return NOT_SENT
+        except (ConnectionRefusedError, ConnectionResetError):
+            return Failed.REFUSED
+        except TimeoutError:
+            return Failed.DROPPED
+        assert seen.setdefault(name, saw) == saw
+    return seen
+
+
+def reaches(source: Where, address: str) -> bool:
+    """Whether packets of this client come to n1 at all."""
+    own = address in flows.NODES.values()
+    if source is Where.OUTSIDE:
+        return own or address.startswith("198.51.100.")
+    return own or source is not Where.REMOTE
+
+
+@settings(
+    max_examples=settings().max_examples // 6,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes seconds: none is shrunk
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(drawn=worlds())
+def test_every_mode_has_the_same_outcome(world, node: Switching, drawn: tuple[list[Any], list[Any]]) -> None:
+    services, slices = drawn
+    want = snapshot(services, slices)
+    calls = [c for c in itertools.product(SOURCES, places(services)) if reaches(c[0], c[1][0])]
+    found: dict[Any, dict[Mode, Any]] = {call: {} for call in calls}
+    for mode in MODES:
+        node.switch(mode)
+        node.call(node.datapath.sync(want))
+        world.run("n1", conntrack.forget_where, lambda _flow: True)
+        node.left()
+        for source, (address, port, protocol) in calls:
+            found[source, (address, port, protocol)][mode] = outcome(world, source, address, port, protocol)
+    for call, outcomes in found.items():
+        first = outcomes[MODES[0]]
+        for mode in MODES[1:]:
+            if isinstance(first, Failed) or not isinstance(outcomes[mode], dict):
+                assert outcomes[mode] in (first, NOT_SENT), (call, outcomes)
+                assert isinstance(first, Failed), (call, outcomes)
+                continue
+            assert eligible(want, call) >= first.keys() | outcomes[mode].keys(), (call, outcomes)
+            for name in first.keys() & outcomes[mode].keys():
+                assert first[name] == outcomes[mode][name], (call, name, outcomes)
+
+
+def eligible(want: Snapshot, call: tuple[Where, tuple[str, int, str]]) -> set[str]:
+    """The pods that may answer this client."""
+    source, (address, port, protocol) = call
+    where = "0.0.0.0" if address in flows.NODES.values() else address
+    target = want.targets[Frontend(ip_address(where), port, Protocol(protocol))]
+    pool = target.outside if source is Where.OUTSIDE else target.inside
+    names = {address: pod for pod, (_, address) in flows.PODS.items()}
+    return {names[str(endpoint.address)] for endpoint in pool.endpoints}
