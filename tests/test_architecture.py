@@ -85,6 +85,7 @@ PURE = (
     "controlplane/api/strategic.py",
     "controlplane/api/tables.py",
     "controlplane/auth/authz.py",
+    "controlplane/auth/impersonation.py",
     "controlplane/controllers/workloads/replicaset.py",
     "controlplane/controllers/workloads/rollout.py",
     "controlplane/controllers/services/slices.py",
