@@ -17,7 +17,7 @@ def describe_flows(flows: Iterable[Flow | Exchange]) -> list[dict[str, Any]]:
 
 def _describe(flow: Flow | Exchange) -> dict[str, Any] | None:
     if isinstance(flow, Exchange):
-        return _describe_exchange(flow)
+        return _describe_exchange(flow) if flow.fd >= 0 else None
     if flow.client_side is None or flow.endpoint_side is None:
         return None
     source = _name(flow.endpoint_side.fd, peer=False)

@@ -56,6 +56,11 @@ class Traffic:
         self.buckets = [0] * (len(CONNECT_BUCKETS) + 1)
         self.connect_seconds = 0.0
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was ever counted."""
+        return bool(self.connections or self.active or self.received or self.sent or self.rejected)
+
     def add(self, other: "Traffic") -> None:
         """Count all that another has counted."""
         for name in ("connections", "active", "received", "sent", "retries", "connect_seconds"):

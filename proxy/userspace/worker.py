@@ -4,6 +4,7 @@ Why apart from the data path: this is all that must go on while the rest of the 
 It runs in a process of its own (``workers``), or within the data path's, where one process is enough.
 """
 
+import asyncio
 import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
@@ -23,6 +24,7 @@ from proxy.userspace.listeners import Choice, Listener
 from proxy.userspace.poller import Poller
 from proxy.userspace.traffic import Traffic, TrafficKey
 
+DESCRIBED_AT_ONCE = 50
 CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an endpoint
 
 
@@ -115,8 +117,12 @@ class Worker:
         return chain(self.engine.flows(), self.datagrams.exchanges())
 
     async def describe(self) -> list[dict[str, Any]]:
-        """All flows in words."""
-        return describe_flows(self.flows())
+        """All flows in words, some at a time: whoever asks must not hold up those that are asked about."""
+        flows, found = list(self.flows()), []
+        for start in range(0, len(flows), DESCRIBED_AT_ONCE):
+            found += describe_flows(flows[start : start + DESCRIBED_AT_ONCE])
+            await asyncio.sleep(0)
+        return found
 
     @property
     def active(self) -> int:

@@ -15,10 +15,11 @@ Counts = dict[TrafficKey, Traffic]
 
 
 def encode_traffic(counts: Mapping[TrafficKey, Traffic]) -> list[list[Any]]:
-    """One entry a Service port: its key, then its counters."""
+    """One entry a Service port with any traffic: its key, then its counters."""
     return [
         [*encode_key(key), traffic.active, *(getattr(traffic, name) for name in COUNTED)]
         for key, traffic in counts.items()
+        if traffic.used
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from proxy.model import Frontend, NodeFacts, Protocol, Target
 from proxy.userspace import handover
-from proxy.userspace.traffic import TrafficKey
+from proxy.userspace.traffic import Traffic, TrafficKey
 from proxy.userspace.workers import counts
 from proxy.userspace.workers.process import Options
 from proxy.userspace.workers.remote import Remote
@@ -153,8 +153,9 @@ class Crew:
 
     @property
     def traffic(self) -> counts.Counts:
-        """The counters of all workers, as ``refresh`` found them."""
-        total: counts.Counts = {}
+        """The counters of all workers, as ``refresh`` found them; zero where nobody came yet."""
+        wanted = {(target.service, frontend.protocol) for frontend, (target, _) in self._wanted.items()}
+        total: counts.Counts = {key: Traffic() for key in wanted}
         for remote in self._remotes:
             counts.add(total, remote.traffic)
         return total

@@ -73,7 +73,7 @@ def keep(channel: socket.socket, options: process.Options) -> int:
     short = 0
     while True:
         began = time.monotonic()
-        pid = clone_with_table()
+        pid = _start()
         if pid == 0:
             _work(channel, options, ledger, forsake=short >= LOST)
         _, status = os.waitpid(pid, 0)
@@ -89,6 +89,17 @@ def keep(channel: socket.socket, options: process.Options) -> int:
             lived,
         )
         time.sleep(PAUSES[min(short, LOST - 1)])
+
+
+def _start() -> int:
+    """A child with our table; where that is forbidden, with one of its own, which ends with it."""
+    try:
+        return clone_with_table()
+    except OSError as error:
+        log.warning(
+            "a worker that is killed will take its connections with it: cannot share descriptors: %s", error
+        )
+        return os.fork()
 
 
 def _work(channel: socket.socket, options: process.Options, ledger: Ledger, *, forsake: bool) -> None:

@@ -28,7 +28,7 @@ from proxy.userspace.workers.process import Options
 
 log = logging.getLogger(__name__)
 
-BATCH = 200  # frontends a message, each with a descriptor
+BATCH = 100  # frontends a message, each with a descriptor: few enough that no flow waits long for it
 ANSWER_SECONDS = 5.0
 SETTLE_SECONDS = 10.0
 KEEPER = "proxy.userspace.workers.keeper"

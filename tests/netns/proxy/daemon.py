@@ -1,6 +1,7 @@
 """The proxy as a process, and all that it needs: an API server, and a supervisor that keeps its descriptors."""
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -149,6 +150,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
         self.process: subprocess.Popen[bytes] | None = None
+        self._orphans: list[int] = []
         etc = root / "etc/netplane"
         etc.mkdir(parents=True)
         (etc / "proxy.yaml").write_text(f"root: {root}\nnodeName: n1\n{settings}\n")
@@ -200,6 +202,8 @@ class Supervisor:
     def end(self, number: int) -> float:
         """Send a signal and wait; how long it took."""
         assert self.process is not None
+        if number == signal.SIGKILL:  # its workers go on, for a next proxy that a failed test may not start
+            self._orphans += family(self.process.pid)
         began = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(10)
@@ -211,6 +215,10 @@ class Supervisor:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.end(signal.SIGTERM)  # so that its workers end as well
+        for pid in self._orphans:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/comm").read_text().startswith("netplane-"):
+                    os.kill(pid, signal.SIGKILL)
         self._stopper.close()
         self._thread.join()
         self._stop.close()
@@ -223,6 +231,11 @@ def children(pid: int) -> list[int]:
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def family(pid: int) -> list[int]:
+    """Keepers before their workers."""
+    return [one for child in children(pid) for one in (child, *family(child))]
 
 
 def visit(world: Any, address: str = "10.96.0.10", port: int = 80) -> str:
