@@ -177,9 +177,15 @@ class Relay:
             return
         self._writable(side)
         if side.flow.open and side.half is FLOWING and events & ~OUT:
+            if events & PRI:
+                self._urgent(side)
             self.read(side, events)
-            if events & PRI and side.flow.open:
-                self._poller.arm(side)  # a read stops before an urgent byte, whatever comes after it
+
+    def _urgent(self, side: Side) -> None:
+        """An urgent byte is on its way: a read stops before it, whatever comes after it, and a splice stays there."""
+        side.credit = 0
+        self._release(side)
+        self._poller.arm(side)
 
     def _error(self, side: Side) -> None:
         flow = side.flow
@@ -195,7 +201,7 @@ class Relay:
         if source.half in (Half.HELD, Half.HELD_LAST) and self._empty(source, sink):
             self._step(source, Event.DRAINED)
             if flow.open and source.half is FLOWING:
-                self.read(source, 0)  # what came meanwhile has been told of
+                self._poller.arm(source)  # what came meanwhile has been told of
 
     def read(self, side: Side, events: int, early: bytes = b"") -> None:
         """Move what there is to read from one side to the other, a bounded number of times.
@@ -303,8 +309,10 @@ class Relay:
             except OSError:
                 self.reset(flow)
                 return
-            if not moved:
-                self._ended(side)
+            if not moved:  # the end; or an urgent byte before it, which splice(2) does not tell apart
+                side.credit = 0
+                self._release(side)
+                self.read(side, RDHUP)
                 return
             pipe.held += moved
             self._count(side, moved)

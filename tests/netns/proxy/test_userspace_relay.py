@@ -173,6 +173,32 @@ def test_urgent_data_costs_no_other_byte(world, running, peer, closes: bool) -> 
     gone(running)
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_urgent_data_in_the_midst_of_bulk(world, running, peer, closes: bool) -> None:
+    client, server = pair(world, peer)
+    sent = os.urandom(8 * MIB)
+    got = bytearray()
+
+    def receive() -> None:
+        while len(got) < len(sent) and (data := server.recv(MIB)):
+            got.extend(data)
+
+    with client, server:
+        reader = threading.Thread(target=receive)
+        reader.start()
+        client.sendall(sent[: 4 * MIB])
+        client.send(b"!", socket.MSG_OOB)  # one only: a second would make this one part of the stream
+        client.sendall(sent[4 * MIB :])
+        if closes:
+            client.close()
+        reader.join()
+        assert hashlib.sha256(got).digest() == hashlib.sha256(sent).digest()
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.1, "nothing is left to do, and the relay is busy"
+    gone(running)
+
+
 @pytest.mark.parametrize("mib", [64, pytest.param(1024, marks=pytest.mark.long)])
 def test_bulk_both_ways_at_once(world, running, peer, mib: int) -> None:
     client, server = pair(world, peer)
