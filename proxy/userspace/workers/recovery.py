@@ -13,10 +13,11 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import ioctl
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
-from proxy.model import Endpoint, Frontend, Protocol, ServicePort
+from proxy.model import Endpoint, Frontend, IPAddress, Protocol, ServicePort
 from proxy.userspace.flow import Flow
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.relaying import RESET
@@ -108,11 +109,8 @@ def _resume(worker: Worker, client: int, endpoint: int) -> Flow | None:
         halves = outcome(one, other, *(0 if pipe is None else pipe.held for pipe in pipes))
         if halves is None:
             return None
-        address, port = _name(endpoint, peer=True)
-        who = _name(client, peer=True)[0]
-        flow = worker.former_flow(
-            _frontend(client), UNKNOWN, who, Endpoint(ip_address(address.partition("%")[0]), port)
-        )
+        whom = Endpoint(*_known(*_name(endpoint, peer=True)))
+        flow = worker.former_flow(_frontend(client), UNKNOWN, _name(client, peer=True)[0], whom)
     except OSError:
         return None
     worker.engine.adopt(flow, fds, halves, pipes)
@@ -165,12 +163,18 @@ def _number(fd: int, request: int) -> int:
 
 
 def _frontend(client: int) -> Frontend:
-    address, port = _name(client, peer=False)
-    return Frontend(ip_address(address.partition("%")[0]), port, Protocol.TCP)
+    return Frontend(*_known(*_name(client, peer=False)), Protocol.TCP)
+
+
+@lru_cache(4096)
+def _known(address: str, port: int) -> tuple[IPAddress, int]:
+    """Thousands of flows share few of these, and turning text into addresses is what costs most."""
+    return ip_address(address.partition("%")[0]), port
 
 
 def _name(fd: int, *, peer: bool) -> tuple[str, int]:
-    sock = socket.socket(fileno=fd)
+    # The longer address has room for the shorter one; asking the family first would be three calls more.
+    sock = socket.SocketType(socket.AF_INET6, socket.SOCK_STREAM, 0, fd)
     try:
         address, port = (sock.getpeername() if peer else sock.getsockname())[:2]
     finally:
