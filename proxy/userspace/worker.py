@@ -146,6 +146,12 @@ class Worker:
         flow.endpoint, flow.tried, flow.connected = endpoint, 1, True
         return flow
 
+    def limit_age(self, flow: Flow) -> None:
+        """Another process began the flow: its age counts from now."""
+        listener = self.served(flow.listener.frontend)
+        if listener is not None and listener.target.max_age is not None:
+            self.engine.lifetimes.limit(flow, listener.target.max_age, monotonic())
+
     def stop_accepting(self) -> None:
         """Take no more clients, who wait in the kernel's queues; UDP flows end. Our copies of sockets are closed."""
         self.engine.stop_accepting()

@@ -86,6 +86,7 @@ def resolve(worker: Worker, found: Found) -> None:
             flow.traffic.active -= 1
             flow.listener, flow.traffic = listener, listener.traffic
             flow.traffic.active += 1
+            worker.limit_age(flow)
     for fd in found.fresh:
         try:
             listener = worker.served(_frontend(fd))

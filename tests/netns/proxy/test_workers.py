@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import flows
-from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, visit
+from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, visit, workers
 
 pytestmark = pytest.mark.netns
 SAMPLE = 'netplane_service_connections_total{namespace="default",port="80",protocol="TCP",service="web"}'
@@ -134,6 +134,25 @@ def test_a_worker_that_holds_for_the_next_proxy_may_be_killed_too(world, several
         several.start()
         eventually(lambda: several.ask("status")["flows"] == 60)
         assert all_answer(socks)
+
+
+@pytest.mark.parametrize("lost", ["worker", "proxy"])
+def test_an_age_is_kept_to_by_whoever_goes_on_with_the_connection(world, api, several, lost: str) -> None:
+    made = flows.service("aged", "10.96.0.71")
+    made["metadata"]["annotations"] = {"netplane.io/max-connection-age": "2"}
+    api.put("endpointslices", flows.endpoint_slice("aged", "web1"))
+    api.put("services", made)
+    eventually(lambda: visit(world, "10.96.0.71"))
+    with world.connect("client", "10.96.0.71", 80) as sock:
+        assert first_line(sock) == b"web1"
+        if lost == "worker":
+            for worker in workers(several):
+                os.kill(worker, signal.SIGKILL)
+        else:
+            several.end(signal.SIGKILL)
+            several.start()
+        sock.settimeout(10)
+        assert sock.recv(1) == b"", "ended like an idle connection, not reset, and not for ever"
 
 
 def test_a_keeper_and_its_worker_lost_at_once_are_replaced(world, several) -> None:
