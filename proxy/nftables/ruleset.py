@@ -4,7 +4,8 @@ Why pure: what keeps a pod from a node's own port, and whose address an endpoint
 without a kernel. A script never deletes the table: translated connections live as long as its chains do.
 
 A connection's first packet passes ``arrive`` (from elsewhere) or ``leave`` (from this node): source ranges, then the
-frontend, for outside clients first among what differs for them, then refusal for what no Service has, then NodePorts.
+frontend, for outside clients first among what differs for them, then NodePorts. At a Service's address, what no
+Service has is left to ``guard``: only a socket of exactly that address (cluster DNS) may answer there.
 Once translated it passes ``translate``, where the source becomes the node's unless the answer is sure to come back
 through this node. All later packets follow the connection's entry in conntrack and see none of this.
 """
@@ -39,6 +40,7 @@ _HOOKS = {
     "output": "type nat hook output priority -100; policy accept;",
     "input": "type nat hook input priority 100; policy accept;",
     "postrouting": "type nat hook postrouting priority srcnat; policy accept;",
+    "guard": "type filter hook input priority filter; policy accept;",
 }
 _CHAINS = (
     *("identity", "refuse", *_HOOKS),
@@ -112,9 +114,18 @@ def _of_version(node: NodeFacts, version: int) -> Iterator[str]:
     inside = _listed([*pods, *_single(node.addresses)], version)
     yield from (f"arrive{version} {rule}" for rule in _arriving(node, version, inside))
     yield from (f"leave{version} {rule}" for rule in _arriving(node, version, None))
+    yield from (f"guard {rule}" for rule in _guarding(node, version))
     yield from (f"learn{version} {rule}" for rule in _sticking(version))
     if node.address(version) is not None:
         yield from (f"translate{version} {rule}" for rule in _translating(node, version, inside))
+
+
+def _guarding(node: NodeFacts, version: int) -> Iterator[str]:
+    """What no Service has at its address is for a socket of exactly that address (cluster DNS), else for nobody."""
+    word = _WORD[version]
+    networks = _listed(node.service_cidrs, version)
+    for whose in filter(None, (networks, f"@addresses{version}")):
+        yield f"{word} daddr {whose} meta l4proto {{ tcp, udp }} socket wildcard 1 goto refuse"
 
 
 def _arriving(node: NodeFacts, version: int, inside: str | None) -> Iterator[str]:
@@ -127,8 +138,8 @@ def _arriving(node: NodeFacts, version: int, inside: str | None) -> Iterator[str
         yield f"{stranger}{service} vmap @{verdicts(Kind.OUTSIDE, version)}"
     yield f"{service} vmap @{verdicts(Kind.SERVICE, version)}"
     if networks := _listed(node.service_cidrs, version):
-        yield f"{word} daddr {networks} goto refuse"
-    yield f"{word} daddr @addresses{version} goto refuse"
+        yield f"{word} daddr {networks} return"
+    yield f"{word} daddr @addresses{version} return"
     yield f"{word} daddr {_LOOPBACK[version]} return"
     if node.node_port_networks:
         chosen = _listed(node.node_port_networks, version)

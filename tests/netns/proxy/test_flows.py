@@ -1,5 +1,6 @@
 """Every row of the table of flows, in every mode that it holds in, in a real kernel."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -10,6 +11,7 @@ from tests.flows import FLOWS, Failed, Flow, Seen, Served
 from tests.netns.proxy.flows import DATA_PATHS, ask, destination, serving, visit
 
 pytestmark = pytest.mark.netns
+DNS = "10.96.0.53"
 TRIES = {flows.USERSPACE: 9}  # it takes turns; the others choose at random
 RANDOM_TRIES = 40
 
@@ -27,6 +29,23 @@ def switch(world) -> Iterator[Callable[[str], None]]:
                 now[:] = [mode]
 
         yield to
+
+
+@pytest.mark.parametrize("mode", DATA_PATHS)
+def test_a_socket_of_the_node_at_a_service_address_is_reached(world, switch, mode: str) -> None:
+    """Cluster DNS listens at an address of the Service network that no Service has."""
+    switch(mode)
+    with world.open("n1") as stream, world.open("n1", socket.SOCK_DGRAM) as datagrams:
+        stream.bind((DNS, 53))
+        stream.listen()
+        datagrams.bind((DNS, 53))
+        for source in ("client", "n1"):
+            with world.connect(source, DNS, 53), world.open(source, socket.SOCK_DGRAM) as client:
+                client.connect((DNS, 53))
+                client.send(b"question")
+                data, peer = datagrams.recvfrom(100)
+                datagrams.sendto(data, peer)
+                assert client.recv(100) == b"question"
 
 
 ROWS = [(mode, flow) for mode in DATA_PATHS for flow in FLOWS if mode in flow.modes]
