@@ -9,13 +9,17 @@ from netplane.config import Paths
 from netplane.linux import conntrack, nft
 from netplane.linux.nfnetlink import Tables
 from proxy import routes
+from proxy.ebpf import datapath as hooks
 from proxy.nftables import observe
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.userspace import plumbing, ruleset
 
 
-def flush(_paths: Paths) -> Iterator[str]:
+def flush(paths: Paths) -> Iterator[str]:
     """Take it away, and say what; nothing is said of what was not there. Raises KernelError naming the step."""
+    if paths.bpf_root.is_dir():
+        hooks.remove(paths.bpf_mount, paths.bpf_root)
+        yield f"the hooks at this node's sockets, pinned in {paths.bpf_root}"
     with Tables() as tables:
         relayed = tables.has_table(ruleset.FAMILY, ruleset.TABLE)
         translated = tables.has_table(FAMILY, TABLE)

@@ -109,3 +109,25 @@ def processes(lab: Lab) -> str:
 def flows(lab: Lab) -> int:
     found = lab.exec("n1", "netplane", "flows", "-o", "json", check=False)
     return len(json.loads(found)) if found.startswith("[") else 0
+
+
+def test_the_mode_of_a_node_is_switched_under_load(lab: Lab, service: str, echo: str) -> None:
+    """The commands as a person gives them; the nouns read the kernel; no request is lost on the way."""
+    modes = ("nftables", "userspace", "auto", "userspace")
+    with lab.stream("n1", service) as report:
+        for mode in modes:
+            assert "serves" in lab.exec("n1", "netplane", "mode", mode)
+            assert lab.exec("n1", sys.executable, "-c", ASK, echo, "9").strip() in ("2", "3")
+            listed = json.loads(lab.exec("n1", "netplane", "services", "-o", "json"))
+            assert {"default/hello:http", "default/echo:udp"} <= {row["service"] for row in listed}
+            if mode == "nftables":
+                lab.exec("n1", "sh", "-c", f"for i in 1 2 3; do curl -sf {service} > /dev/null; done")
+                carried = json.loads(lab.exec("n1", "netplane", "flows", "-o", "json"))
+                assert "default/hello:http" in {flow["service"] for flow in carried}
+                explained = lab.netplane("explain", "--lab", lab.name, "node/n1", "svc/hello:http")
+                assert "nft inet netplane_services" in explained
+                assert "VERDICT   WORKS" in explained
+    assert report.failures == []
+    assert report.total > 40
+    refused = lab.exec("n1", "netplane", "flush", check=False)
+    assert "removed" not in refused, "not while the proxy serves"
