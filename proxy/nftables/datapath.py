@@ -15,13 +15,14 @@ from netplane.linux.nfnetlink import Tables
 from proxy import routes
 from proxy.datapath import SyncReport
 from proxy.diff import Changes, diff
-from proxy.model import Frontend, NodeFacts, Snapshot, Target
+from proxy.model import Balance, Frontend, NodeFacts, Snapshot, Target
 from proxy.nftables import observe, ruleset, stale
 from proxy.nftables.choosing import rules_of
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.nftables.state import State, mending
 from proxy.targets import copied
 
+_AT_RANDOM = frozenset({Balance.ROUND_ROBIN, Balance.RANDOM})
 FEW = 16  # frontends whose change takes less than a millisecond
 MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
 
@@ -35,6 +36,7 @@ class NftablesDataPath:
         self._state: State | None = None
         self._targets: Mapping[Frontend, Target] = {}
         self._looked_at = 0.0
+        self._unheard: dict[Frontend, str] = {}
 
     @property
     def name(self) -> str:
@@ -61,7 +63,23 @@ class NftablesDataPath:
         else:
             self._state = await _follow(tables, state, changes)
         self._targets = want.targets
-        return SyncReport(want.revision, len(changes.added), len(changes.changed), len(changes.removed))
+        self._note_unheard(changes)
+        counts = (len(changes.added), len(changes.changed), len(changes.removed))
+        return SyncReport(want.revision, *counts, warnings=tuple(sorted(set(self._unheard.values()))))
+
+    def _note_unheard(self, changes: Changes) -> None:
+        """What Services ask for that a translation cannot do."""
+        for frontend in stale.touched(changes):
+            self._unheard.pop(frontend, None)
+        for frontend, target in (*changes.changed.items(), *changes.added.items()):
+            if target.proxy_protocol:
+                self._unheard[frontend] = (
+                    f"{target.service}: mode nftables has no PROXY protocol (netplane.io/proxy-protocol)"
+                )
+            elif target.balance not in _AT_RANDOM:
+                self._unheard[frontend] = (
+                    f"{target.service}: in mode nftables endpoints are chosen at random (netplane.io/balance)"
+                )
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What the kernel's elements say; a target that they agree with is given in full."""
@@ -80,6 +98,7 @@ class NftablesDataPath:
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: the kernel goes on by itself."""
         self._state, self._targets = None, {}
+        self._unheard.clear()
         if self._tables is not None:
             self._tables.close()
             self._tables = None
@@ -98,10 +117,18 @@ def _mend(tables: Tables, node: NodeFacts, targets: Mapping[Frontend, Target], b
     state = State(node)
     wanted = state.begin(targets, before.placed if before is not None else {})
     routes.ensure(node, state.addresses)
-    _load(ruleset.declare())
+    intact = before is not None and before.node == node and before.rules == tables.rules(FAMILY, TABLE)
+    chains = state.chains
+    if before is not None and intact:
+        chains = state.chains - before.chains
+        state.chains |= before.chains
+    else:
+        _load(ruleset.declare())
     edits = mending(observe.read(), wanted)
-    tables.change(FAMILY, TABLE, edits, map(rules_of, state.chains))
-    _load(ruleset.frame(node))
+    tables.change(FAMILY, TABLE, edits, map(rules_of, chains))
+    if not intact:
+        _load(ruleset.frame(node))
+    state.rules = tables.rules(FAMILY, TABLE)
     if before is None:  # whoever was here before may have died between a change and its consequences
         stale.forget(stale.find({}, state.placed, state.placed), tables)
     return state
@@ -115,7 +142,9 @@ async def _follow(tables: Tables, state: State, changes: Changes) -> State:
     work = state.follow(changes) if few else await asyncio.to_thread(state.follow, changes)
     if work.moved:
         await asyncio.to_thread(routes.ensure, state.node, state.addresses)
-    change = partial(tables.change, FAMILY, TABLE, work.edits, map(rules_of, work.chains))
+    chains = [rules_of(chain) for chain in work.chains]
+    state.rules |= {chain.name: len(chain.rules) for chain in chains}
+    change = partial(tables.change, FAMILY, TABLE, work.edits, chains)
     if few:
         change()  # sooner done than handed to a thread
     else:

@@ -32,12 +32,16 @@ class Work:
 
 @dataclass(slots=True)
 class State:
-    """Every frontend with the slots of its endpoints, and how many frontends want an element that may be shared."""
+    """Every frontend with the slots of its endpoints, and how many frontends want an element that may be shared.
+
+    ``rules``: how many rules each chain has; where the kernel says otherwise, somebody has changed the table.
+    """
 
     node: NodeFacts
     placed: dict[Frontend, Placed] = field(default_factory=dict)
     shared: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     chains: set[Chain] = field(default_factory=set)
+    rules: dict[str, int] = field(default_factory=dict)
     elements: Elements = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """IPv6 beside IPv4, relayed and translated: pod to pod by ClusterIP and NodePort, TCP and UDP, the client's address
 kept."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from netplane.linux import sysctl
 from netplane.linux.rtnl import rtnl
 from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Snapshot, Target
 from proxy.modes import Forwarding, Mode
+from proxy.nftables.datapath import NftablesDataPath
 from proxy.userspace.datapath import UserspaceDataPath
 from tests.fakes_datapath import Hosted
 from tests.netns.proxy.conftest import node
@@ -119,3 +121,31 @@ def answer(server: socket.socket) -> str:
 def test_a_port_that_no_service_has(world, running) -> None:
     with world.open("client", family=socket.AF_INET6) as client, pytest.raises(ConnectionRefusedError):
         client.connect((CLUSTER_IP, 81))
+
+
+def test_a_sticky_client_is_remembered(world, six) -> None:
+    """The rule for IPv6 is one that libnftables cannot load: here it is ours."""
+    facts = replace(node(), addresses=(*node().addresses, ip_address(NODE6)))
+    pool = Pool(tuple(Endpoint(ip_address(WEB6), port, local=True) for port in (9000, 9001)))
+    target = Target(ServicePort("default", "six", "80"), pool, pool, affinity=60)
+    hosted = Hosted(NftablesDataPath, world.netns["n1"])
+    frontend = Frontend(ip_address(CLUSTER_IP), PORT, Protocol.TCP)
+    hosted.call(hosted.datapath.sync(Snapshot(facts, {frontend: target})))
+    listeners = [world.open("web1", family=socket.AF_INET6) for _ in range(2)]
+    for port, listener in zip((9000, 9001), listeners, strict=True):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("::", port))
+        listener.listen()
+        listener.settimeout(0.2)
+    taken = [0, 0]
+    for _ in range(8):
+        with world.open("client", family=socket.AF_INET6) as client:
+            client.connect((CLUSTER_IP, PORT))
+            for index, listener in enumerate(listeners):
+                with contextlib.suppress(TimeoutError):
+                    listener.accept()[0].close()
+                    taken[index] += 1
+    for listener in listeners:
+        listener.close()
+    hosted.stop()
+    assert sorted(taken) == [0, 8]
