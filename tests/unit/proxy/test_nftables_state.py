@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.diff import apply, diff
@@ -75,6 +75,7 @@ def applied(contents: Contents, work: Work) -> Contents:
     return after
 
 
+@settings(deadline=None)
 @given(sequence=st.lists(TARGETS, min_size=1, max_size=5))
 def test_following_comes_to_where_a_new_start_would(sequence: list[dict[Frontend, Target]]) -> None:
     state, have = State(NODE), sequence[0]
