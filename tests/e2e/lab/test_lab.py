@@ -113,7 +113,7 @@ def test_when_lab_up_is_killed_the_lab_ends_by_itself(name: str, seconds: float)
 def test_a_lab_whose_first_process_was_killed(lab: Lab, name: str) -> None:
     lab.up("--nodes", "1")
     inside = inhabitants(name)
-    first = supervisor.peer_pid(place.open_of(LABS / name))
+    first = supervisor.peer_pid(place.socket_of(LABS / name))
     subprocess.run(["kill", "-9", str(first)], check=True)
     eventually(lambda: processes_of(name) == [], "its processes ended with it", 20)
     assert "dead" in lab.netplane("lab", "status", "--name", name, check=False)
@@ -127,7 +127,7 @@ def test_a_damaged_record_does_not_keep_a_lab(lab: Lab, name: str) -> None:
     lab.up("--nodes", "1")
     inside = inhabitants(name)
     place.record_of(LABS / name).write_text("{")
-    place.open_of(LABS / name).unlink()
+    place.socket_of(LABS / name).unlink()
     lab.down()
     assert remains(name, inside) == []
 
