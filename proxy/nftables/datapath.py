@@ -5,7 +5,7 @@ a first sync reads what the kernel has and changes what differs; later ones chan
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 
@@ -18,6 +18,7 @@ from proxy.diff import Changes, diff
 from proxy.model import Balance, Frontend, NodeFacts, Snapshot, Target
 from proxy.nftables import observe, ruleset, stale
 from proxy.nftables.choosing import rules_of
+from proxy.nftables.elements import Elements, Placed
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.nftables.state import State, mending
 from proxy.targets import copied
@@ -58,7 +59,8 @@ class NftablesDataPath:
         state, self._state = self._state, None  # where this fails, the kernel is looked at again
         due = self._clock() - self._looked_at >= MEND_EVERY
         if state is None or state.node != want.node or due:
-            self._state = await asyncio.to_thread(_mend, tables, want.node, copied(want.targets), state)
+            targets, frontends = copied(want.targets), stale.touched(changes)
+            self._state = await asyncio.to_thread(_mend, tables, want.node, targets, state, frontends)
             self._looked_at = self._clock()
         else:
             self._state = await _follow(tables, state, changes)
@@ -83,17 +85,9 @@ class NftablesDataPath:
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What the kernel's elements say; a target that they agree with is given in full."""
-        return await asyncio.to_thread(self._observe)
-
-    def _observe(self) -> Mapping[Frontend, Target]:
-        contents = observe.read()
-        found = observe.decode(contents)
-        if self._state is not None:
-            for frontend, placed in self._state.placed.items():
-                own = self._state.elements.of(frontend, placed)
-                if all(contents.get(name, {}).get(head) == tail for name, head, tail in own):
-                    found[frontend] = placed.target
-        return found
+        if self._state is None:
+            return await asyncio.to_thread(observe.targets)
+        return await asyncio.to_thread(_observed, self._state.elements, dict(self._state.placed))
 
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: the kernel goes on by itself."""
@@ -112,8 +106,24 @@ def remove() -> None:
     routes.remove()
 
 
-def _mend(tables: Tables, node: NodeFacts, targets: Mapping[Frontend, Target], before: State | None) -> State:
-    """Compare all that is wanted with all that is there. Blocking."""
+def _observed(elements: Elements, placed: Mapping[Frontend, Placed]) -> Mapping[Frontend, Target]:
+    contents = observe.read()
+    found = observe.decode(contents)
+    for frontend, known in placed.items():
+        own = elements.of(frontend, known)
+        if all(contents.get(name, {}).get(head) == tail for name, head, tail in own):
+            found[frontend] = known.target
+    return found
+
+
+def _mend(
+    tables: Tables,
+    node: NodeFacts,
+    targets: Mapping[Frontend, Target],
+    before: State | None,
+    touched: Sequence[Frontend],
+) -> State:
+    """Compare all that is wanted with all that is there; ``touched`` differ from ``before``. Blocking."""
     state = State(node)
     wanted = state.begin(targets, before.placed if before is not None else {})
     routes.ensure(node, state.addresses)
@@ -129,8 +139,13 @@ def _mend(tables: Tables, node: NodeFacts, targets: Mapping[Frontend, Target], b
     if not intact:
         _load(ruleset.frame(node))
     state.rules = tables.rules(FAMILY, TABLE)
-    if before is None:  # whoever was here before may have died between a change and its consequences
-        stale.forget(stale.find({}, state.placed, state.placed), tables)
+    # Whoever was here before this process may have died between a change and its consequences.
+    gone = (
+        stale.find(before.placed, state.placed, touched)
+        if before
+        else stale.find({}, state.placed, state.placed)
+    )
+    stale.forget(gone, tables)
     return state
 
 

@@ -116,6 +116,15 @@ def test_a_udp_flow_moves_on_when_its_endpoint_leaves(world, hosted, asking, fro
         answer(asking)
 
 
+def test_a_udp_flow_moves_on_also_when_the_kernel_is_looked_at_meanwhile(world, hosted, asking) -> None:
+    sync(hosted, {UDP: target("web1", "web2")})
+    asking.connect((str(ADDRESS), UDP.port))
+    (other,) = {"web1", "web2"} - {answer(asking)}
+    hosted.datapath._looked_at = -1e9  # as if half a minute had passed
+    sync(hosted, {UDP: target(other)})
+    assert answer(asking) == other
+
+
 def test_a_udp_client_that_began_before_its_service_had_endpoints(world, hosted, asking) -> None:
     """At a node's start its clients are sooner than its proxy, and their flows are tracked as they were then."""
     sync(hosted, {})
@@ -231,5 +240,5 @@ def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_rules_say_can_be_read() -> None:
     """`nft list` shows the frame as it was written, so a person can follow a packet by it."""
     text = ruleset.frame(replace(node(), node_port_networks=node().pod_cidrs))
-    assert "add rule inet netplane_services arrive4 ip daddr { 10.96.0.0/12 } goto refuse" in text
+    assert "guard ip daddr { 10.96.0.0/12 } meta l4proto { tcp, udp } socket wildcard 1 goto refuse" in text
     assert "arrive4 ip daddr != { 10.244.1.0/24 } return" in text
