@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import select
 import socket
 import struct
 import subprocess
@@ -284,6 +285,22 @@ def test_endpoints_that_do_not_answer_cost_a_moment(world, running) -> None:
     (traffic,) = running.worker.traffic.values()
     assert traffic.retries >= 8
     assert traffic.rejected == {}
+
+
+def test_clients_of_a_silent_endpoint_hold_nobody_up(world, running) -> None:
+    services = [flows.service("silent", ADDRESS), flows.service("web", "10.96.0.11")]
+    silent = flows.endpoint_slice("silent", "192.168.77.99")
+    running.sync(services, [silent, flows.endpoint_slice("web", "web1")])
+    waiting = [world.connect("client", ADDRESS, PORT) for _ in range(40)]
+    for _ in range(20):
+        with world.connect("client", "10.96.0.11", PORT) as sock, sock.makefile("rb") as stream:
+            assert stream.readline().startswith(b"web1")
+    told, _, _ = select.select(waiting, [], [], 0)
+    assert told == [], "they wait still, so the others were served meanwhile"
+    for sock in waiting:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # a client that gives up
+        sock.close()
+    gone(running)
 
 
 def test_only_silent_endpoints_end_in_a_reset_at_the_deadline(world, start) -> None:
