@@ -33,6 +33,11 @@ _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _MATCH = {4: "ip", 6: "ip6"}
 
+_NODE = {
+    4: "fib daddr type local",
+    6: "ip6 daddr != ::1 fib daddr type local",
+}  # from ::1 nothing can be translated
+
 _PORT = "inet_proto . inet_service"
 _CHAINS = ("guard", "prerouting", "output", "postrouting")
 
@@ -62,7 +67,7 @@ def _rules() -> Iterator[str]:
         for v, match in _MATCH.items():
             port = "meta l4proto . th dport map"
             yield f"{chain} dnat {match} to {match} daddr . {port} @bound{v}"
-            yield f"{chain} fib daddr type local dnat {match} to {port} @ports{v}"
+            yield f"{chain} {_NODE[v]} dnat {match} to {port} @ports{v}"
     yield "postrouting ip saddr 127.0.0.0/8 ct status dnat masquerade"
     for v, match in _MATCH.items():
         yield f"postrouting ct status dnat {match} saddr . {match} daddr @hairpin{v} masquerade"
