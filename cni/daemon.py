@@ -128,6 +128,7 @@ def _converse(connection: socket.socket, node: Node) -> None:
         except (OSError, NetplaneError) as error:
             log.warning("cannot read a request: %s", error)
             return
+        begun = time.monotonic()
         try:
             status, stdout = answer(call, node)
         except Exception:  # the daemon outlives any one request
@@ -140,11 +141,12 @@ def _converse(connection: socket.socket, node: Node) -> None:
             wire.reply(connection, status, stdout)
         except OSError as error:
             log.warning("cannot answer %s: %s", _named(call), error.strerror or error)
+    if status == 0:  # what failed has been said, with its reason
+        log.info("%s: done in %.1f ms", _named(call), (time.monotonic() - begun) * 1000)
 
 
 def answer(call: wire.Call, node: Node) -> tuple[int, bytes]:
     """(exit status, standard output) of one request; every failure is an answer too."""
-    begun = time.monotonic()
     try:
         if call.environment.get("CNI_COMMAND") == "NETPLANE_MEND":  # ours, not the specification's
             stdout = orjson.dumps(asdict(mend.mend(node)))
@@ -155,7 +157,6 @@ def answer(call: wire.Call, node: Node) -> tuple[int, bytes]:
         failure = errors.from_exception(error)
         log.warning("%s: %d %s", _named(call), failure.code, failure, exc_info=_if_bug(failure, error))
         return 1, errors.render(failure, protocol.version_of(call.stdin))
-    log.info("%s: done in %.1f ms", _named(call), (time.monotonic() - begun) * 1000)
     return 0, stdout
 
 

@@ -9,13 +9,13 @@ of its daemon as well.
 import json
 import os
 import resource
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 from cni import client
 from cni.install import install
-from netplane.bench.statistics import Summary, summarize
+from netplane.bench.statistics import Summary, paired, summarize
 from netplane.config import Paths
 from netplane.errors import ConfigError, KernelError
 from netplane.linux.namespaces import entered_netns, new_netns
@@ -32,6 +32,7 @@ from netplane.linux.rtnl import rtnl
 PLUGINS = Path("/usr/lib/cni")
 AT_ONCE = 50
 _START_SECONDS = 20.0
+_WARMING = 10  # ADDs and DELs of each that do not count
 
 Json = dict[str, Any]
 
@@ -60,18 +61,58 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One contender's figures; milliseconds and calls a second."""
+class Target:
+    """One figure of ``Sample`` and how many times better than the reference netplane's is to be; None: just shown."""
 
+    figure: str
     name: str
-    add: Summary
-    delete: Summary
-    cpu: Summary
-    adds_at_once: Summary
-    dels_at_once: Summary
+    times: float | None = None
 
 
-def measure(count: int, bursts: int, say: Callable[[str], None]) -> list[Measured]:
+# What issue 4 asks for, by pair of contenders.
+TARGETS: tuple[tuple[Target, ...], ...] = (
+    (
+        Target("add", "ADD, ms", 7),
+        Target("cpu", "processor ms an ADD", 7),
+        Target("delete", "DEL, ms"),
+        Target("adds_at_once", "50 ADDs at once, a second", 5),
+        Target("dels_at_once", "50 DELs at once, a second", 3),
+    ),
+    (
+        Target("add", "ADD, ms", 40),
+        Target("cpu", "processor ms an ADD", 7),
+        Target("delete", "DEL, ms"),
+        Target("adds_at_once", "50 ADDs at once, a second", 100),
+        Target("dels_at_once", "50 DELs at once, a second", 60),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A figure of netplane and of its reference, and the median ratio of their pairs with its 95 % interval."""
+
+    network: str
+    reference: str
+    figure: str
+    ours: Summary
+    theirs: Summary
+    ratio: float
+    low: float
+    high: float
+    target: float | None
+
+    @property
+    def verdict(self) -> str:
+        """By the interval: `met`, `missed`, or neither."""
+        if self.target is None:
+            return ""
+        if self.low >= self.target:
+            return "met"
+        return "missed" if self.high < self.target else "not established"
+
+
+def measure(count: int, bursts: int, say: Callable[[str], None]) -> list[Compared]:
     """``count`` ADDs and DELs of each contender in turn, then ``bursts`` times fifty at once. Root is needed.
 
     Raises ConfigError where the reference plugins are not installed, KernelError where a plugin fails.
@@ -79,18 +120,32 @@ def measure(count: int, bursts: int, say: Callable[[str], None]) -> list[Measure
     _need()
     with tempfile.TemporaryDirectory(prefix="np-bench-") as directory, ExitStack() as stack:
         contenders = stack.enter_context(_contenders(Path(directory)))
-        samples = {contender.name: Sample() for contender in contenders}
+        samples = [Sample() for _ in contenders]
         pods = [_closing(stack, new_netns()) for _ in range(AT_ONCE)]
-        for number in range(count):
-            for contender in contenders:
-                _one(contender, samples[contender.name], number, pods[number % AT_ONCE])
-            if number % 50 == 49:
-                say(f"{number + 1} of {count} ADDs and DELs each")
+        for number in range(_WARMING + count):
+            for contender, sample in zip(contenders, samples, strict=True):
+                _one(contender, sample if number >= _WARMING else Sample(), number, pods[number % AT_ONCE])
+            if number >= _WARMING and (number - _WARMING) % 50 == 49:
+                say(f"{number + 1 - _WARMING} of {count} ADDs and DELs each")
         for number in range(bursts):
-            for contender in contenders:
-                _many(contender, samples[contender.name], pods)
+            for contender, sample in zip(contenders, samples, strict=True):
+                _many(contender, sample, pods)
             say(f"{number + 1} of {bursts} times fifty at once")
-    return [_measured(name, sample) for name, sample in samples.items()]
+    pairs = list(zip(contenders, samples, strict=True))
+    return [
+        _compared(*pairs[2 * index], *pairs[2 * index + 1], target)
+        for index, targets in enumerate(TARGETS)
+        for target in targets
+    ]
+
+
+def _compared(one: Contender, ours: Sample, other: Contender, theirs: Sample, target: Target) -> Compared:
+    left, right = getattr(ours, target.figure), getattr(theirs, target.figure)
+    more_is_better = target.figure.endswith("at_once")
+    ratio = paired(left, right) if more_is_better else paired(right, left)
+    return Compared(
+        one.name, other.name, target.name, summarize(left), summarize(right), *ratio, target.times
+    )
 
 
 def _need() -> None:
@@ -99,11 +154,6 @@ def _need() -> None:
     if missing:
         hint = "./dev setup bench installs containernetworking-plugins and iptables"
         raise ConfigError(f"cannot measure: {', '.join(missing)} is not installed", hint)
-
-
-def _measured(name: str, sample: Sample) -> Measured:
-    parts = (sample.add, sample.delete, sample.cpu, sample.adds_at_once, sample.dels_at_once)
-    return Measured(name, *(summarize(part) for part in parts))
 
 
 # --- the contenders ---------------------------------------------------------------------------------------
@@ -118,6 +168,7 @@ def _contenders(directory: Path) -> Iterator[list[Contender]]:
         chain = (_bridge(directory, "chain", masquerade=True), _PORTMAP)
         own = Paths(directory / "node").cni_bin_dir
         yield [
+            # A pair after the other: netplane and what it is compared with.
             Contender("netplane", own, (_NETPLANE,), ours, daemon),
             Contender("bridge+host-local", PLUGINS, (bridge,), theirs),
             Contender("netplane, masquerade, port", own, (_MASQUERADING,), ours, daemon, port=30000),
@@ -161,8 +212,7 @@ def _daemon(root: Path, netns: int) -> Iterator[int]:
     """`netplane cni serve` in a namespace; its process id."""
     install(Paths(root).cni_bin_dir, Path(sys.executable), Paths(root))
     command = [sys.executable, "-m", "netplane", "cni", "serve", "--root", str(root)]
-    environment = {**os.environ, "NETPLANE_LOG": "WARNING"}
-    with entered_netns(netns), subprocess.Popen(command, env=environment) as process:
+    with entered_netns(netns), subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + _START_SECONDS
             while not client.status(root).running:
@@ -196,39 +246,69 @@ def _one(contender: Contender, sample: Sample, number: int, pod: int) -> None:
 
 def _many(contender: Contender, sample: Sample, pods: Sequence[int]) -> None:
     """Fifty ADDs at once, then fifty DELs at once."""
-
-    def added(pair: tuple[int, int]) -> Json:
-        with entered_netns(contender.netns):
-            return _add(contender, *pair)
-
-    def deleted(triple: tuple[int, int, Json]) -> None:
-        with entered_netns(contender.netns):
-            _delete(contender, *triple)
-
-    with ThreadPoolExecutor(len(pods)) as threads:
+    nothing: list[Json] = [{} for _ in pods]
+    with entered_netns(contender.netns):
         began = time.perf_counter()
-        results = list(threads.map(added, enumerate(pods)))
+        results = _at_once(contender, "ADD", pods, nothing)
         middle = time.perf_counter()
-        list(threads.map(deleted, zip(range(len(pods)), pods, results, strict=True)))
+        _at_once(contender, "DEL", pods, results)
         ended = time.perf_counter()
     sample.adds_at_once.append(len(pods) / (middle - began))
     sample.dels_at_once.append(len(pods) / (ended - middle))
+
+
+@dataclass(slots=True)
+class _Running:
+    """A plugin that runs for one of many pods, and those of its chain that come after it."""
+
+    number: int
+    process: "_Process"
+    left: list[Json]
+
+
+def _at_once(contender: Contender, verb: str, pods: Sequence[int], results: list[Json]) -> list[Json]:
+    """One verb for every pod; of each its last result. One thread starts all and collects what they say, because
+    what this process does takes processor time from those that are measured.
+    """
+    chain = list(contender.plugins if verb == "ADD" else reversed(contender.plugins))
+    poller, running, results = select.poll(), dict[int, _Running](), list(results)
+
+    def start(number: int, plugins: list[Json]) -> None:
+        process = _start(contender, plugins[0], verb, number, pods[number], results[number])
+        running[process.drain] = _Running(number, process, plugins[1:])
+        poller.register(process.drain, select.POLLIN)
+
+    for number in range(len(pods)):
+        start(number, chain)
+    while running:
+        for drain, _ in poller.poll():
+            one = running[drain]
+            if one.process.read():
+                continue
+            poller.unregister(drain)
+            del running[drain]
+            output = one.process.end()
+            if verb == "ADD":
+                results[one.number] = json.loads(output)
+            if one.left:
+                start(one.number, one.left)
+    return results
 
 
 def _add(contender: Contender, number: int, pod: int) -> Json:
     """Every plugin of the chain, as a runtime does it; the last result."""
     result: Json = {}
     for plugin in contender.plugins:
-        result = json.loads(_run(contender, plugin, "ADD", number, pod, result))
+        result = json.loads(_start(contender, plugin, "ADD", number, pod, result).output())
     return result
 
 
 def _delete(contender: Contender, number: int, pod: int, result: Json) -> None:
     for plugin in reversed(contender.plugins):
-        _run(contender, plugin, "DEL", number, pod, result)
+        _start(contender, plugin, "DEL", number, pod, result).output()
 
 
-def _run(contender: Contender, plugin: Json, verb: str, number: int, pod: int, result: Json) -> bytes:
+def _start(contender: Contender, plugin: Json, verb: str, number: int, pod: int, result: Json) -> "_Process":
     environment = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": f"bench-{number}",
@@ -243,27 +323,42 @@ def _run(contender: Contender, plugin: Json, verb: str, number: int, pod: int, r
         document["runtimeConfig"] = {"portMappings": [port]}
     if result:
         document["prevResult"] = result
-    status, output = _spawn(contender.directory / plugin["type"], environment, json.dumps(document).encode())
-    if status != 0:
-        raise KernelError(f"cannot measure: {verb} by {plugin['type']} failed: {output.decode()[:300]}")
-    return output
+    what = f"{verb} by {plugin['type']}"
+    return _Process(what, contender.directory / plugin["type"], environment, json.dumps(document).encode())
 
 
-def _spawn(program: Path, environment: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
-    """posix_spawn, because a fork of this process would cost more than some of what is measured."""
-    source, feed = os.pipe()
-    drain, sink = os.pipe()
-    try:
+class _Process:
+    """A plugin that runs. posix_spawn, because a fork of this process would cost more than some of what is measured."""
+
+    def __init__(self, what: str, program: Path, environment: Mapping[str, str], stdin: bytes) -> None:
+        self._what, self._said = what, b""
+        source, feed = os.pipe()
+        self.drain, sink = os.pipe()
         os.write(feed, stdin)
         os.close(feed)
         actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, sink, 1)]
-        pid = os.posix_spawn(program, [str(program)], environment, file_actions=actions)
-        os.close(sink)
-        output = b"".join(iter(lambda: os.read(drain, 1 << 16), b""))
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output
-    finally:
+        self._pid = os.posix_spawn(program, [str(program)], environment, file_actions=actions)
         os.close(source)
-        os.close(drain)
+        os.close(sink)
+
+    def read(self) -> bool:
+        """More of what it says; False at the end of that."""
+        chunk = os.read(self.drain, 1 << 16)
+        self._said += chunk
+        return bool(chunk)
+
+    def end(self) -> bytes:
+        """Wait for it. Raises KernelError where it failed."""
+        os.close(self.drain)
+        if os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]) != 0:
+            raise KernelError(f"cannot measure: {self._what} failed: {self._said.decode()[:300]}")
+        return self._said
+
+    def output(self) -> bytes:
+        """All it says, once it has ended."""
+        while self.read():
+            pass
+        return self.end()
 
 
 def _processor(contender: Contender) -> float:

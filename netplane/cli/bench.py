@@ -21,13 +21,13 @@ PROXY = {
     "interval": "95 %",
 }
 CNI = {
-    "name": "NETWORK",
-    "add": "ADD P50 MS",
-    "addP99": "P99",
-    "delete": "DEL P50 MS",
-    "cpu": "CPU MS/ADD",
-    "adds": "50 ADDS AT ONCE/S",
-    "dels": "50 DELS AT ONCE/S",
+    "network": "NETWORK",
+    "figure": "FIGURE",
+    "ours": "NETPLANE",
+    "theirs": "REFERENCE",
+    "ratio": "TIMES BETTER",
+    "target": "ASKED",
+    "verdict": "VERDICT",
 }
 API = {
     "measure": "MEASURE",
@@ -192,45 +192,46 @@ def _datapath_row(row: Mapping[str, Any]) -> dict[str, str]:
 
 @bench.command()
 @click.option("--count", default=200, show_default=True, help="ADDs and DELs of each, in turn.")
-@click.option("--bursts", default=5, show_default=True, help="How often fifty at once.")
+@click.option("--bursts", default=10, show_default=True, help="How often fifty at once.")
 @output_option
 def cni(count: int, bursts: int, output: str) -> None:
     """ADD and DEL beside Debian's reference plugins. Takes minutes: what is slow is the reference.
+
+    Medians with their 95 % intervals; ratios are of pairs measured one after the other.
 
     \b
     Example:
       netplane bench cni --count 50
     """
     from netplane.bench.cni import measure
+    from netplane.bench.proxy import load_average
 
-    measured = [asdict(one) for one in measure(count, bursts, say)]
+    before = load_average()
+    measured = measure(count, bursts, say)
     if output != "table":
-        dump(measured, output)
+        figures = [{**asdict(one), "verdict": one.verdict} for one in measured]
+        dump({"loadBefore": before, "loadAfter": load_average(), "figures": figures}, output)
         return
-    show([_cni_row(one) for one in measured], CNI, output)
-    for ours, theirs in (measured[0:2], measured[2:4]):
-        times = {name: theirs[name]["median"] / ours[name]["median"] for name in ("add", "delete", "cpu")}
-        rates = {
-            name: ours[key]["median"] / theirs[key]["median"]
-            for name, key in (("50 adds at once", "adds_at_once"), ("50 dels at once", "dels_at_once"))
-        }
-        words = ", ".join(f"{name} {ratio:.1f}x" for name, ratio in {**times, **rates}.items())
-        click.echo(f"{ours['name']} against {theirs['name']}: {words}")
+    show([_cni_row({**asdict(one), "verdict": one.verdict}) for one in measured], CNI, output)
+    say(f"load averages of this machine before {before}, after {load_average()}")
 
 
 def _cni_row(one: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "name": one["name"],
-        "addP99": f"{one['add']['p99']:.1f}",
-        "adds": _interval(one["adds_at_once"]),
-        "dels": _interval(one["dels_at_once"]),
-        **{key: _interval(one[key]) for key in ("add", "delete", "cpu")},
+        "network": f"{one['network']} / {one['reference']}",
+        "figure": one["figure"],
+        "ours": _interval(one["ours"]),
+        "theirs": _interval(one["theirs"]),
+        "ratio": f"{one['ratio']:.1f} [{one['low']:.1f} {one['high']:.1f}]",
+        "target": "" if one["target"] is None else f"{one['target']:g}",
+        "verdict": one["verdict"],
     }
 
 
 def _interval(summary: Mapping[str, Any]) -> str:
     """Median, and the interval that holds it with 95 %."""
-    return f"{summary['median']:.1f} [{summary['low']:.1f} {summary['high']:.1f}]"
+    digits = 2 if summary["median"] < 10 else 1 if summary["median"] < 100 else 0
+    return f"{summary['median']:.{digits}f} [{summary['low']:.{digits}f} {summary['high']:.{digits}f}]"
 
 
 @bench.command()
