@@ -21,7 +21,7 @@ from netplane.linux.namespaces import CLONE_NEWNET, setns
 
 NETFILTER = 12  # NETLINK_NETFILTER, which Python's socket module does not name
 _ANSWER = struct.Struct("=IHHIIi")  # struct nlmsghdr, and the first word of struct nlmsgerr; one a datagram
-_ERROR = 2  # NLMSG_ERROR
+_ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _READ_BYTES = 1 << 16
 _IDLE = 2  # sockets that are kept for the next verb; a burst opens its own
 _PORTION = 100  # messages a send: the answers to them fit the socket's buffer
@@ -56,6 +56,22 @@ class NetlinkSocket:
             failed = self._failed(first, first + len(portion) - 1)
             statuses += [failed.get(number, 0) for number in range(first, first + len(portion))]
         return statuses
+
+    def dump(self, message: bytearray) -> Iterator[bytes]:
+        """Each message that the kernel answers to a request for all there is. Raises OSError."""
+        self._sequence += 1
+        templates.stamp(message, self._sequence)
+        self._socket.send(message)
+        while True:
+            data, offset = self._socket.recv(_READ_BYTES), 0
+            while offset < len(data):
+                size, kind, _, _, _, status = _ANSWER.unpack_from(data, offset)
+                if kind == _ERROR:
+                    raise OSError(-status, os.strerror(-status))
+                if kind == _DONE:
+                    return
+                yield data[offset : offset + size]
+                offset += (size + 3) & ~3
 
     def transaction(self, messages: Sequence[bytearray]) -> int:
         """nfnetlink: all of them or none; 0 or the first errno. Raises OSError."""

@@ -40,7 +40,7 @@ def mend(node: Node) -> Mended:
     with node.locks.alone():
         for name in plan.forwarding(node.leases.all()):
             sysctl.write(name, "1")
-        links = observe.our_links()
+        links = observe.our_links({lease.terms.link for lease in node.leases.all()})
         report = _Report()
         report.promised, report.failed = node.journal.keep(partial(_detach, node=node))
         leases = node.leases.all()

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from cni import firewall
+from cni import firewall, routes
 from cni.check import Link, Observed
 from cni.plan import LINK_GROUP, ROUTE_PROTOCOL
 from netplane.config import IPAddress
@@ -28,7 +28,7 @@ FRESH_SECONDS = 2.0  # reading costs as much as there are links: once for a burs
 READING_SHARE = 100  # and at the most a hundredth of the time
 _PEER_ROUTE_PROTOCOL = 98  # the node agent's routes to other nodes' pods
 _OUR_LINK = re.compile(r"np[0-9a-f]{12}")
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_IFF_UP = 0x1
 _PERMANENT = 0x80
 _MAIN_TABLE = 254
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
@@ -55,25 +55,28 @@ def attachment(link: str, ifname: str, netns: int) -> Observed:
         )
 
 
-def our_links() -> frozenset[str]:
-    """Host ends that are ours by name and by group, whether or not a lease knows them."""
+def our_links(known: Container[str] = ()) -> frozenset[str]:
+    """Host ends that are there: those ``known``, and others that are ours by name and by group."""
+    names = [name for name in routes.link_names().values() if _OUR_LINK.fullmatch(name)]
     with _socket() as host:
-        return frozenset(
-            name
-            for entry in host.get_links()
-            if _OUR_LINK.fullmatch(name := entry.get_attr("IFLA_IFNAME"))
-            and entry.get_attr("IFLA_GROUP") == LINK_GROUP
-        )
+        return frozenset(name for name in names if name in known or _is_in_our_group(host, name))
+
+
+def _is_in_our_group(host: IPRoute, name: str) -> bool:
+    index = _link(host, name)[0]
+    return bool(index) and next(iter(host.get_links(index))).get_attr("IFLA_GROUP") == LINK_GROUP
 
 
 def routed_addresses() -> frozenset[tuple[IPAddress, str]]:
     """(pod address, host link) of every host route of ours."""
-    with _socket() as host:
-        names = {entry["index"]: entry.get_attr("IFLA_IFNAME") for entry in host.get_links()}
-        return frozenset(
-            (ip_address(route.get_attr("RTA_DST")), names.get(route.get_attr("RTA_OIF"), ""))
-            for route in _our_routes(host)
-        )
+    names = routes.link_names()
+    return frozenset(
+        (route.dst, names.get(route.link, ""))
+        for route in routes.routes()
+        if route.protocol == ROUTE_PROTOCOL
+        and route.dst is not None
+        and route.length == route.dst.max_prefixlen
+    )
 
 
 def underlay_mtu() -> int:
@@ -82,17 +85,15 @@ def underlay_mtu() -> int:
     That is where the node agent's routes to other nodes lead; before it has any, the default route's link; else
     the smallest of the links that are up; ``DEFAULT_MTU`` where there is none.
     """
-    with _socket() as host:
-        links = {entry["index"]: entry for entry in host.get_links() if not entry["flags"] & _IFF_LOOPBACK}
-        both = (*host.get_routes(family=2), *host.get_routes(family=10))
-        routes = [route for route in both if route.get_attr("RTA_TABLE") == _MAIN_TABLE]
-    towards_peers = {r.get_attr("RTA_OIF") for r in routes if r["proto"] == _PEER_ROUTE_PROTOCOL}
-    by_default = {r.get_attr("RTA_OIF") for r in routes if r["dst_len"] == 0}
-    others = {index for index, entry in links.items() if _is_underlay(entry)}
+    names = routes.link_names()
+    main = [route for route in routes.routes() if route.table == _MAIN_TABLE]
+    towards_peers = {route.link for route in main if route.protocol == _PEER_ROUTE_PROTOCOL}
+    by_default = {route.link for route in main if route.length == 0}
+    others = {index for index, name in names.items() if not _OUR_LINK.fullmatch(name)}
     for candidates in (towards_peers, by_default, others):
-        mtus = [links[index].get_attr("IFLA_MTU") for index in candidates if index in links]
-        if mtus:
-            return int(min(mtus))
+        found = [routes.mtu(names[index]) for index in candidates if index in names]
+        if mtus := [mtu for mtu in found if mtu is not None]:
+            return min(mtus)
     return DEFAULT_MTU
 
 
@@ -183,8 +184,3 @@ def _neighbours(host: IPRoute, index: int) -> Iterator[tuple[IPAddress, str]]:
         mac = entry.get_attr("NDA_LLADDR")
         if entry["state"] & _PERMANENT and mac is not None:
             yield ip_address(entry.get_attr("NDA_DST")), mac
-
-
-def _is_underlay(entry: Any) -> bool:
-    flags = entry["flags"]
-    return bool(flags & _IFF_UP) and not flags & _IFF_LOOPBACK and entry.get_attr("IFLA_GROUP") != LINK_GROUP

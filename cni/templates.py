@@ -23,7 +23,17 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 REQUEST, ACK, EXCL, REPLACE, CREATE, APPEND = 0x1, 0x4, 0x200, 0x100, 0x400, 0x800  # netlink(7)
-NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWROUTE, NEWNEIGH = 16, 17, 18, 19, 20, 24, 28  # rtnetlink(7)
+DUMP = 0x300
+NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWROUTE, GETROUTE, NEWNEIGH = (
+    16,
+    17,
+    18,
+    19,
+    20,
+    24,
+    26,
+    28,
+)  # rtnetlink(7)
 NFT_NEWSETELEM, NFT_DELSETELEM = 0x0A0C, 0x0A0E  # NFNL_SUBSYS_NFTABLES << 8 | message
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 _NFTABLES = 10
@@ -304,6 +314,12 @@ def default_route(version: int, protocol: int) -> Template:
         return _encoded(rtmsg(), NEWROUTE, CREATE | APPEND, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "gateway": ADDRESS[version]})
+
+
+@lru_cache(maxsize=2)
+def get_routes(family: int) -> Template:
+    """Ask for all routes of a family."""
+    return Template(lambda: _encoded(rtmsg(), GETROUTE, DUMP, [], family=family), {})
 
 
 def _route(version: int, protocol: int) -> dict[str, int]:
