@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     # Explain predicts with the proxy's own rules, so that the two cannot drift.
     "netplane.debug": FOUNDATION
     | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"}
-    | {"proxy.nftables.observe", "proxy.nftables.names", "proxy.codec"}
+    | {"proxy.nftables.observe", "proxy.nftables.names", "proxy.ebpf.observe", "proxy.codec"}
     | {"proxy.frontends", "proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
     # The CNI plugin is measured as a runtime meets it: installed, and its daemon asked whether it is there.
     # A control plane that is measured has files of its own. What an update of the maps costs is measured at the maps.
@@ -89,6 +89,7 @@ PURE = (
     "controlplane/controllers/workloads/replicaset.py",
     "controlplane/controllers/workloads/rollout.py",
     "controlplane/controllers/services/slices.py",
+    "netplane/debug/told.py",
     "netplane/debug/verdict.py",
     "netplane/debug/walk.py",
     "netplane/dns/records.py",

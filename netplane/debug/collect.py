@@ -22,7 +22,8 @@ from netplane.linux import nft, sysctl
 from netplane.linux.nfnetlink import Tables
 from netplane.linux.rtnl import rtnl
 from proxy.codec import encode_targets
-from proxy.model import joined
+from proxy.ebpf import observe as hooks
+from proxy.model import Protocol, joined
 from proxy.nftables import observe as translated
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.userspace import observe
@@ -59,6 +60,7 @@ def collect(request: Request, node: str, root: Path) -> Facts:
         forwarding=_forwarding(problems),
         targets=_targets(request.frontends, root, problems),
         translations=_translations(request.frontends, problems),
+        told=_told(request.frontends, root, problems),
         problems=problems,
     )
 
@@ -261,6 +263,21 @@ def _translations(frontends: tuple[str, ...], problems: dict[str, str]) -> dict[
         problems["nft"] = str(error)
         return {}
     return _of(frontends, entries)
+
+
+def _told(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """What sockets of this node are told for these frontends, where they are told anything."""
+    try:
+        routes = (hooks.routes(Paths(root)) if frontends else None) or {}
+    except KernelError as error:
+        problems["bpf"] = str(error)
+        return {}
+    found = {}
+    for frontend, route in routes.items():
+        key = f"{joined(frontend.address, frontend.port)}|inside"
+        if frontend.protocol is Protocol.TCP and key in frontends:
+            found[key] = tuple(map(str, route.endpoints))
+    return found
 
 
 def _targets(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> dict[str, tuple[str, ...]]:

@@ -58,7 +58,7 @@ class Explanation:
         """The table for people."""
         lines = [
             f"INTENT    {self.intent.source} -> {self.intent.title}",
-            *_endpoint_lines(self.intent, self.walk.translated),
+            *_endpoint_lines(self.intent, self.walk),
         ]
         numbered = 0
         for hop in self.walk.out:
@@ -171,7 +171,7 @@ def _letters(count: int) -> list[str]:
     return [chr(ord("a") + i) if i < 26 else str(i) for i in range(count)]
 
 
-def _endpoint_lines(intent: Intent, translated: bool) -> list[str]:
+def _endpoint_lines(intent: Intent, walk: Walk) -> list[str]:
     if not intent.balancer:
         return []
     described = [
@@ -182,10 +182,11 @@ def _endpoint_lines(intent: Intent, translated: bool) -> list[str]:
         f"          endpoints {len(described)}: {', '.join([*described, *intent.excluded]) or 'none'}  [API]"
     ]
     if described:
-        proxy = f"the {'kernel' if translated else 'proxy'} on {intent.balancer}"
+        proxy = f"the {'kernel' if walk.translated else 'proxy'} on {intent.balancer}"
         several = f"{proxy} takes them in turn, and tries another when one does not answer"
-        if translated:
-            several = f"{proxy} takes one at random for each connection, and tries no other"
+        if walk.translated:
+            way = "in turn" if walk.told else "at random"
+            several = f"{proxy} takes one {way} for each connection, and tries no other"
         lines.append(f"          {several if len(described) > 1 else f'{proxy} has this one only'}  [API]")
     return lines
 

@@ -77,6 +77,12 @@ class Eyes:
         facts = self.facts.get(node)
         return facts.translations.get(frontend) if facts else None
 
+    def told(self, node: str, frontend: str) -> tuple[str, ...] | None:
+        """The endpoints that sockets of the node are told for a frontend; None where they are told nothing."""
+        self.frontends.setdefault(node, {})[frontend] = None
+        facts = self.facts.get(node)
+        return facts.told.get(frontend) if facts else None
+
     def forwarding(self, node: str) -> bool | None:
         """Whether the node forwards packets at all."""
         self.lookups.setdefault(node, {})

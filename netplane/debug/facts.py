@@ -109,7 +109,7 @@ class Facts:
     """One node's answers. ``problems``: what could not be looked at, by topic, and why.
 
     ``targets``: for each frontend asked for and known to the node's proxy, the endpoints it picks from.
-    ``translations``: the same by the maps of the nft table of Services.
+    ``translations``: the same by the maps of the nft table of Services; ``told``: by those of the socket hooks.
     """
 
     node: str
@@ -120,6 +120,7 @@ class Facts:
     forwarding: bool | None = None
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     translations: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     def route(self, lookup: Lookup) -> Route | None:

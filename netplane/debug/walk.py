@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from netplane.config import IPAddress
+from netplane.debug import told
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Lookup, Request
 from netplane.debug.intent import Choice, Intent
@@ -54,13 +55,37 @@ class Branch:
 class Walk:
     """The whole connection: up to the balancer (or target), one branch an endpoint, back to the client.
 
-    ``translated``: by the kernel, which tries no other endpoint when one does not answer.
+    ``translated``: by the kernel, which tries no other endpoint when one does not answer. ``told``: at the socket.
     """
 
     out: tuple[Hop, ...]
     branches: tuple[Branch, ...]
     back: tuple[Hop, ...]
     translated: bool = False
+    told: bool = False
+
+
+def _as_told(eyes: Eyes, intent: Intent, has: tuple[str, ...]) -> Walk:
+    """The source's socket is told an endpoint: one way to a pod for each."""
+    source = intent.source
+    behind = told.difference(intent, has)
+    text = f"the maps are behind the API: they {behind}" if behind else told.words(intent, has)
+    first = _hop(source.node, not behind and bool(has), text, told.PLACE)
+    branches = []
+    for choice in intent.choices:
+        direct, seen = told.as_to_a_pod(intent, choice)
+        if told.within(intent, choice):
+            own = _hop(source.node, True, "it speaks to itself: no packet leaves the pod", "-")
+            branches.append(Branch(seen, (own, *_endpoint(eyes, seen)[1:]), ()))
+            continue
+        out: list[Hop] = []
+        if source.pod:
+            out += _leave_pod(eyes, source.node, source.address, choice.place.address)
+            out.append(_forwards(eyes, source.node))
+        out += [*_to_endpoint(eyes, direct, seen, source.node, False), *_endpoint(eyes, seen)]
+        back = _from_endpoint(eyes, direct, seen, source.node, False)
+        branches.append(Branch(seen, tuple(out), (*back, *_arrive(eyes, direct, choice.place.address))))
+    return Walk((first,), tuple(branches), (), translated=True, told=True)
 
 
 def requests(intent: Intent) -> dict[str, Request]:
@@ -68,6 +93,8 @@ def requests(intent: Intent) -> dict[str, Request]:
     eyes = Eyes({})
     for translated in (False, True):
         walk(intent, eyes, translated=translated)
+    if intent.balancer and intent.balancer == intent.source.node:
+        _as_told(eyes, intent, ())
     return eyes.requests()
 
 
@@ -77,6 +104,8 @@ def walk(intent: Intent, eyes: Eyes, *, translated: bool | None = None) -> Walk:
     ``translated``: whether the kernel balances, and not the relay; by default as it was seen.
     """
     source, to = intent.source, intent.address
+    if translated is None and (has := told.told(eyes, intent)) is not None:
+        return _as_told(eyes, intent, has)
     if translated is None:
         translated = bool(intent.balancer) and eyes.translates(intent.balancer)
     translated = translated and bool(intent.balancer)

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS
+from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, Paths
 from netplane.debug import explain
 from netplane.debug.explain import Explanation
 from netplane.debug.verdict import Outcome
@@ -14,8 +15,12 @@ from netplane.debug.walk import State
 from netplane.errors import ConfigError
 from netplane.kube.client import Client
 from netplane.linux import nft
+from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.namespaces import entered_netns
 from netplane.linux.rtnl import rtnl
+from proxy.ebpf.build import build as build_programs
+from proxy.ebpf.datapath import EbpfDataPath
+from proxy.ebpf.probe import where
 from proxy.nftables.datapath import NftablesDataPath
 from proxy.snapshot import build, node_facts
 from tests.fakes_datapath import Hosted
@@ -225,3 +230,43 @@ def test_a_translation_is_told_from_the_kernels_own_maps(
     behind = explained(world)
     assert behind.verdict.outcome is Outcome.BROKEN
     assert "the table is behind the API: it still has 10.244.2.9:8080" in behind.verdict.cause
+
+
+@pytest.fixture
+def told(world: World) -> Iterator[Callable[[], None]]:
+    """The same for an ebpf data path, in a cgroup of n1's own."""
+    paths = Paths(world.root / "n1")
+    cgroup = Cgroup(detect(), PurePosixPath(paths.cgroup_name))
+    cgroup.create()
+    at = where(paths)
+
+    def make() -> EbpfDataPath:
+        return EbpfDataPath(NftablesDataPath(), cgroup=at.cgroup, mount=at.mount, directory=at.directory)
+
+    build_programs()
+    hosted = Hosted(make, world.netns["n1"])
+
+    def sync() -> None:
+        objects = world.objects
+        n1 = next(node for node in objects["nodes"] if node["metadata"]["name"] == "n1")
+        facts = node_facts(n1, CLUSTER_CIDRS, SERVICE_CIDRS)
+        hosted.call(hosted.datapath.sync(build(objects["services"], objects["endpointslices"], facts)))
+
+    yield sync
+    hosted.stop()
+    cgroup.remove()
+
+
+def test_what_a_socket_is_told_is_read_from_the_maps(world: World, told: Callable[[], None]) -> None:
+    told()
+    found = explained(world)
+    text = found.render()
+    assert found.verdict.outcome is Outcome.WORKS, text
+    hops = [*found.walk.out, *(hop for branch in found.walk.branches for hop in branch.hops)]
+    assert all(hop.state is State.OK for hop in hops), text
+    assert "is told in turn one of 10.244.1.7:8080, 10.244.2.9:8080; no packet goes to 10.96" in text
+    assert "takes one in turn for each connection, and tries no other" in text
+    world.objects["endpointslices"] = [endpoint_slice("a")]
+    behind = explained(world)
+    assert behind.verdict.outcome is Outcome.BROKEN
+    assert "the maps are behind the API: they still have 10.244.2.9:8080" in behind.verdict.cause

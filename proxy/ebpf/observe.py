@@ -1,0 +1,26 @@
+"""What sockets of a node are told, for tools: read from the kernel's maps, with no proxy running.
+
+Blocking; call it from a thread, in the node's mount namespace.
+"""
+
+from netplane.config import Paths
+from proxy.ebpf.pins import Pins, missing_hooks
+from proxy.ebpf.probe import where
+from proxy.ebpf.routes import Route
+from proxy.ebpf.tables import read
+from proxy.model import Frontend
+
+
+def routes(paths: Paths) -> dict[Frontend, Route] | None:
+    """Where each frontend leads; None where no hooks are, so that sockets are told nothing. Raises KernelError."""
+    pins = Pins(paths.bpf_root)
+    if not pins.directory.is_dir() or missing_hooks(where(paths).cgroup):
+        return None
+    maps = pins.open_maps()
+    if maps is None:
+        return None
+    try:
+        return read(maps)
+    finally:
+        for one in maps.values():
+            one.close()
