@@ -44,12 +44,13 @@ Endpoints = tuple[int, ...]  # numbers of pods
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One subject at one size. Seconds."""
+    """One subject at one size. Seconds; ``work``: of a processor, for a load."""
 
     subject: str
     services: int
     endpoints: int
     load: Summary
+    work: Summary
     update: Summary
 
 
@@ -82,19 +83,23 @@ def _side_by_side(places: "list[_Place]", size: int, endpoints: int, loads: int,
     dice = random.Random(1)
     services = [tuple((number * endpoints + k) % PODS for k in range(endpoints)) for number in range(size)]
     loaded: dict[str, list[float]] = {place.subject.name: [] for place in places}
+    worked: dict[str, list[float]] = {place.subject.name: [] for place in places}
     changed: dict[str, list[float]] = {place.subject.name: [] for place in places}
     for turn in range(loads):
         for place in dice.sample(places, len(places)):
             if turn:
                 place.run(place.subject.clear())
+            work = time.process_time()
             loaded[place.subject.name].append(place.timed(place.subject.load(services)))
+            worked[place.subject.name].append(time.process_time() - work)
     for _ in range(updates):
         number = dice.randrange(size)
         kept, new = services[number][1:], dice.randrange(PODS)
         services[number] = (*kept, new) if new not in kept else services[number]
         for place in dice.sample(places, len(places)):
             changed[place.subject.name].append(place.timed(place.subject.change(number, services[number])))
-    return [Row(name, size, endpoints, summarize(loaded[name]), summarize(changed[name])) for name in loaded]
+    columns = (loaded, worked, changed)
+    return [Row(name, size, endpoints, *(summarize(of[name]) for of in columns)) for name in loaded]
 
 
 class _Netplane:
