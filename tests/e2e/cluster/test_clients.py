@@ -5,8 +5,10 @@ kr8s sends no stdin (it asks for v4 and wants v5 for that).
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Any
 
 import kr8s
@@ -27,6 +29,13 @@ from lightkube.types import PatchType
 from tests.e2e.cluster.driver import Lab, eventually, ready
 
 POD = "clients"
+
+
+@pytest.fixture(autouse=True)
+def leftovers() -> Iterator[None]:
+    """What a client left open is found here, and not in the middle of whatever runs next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +149,8 @@ async def test_kr8s(lab: Lab, pod: str) -> None:
     spec = {"metadata": {"name": name, "namespace": "default", "labels": {"by": name}}, "data": {"a": "1"}}
     made = await Kr8sConfigMap(spec, api=api)
     await made.create()
-    watching = api.watch("configmaps", namespace="default", label_selector={"by": name})
-    async with asyncio.timeout(20):
+    watched = api.watch("configmaps", namespace="default", label_selector={"by": name})
+    async with aclosing(watched) as watching, asyncio.timeout(20):
         assert (await anext(watching))[0] == "ADDED"
         await made.patch({"data": {"b": "2"}})
         kind, changed = await anext(watching)
@@ -161,6 +170,9 @@ async def test_kr8s(lab: Lab, pod: str) -> None:
         assert b'"path": "/from-python"' in await reader.read()
         writer.close()
         await writer.wait_closed()
+    await (
+        api._session.aclose()
+    )  # kr8s has no word for it, and leaves it to the garbage collector of another test
 
 
 async def eventually_gone(thing: Any) -> None:
