@@ -45,7 +45,7 @@ class Remote:
         self.name = name
         self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
         self._node: NodeFacts | None = None
-        self._given: set[Frontend] = set()  # whose sockets the worker has
+        self._given: dict[Frontend, socket.socket] = {}  # the sockets of which the worker has copies
         self._unsaid: dict[Frontend, None] = {}
         self._node_said = False
         self._ended: set[TrafficKey] = set()
@@ -138,22 +138,22 @@ class Remote:
             self._sock.close()
             self._sock = None
 
-    async def _ask(
-        self, question: Message, descriptors: Sequence[int] = (), seconds: float = ANSWER_SECONDS
-    ) -> Message:
+    async def _ask(self, question: Message, seconds: float = ANSWER_SECONDS) -> Message:
         """Raises Restarted, TimeoutError, OSError."""
         async with asyncio.timeout(seconds):
             await self._up.wait()
-            if self._sock is None:
-                raise Restarted
-            number = next(self._ids)
-            answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-            self._asked[number] = answer
-            try:
-                channel.send(self._sock, {"id": number, "to": self._pid, **question}, descriptors)
-                return await answer
-            finally:
-                self._asked.pop(number, None)
+            return await self._send(question)
+
+    def _send(self, question: Message, descriptors: Sequence[int] = ()) -> asyncio.Future[Message]:
+        """The answer to come. Raises Restarted, OSError: the question has not left then."""
+        if self._sock is None:
+            raise Restarted
+        number = next(self._ids)
+        channel.send(self._sock, {"id": number, "to": self._pid, **question}, descriptors)
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: self._asked.pop(number, None))
+        self._asked[number] = answer
+        return answer
 
     # -- its life --------------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Remote:
     def _forget_worker(self) -> None:
         """Nothing is known to it any more, and what it counted counts on."""
         self._up.clear()
-        for answer in self._asked.values():
+        for answer in list(self._asked.values()):
             if not answer.done():
                 answer.set_exception(Restarted())
         self._given.clear()
@@ -224,19 +224,17 @@ class Remote:
                 continue  # the hello has made everything unsaid again
             except (TimeoutError, OSError) as error:
                 log.warning("%s does not answer: %s", self.name, error or "no time")
-                self._note(self._wanted)
-                self._given.clear()
+                self._news.set()
                 await asyncio.sleep(1.0)
 
     async def _tell_some(self) -> None:
+        """Say a part of what is unsaid; where no answer comes it is said again, which does no harm."""
         batch = list(islice(self._unsaid, BATCH))
-        for frontend in batch:
-            del self._unsaid[frontend]
         targets = {f: self._wanted[f][0] for f in batch if f in self._wanted}
-        new = [frontend for frontend in targets if frontend not in self._given]
-        shut = [frontend for frontend in batch if frontend not in targets]
-        ended, self._ended = self._ended, set()
-        node, self._node_said = (None if self._node_said else self._node), True
+        new = {f: self._wanted[f][1] for f in targets if self._given.get(f) is not self._wanted[f][1]}
+        # A frontend that came again has another socket: the worker parts with the former one first.
+        shut = [frontend for frontend in batch if frontend in new or frontend not in targets]
+        ended, node = set(self._ended), None if self._node_said else self._node
         message = {
             "op": "serve",
             "node": None if node is None else encode_node(node),
@@ -244,12 +242,23 @@ class Remote:
             "new": [encode_frontend(frontend) for frontend in new],
             "shut": [encode_frontend(frontend) for frontend in shut],
             "forget": [counts.encode_key(key) for key in ended],
-            "complete": not self._unsaid,
+            "complete": len(batch) == len(self._unsaid),
         }
-        descriptors = [self._wanted[frontend][1].fileno() for frontend in new]
+        answer = self._send(message, [sock.fileno() for sock in new.values()])
+        for frontend in batch:
+            del self._unsaid[frontend]
         self._given.update(new)
-        self._given.difference_update(shut)
-        await self._ask(message, descriptors)
+        for frontend in batch:
+            if frontend not in targets:
+                self._given.pop(frontend, None)
+        self._ended -= ended
+        self._node_said = True
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await answer
+        except TimeoutError:
+            self._unsaid.update(dict.fromkeys(batch))
+            raise
 
 
 def _reap(pid: int) -> None:

@@ -1,0 +1,141 @@
+"""What a worker is told: by difference, everything again after a hello, and never a socket that is no more."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from proxy.codec import decode_frontend
+from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
+from proxy.userspace.workers import channel
+from proxy.userspace.workers.remote import Remote
+
+WEB = Frontend(ip_address("10.96.0.10"), 80, Protocol.TCP)
+OTHER = Frontend(ip_address("10.96.0.11"), 80, Protocol.TCP)
+
+
+def target(port: int = 8080) -> Target:
+    pool = Pool((Endpoint(ip_address("10.244.1.3"), port),))
+    return Target(ServicePort("default", "web", "80"), pool, pool)
+
+
+class Worker:
+    """The other end: what it heard last, with the inodes of the sockets that came."""
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.sock = sock
+        channel.send(sock, {"hello": pid})
+
+    async def hears(self) -> tuple[dict[str, Any], list[int]]:
+        while True:
+            try:
+                heard = channel.receive(self.sock)
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+                continue
+            assert heard is not None
+            inodes = [os.fstat(fd).st_ino for fd in heard[1]]
+            for fd in heard[1]:
+                os.close(fd)
+            return heard[0], inodes
+
+    def answers(self, message: dict[str, Any]) -> None:
+        channel.send(self.sock, {"id": message["id"]})
+
+
+def frontends(entries: list[Any]) -> set[Frontend]:
+    return {decode_frontend(entry) for entry in entries}
+
+
+def inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+def converse(talk: Callable[[Remote, socket.socket, list[socket.socket]], Any]) -> None:
+    """With a Remote that listens to the other end of a channel, and sockets to give away."""
+
+    async def run() -> None:
+        remote = Remote("worker 0")
+        remote._sock, theirs = channel.pair()
+        socks = [socket.socket() for _ in range(3)]
+        asyncio.get_running_loop().add_reader(remote._sock, remote._hear)
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(remote._tell())
+            await asyncio.wait_for(talk(remote, theirs, socks), 5)
+            telling.cancel()
+        asyncio.get_running_loop().remove_reader(remote._sock)
+        for sock in (*socks, remote._sock, theirs):
+            sock.close()
+
+    asyncio.run(run())
+
+
+def test_a_frontend_that_went_and_came_while_the_worker_was_busy_has_its_new_socket() -> None:
+    async def talk(remote: Remote, theirs: socket.socket, socks: list[socket.socket]) -> None:
+        worker = Worker(theirs, 1)
+        remote.point(WEB, target(), socks[0])
+        first, given = await worker.hears()
+        assert given == [inode(socks[0])]
+        remote.shut(WEB)
+        remote.point(WEB, target(), socks[1])
+        worker.answers(first)
+        second, given = await worker.hears()
+        assert frontends(second["shut"]) == frontends(second["new"]) == {WEB}
+        assert given == [inode(socks[1])]
+        worker.answers(second)
+        await remote.settled()
+
+    converse(talk)
+
+
+def test_a_change_comes_without_the_socket_and_a_hello_brings_everything_again() -> None:
+    async def talk(remote: Remote, theirs: socket.socket, socks: list[socket.socket]) -> None:
+        worker = Worker(theirs, 1)
+        remote.point(WEB, target(), socks[0])
+        remote.point(OTHER, target(), socks[1])
+        worker.answers((await worker.hears())[0])
+        await remote.settled()
+        remote.point(WEB, target(9090), socks[0])
+        changed, given = await worker.hears()
+        assert given == []
+        assert [entry["inside"]["endpoints"][0]["port"] for entry in changed["targets"]] == [9090]
+        worker = Worker(theirs, 2)  # the first one was killed before it answered
+        everything, given = await worker.hears()
+        assert everything["to"] == 2
+        assert everything["complete"]
+        assert frontends(everything["new"]) == {WEB, OTHER}
+        assert given == [inode(socks[0]), inode(socks[1])]
+        worker.answers(everything)
+        await remote.settled()
+
+    converse(talk)
+
+
+def test_an_answer_meant_for_nobody_any_more_settles_nothing() -> None:
+    async def talk(remote: Remote, theirs: socket.socket, socks: list[socket.socket]) -> None:
+        worker = Worker(theirs, 1)
+        remote.point(WEB, target(), socks[0])
+        lost, _ = await worker.hears()
+        worker = Worker(theirs, 2)
+        again, _ = await worker.hears()
+        worker.answers(lost)
+        await asyncio.sleep(0)
+        assert not remote._settled.is_set()
+        worker.answers(again)
+        await remote.settled()
+
+    converse(talk)
+
+
+def test_long_messages_arrive_whole() -> None:
+    ours, theirs = channel.pair()
+    message = {"text": "x" * 5_000_000}
+    with ours, theirs, socket.socket() as sock:
+        channel.send(ours, message, [sock.fileno()])
+        heard = channel.receive(theirs)
+        assert heard is not None
+        assert heard[0] == message
+        assert os.fstat(heard[1][0]).st_ino == inode(sock)
+        os.close(heard[1][0])
