@@ -47,6 +47,7 @@ class Worker:
         self._listeners: dict[Frontend, Listener] = {}
         self._affinity: dict[ServicePort, Affinity] = {}
         self._ended: set[TrafficKey] = set()
+        self._formers: dict[tuple[Frontend, ServicePort], Former] = {}
         self.traffic: dict[TrafficKey, Traffic] = {}
 
     # -- what to serve ---------------------------------------------------------------------------------
@@ -88,6 +89,7 @@ class Worker:
         for key in [key for key in self._ended if key not in self.traffic or not self.traffic[key].active]:
             self._ended.discard(key)
             self.traffic.pop(key, None)
+            self._formers = {at: one for at, one in self._formers.items() if (at[1], at[0].protocol) != key}
             self._affinity.pop(key[0], None)
         if self._ejections:
             pools = (p for one in self._listeners.values() for p in (one.target.inside, one.target.outside))
@@ -141,7 +143,10 @@ class Worker:
 
     def former_flow(self, frontend: Frontend, service: ServicePort, client: str, endpoint: Endpoint) -> Flow:
         """A flow that another process began, connected to its endpoint."""
-        former = Former(frontend, service, self.traffic_for(service, frontend.protocol))
+        former = self._formers.get((frontend, service))
+        if former is None:
+            former = Former(frontend, service, self.traffic_for(service, frontend.protocol))
+            self._formers[frontend, service] = former
         flow = Flow(former, self.dialer.client(client), Choice(), 0, 0.0)
         flow.endpoint, flow.tried, flow.connected = endpoint, 1, True
         return flow

@@ -82,6 +82,8 @@ def keep(channel: socket.socket, options: process.Options) -> int:
         lived = time.monotonic() - began
         failed = lived < SHORT_LIFE and os.waitstatus_to_exitcode(status) != -signal.SIGKILL
         short = short + 1 if failed else 0
+        if short > LOST and _is_over(channel):
+            return 1  # no worker gets far enough to learn it itself
         log.warning(
             "worker %d ended with %d after %.1f s: another one goes on with its flows",
             pid,
@@ -89,6 +91,16 @@ def keep(channel: socket.socket, options: process.Options) -> int:
             lived,
         )
         time.sleep(PAUSES[min(short, LOST - 1)])
+
+
+def _is_over(channel: socket.socket) -> bool:
+    """Whether nobody is at the channel's other end any more."""
+    try:
+        return not channel.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _start() -> int:

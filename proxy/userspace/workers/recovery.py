@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from fcntl import ioctl
 from functools import lru_cache
 from ipaddress import ip_address
-from pathlib import Path
 
 from proxy.model import Endpoint, Frontend, IPAddress, Protocol, ServicePort
 from proxy.userspace.flow import Flow
@@ -69,13 +68,17 @@ def forsake(worker: Worker, left: set[int]) -> None:
     """Close all that was left: going on with it has failed too often."""
     for fd in left:
         worker.ledger.peers[fd] = worker.ledger.pipes[fd] = 0
-        _reset(fd)
+        with suppress(OSError):
+            if _is_connection(fd):
+                _reset(fd)
+            else:
+                os.close(fd)
 
 
 def table() -> set[int]:
     """All open descriptors of this process."""
-    found = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
-    return {fd for fd in found if _is_open(fd)}  # not the one that this look took
+    names = os.listdir("/proc/self/fd")  # noqa: PTH208 - thousands, and only their numbers matter
+    return {fd for fd in map(int, names) if _is_open(fd)}  # not those that this look took
 
 
 def resolve(worker: Worker, found: Found) -> None:
@@ -148,12 +151,16 @@ def _reading(fd: int) -> Side:
     """What the kernel has counted, all at one moment. Raises OSError."""
     sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     try:
+        unread = 0
         for _ in range(TRIES):
-            before = _number(fd, UNREAD), _number(fd, UNSENT)
+            unsent = _number(fd, UNSENT)
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_SIZE)
-            if before == (_number(fd, UNREAD), _number(fd, UNSENT)):
+            before, unread = unread, _number(fd, UNREAD)
+            # Nobody reads or writes here. So none unread after it means none before, and none unsent before it
+            # means none after; else the numbers must be the same before and after.
+            if unread == before and (not unsent or unsent == _number(fd, UNSENT)):
                 acked, received = ACKED_AND_RECEIVED.unpack_from(info, ACKED_AT)
-                return Side(info[0], received=received, unread=before[0], acked=acked, unacked=before[1])
+                return Side(info[0], received=received, unread=unread, acked=acked, unacked=unsent)
     finally:
         sock.detach()
     raise OSError(errno.EAGAIN, "the socket does not come to rest")
