@@ -249,7 +249,7 @@ def containerd(inside: Enclosure, archive: Path) -> Iterator[Containerd]:
         inside.started("containerd", "-c", str(config), stdout=log, stderr=log),
     ):
         made = Containerd(inside, inside.work / "containerd.sock")
-        until(made.open.exists, "containerd to listen")
+        until(made.socket.exists, "containerd to listen")
         for namespace in ("default", "k8s.io"):
             made.ctr("-n", namespace, "image", "import", str(archive))
         yield made

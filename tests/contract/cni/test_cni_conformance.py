@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,12 @@ from cni.install import SHIM, install
 from cni.journal import Journal, journal_path
 from cni.protocol import Attachment
 from netplane.config import Paths
-from tests.netns.cni_node import CniNode, cni_node, netns_path, network, pods, run_in
+from tests.netns.cni_node import cni_node, netns_path, network, pods, run_in
 
 pytestmark = pytest.mark.netns
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 CHECKABLE = ("0.4.0", "1.0.0", "1.1.0")
-_numbers = count(1)
 
 
 @pytest.fixture(scope="module", params=["shim", "python"])
@@ -38,23 +36,6 @@ def executable(request):
 def node(tmp_path_factory, executable):
     with cni_node(tmp_path_factory.mktemp("node"), shim=executable) as made:
         yield made
-
-
-@pytest.fixture
-def pod():
-    with pods(1) as (made,):
-        yield made
-
-
-@pytest.fixture
-def container(node: CniNode):
-    """An identity nobody used; whatever the test left of it is taken away."""
-    name = f"container-{next(_numbers)}"
-    yield name
-    for lease in node.leases():
-        attachment = lease.attachment
-        if attachment.container_id == name:
-            node.call("DEL", name, ifname=attachment.ifname, name=attachment.network)
 
 
 def error(answer, code: int, *named: str) -> None:

@@ -6,7 +6,6 @@
 import json
 import os
 import subprocess
-from itertools import count
 
 import pytest
 
@@ -14,10 +13,9 @@ from cni import client
 from cni.leases import store_path
 from netplane.config import Paths
 from tests.contract.cni.test_cni_conformance import VERSIONS, error
-from tests.netns.cni_node import CniNode, cni_node, netns_path, network, pods, run_in
+from tests.netns.cni_node import cni_node, netns_path, network, pods, run_in
 
 pytestmark = pytest.mark.netns
-_numbers = count(1)
 DUAL = {"ranges": [["10.244.1.0/24"], ["fd00:10:244:1::/64"]]}
 
 
@@ -25,22 +23,6 @@ DUAL = {"ranges": [["10.244.1.0/24"], ["fd00:10:244:1::/64"]]}
 def node(tmp_path_factory):
     with cni_node(tmp_path_factory.mktemp("node")) as made:
         yield made
-
-
-@pytest.fixture
-def pod():
-    with pods(1) as (made,):
-        yield made
-
-
-@pytest.fixture
-def container(node: CniNode):
-    name = f"rule-{next(_numbers)}"
-    yield name
-    for lease in node.leases():
-        if lease.attachment.container_id == name:
-            node.call("DEL", name, ifname=lease.attachment.ifname, name=lease.attachment.network)
-    assert node.residue() == {}
 
 
 # --- versions and the environment -------------------------------------------------------------------------
@@ -414,3 +396,7 @@ def test_it_works_for_a_caller_in_any_namespace_and_directory(node, pod, contain
     assert (done.returncode, done.stderr) == (0, b""), done.stdout
     assert "eth0" in run_in(pod, "ip", "-o", "link")
     assert len(node.links()) == 1
+
+
+def test_nothing_is_left_of_all_of_this(node):
+    assert node.residue() == {}
