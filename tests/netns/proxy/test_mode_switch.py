@@ -13,8 +13,9 @@ from netplane.config import Paths
 from netplane.linux import conntrack, nft
 from netplane.linux.nfnetlink import Tables
 from netplane.linux.rtnl import rtnl
-from proxy import modes
+from proxy import modes, routes
 from proxy.ebpf.pins import HOOKS, missing_hooks
+from proxy.flush import flush
 from proxy.modes import Forwarding, Mode
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
@@ -233,3 +234,16 @@ def test_a_process_that_starts_in_another_mode_takes_the_old_one_away(world, qui
         assert traces(world) == OWN[Mode.USERSPACE]
     finally:
         second.stop()
+
+
+@pytest.mark.parametrize("mode", OWN, ids=str)
+def test_flush_takes_every_trace_of_a_stopped_proxy(world, place, mode: Mode) -> None:
+    node = Switching(world, mode, place.paths)
+    visit(world, "client", *destination("web"))
+    node.stop(keep=True)
+    assert traces(world, place) >= OWN[mode]
+    said = world.run("n1", lambda: list(flush(place.paths)))
+    assert any("local routes of 10.96.0.0/12" in line for line in said)
+    assert traces(world, place) == set()
+    assert world.run("n1", routes.routed) == []
+    assert world.run("n1", lambda: list(flush(place.paths))) == [], "there is nothing left to be said"
