@@ -83,14 +83,19 @@ def places(services: list[Any]) -> Iterator[tuple[str, int, str]]:
 
 
 def outcome(world, source: Where, address: str, port: int, protocol: str) -> Any:
-    """Refused, dropped, or who may answer and whom each of them sees."""
+    """Refused, dropped, or who may answer and whom each of them sees. Silence is believed when it lasts."""
+    found = look(world, source, address, port, protocol, 0.3)
+    return look(world, source, address, port, protocol, 2) if found is Failed.DROPPED else found
+
+
+def look(world, source: Where, address: str, port: int, protocol: str, timeout: float) -> Any:
     seen: dict[str, str] = {}
     for _ in range(TRIES):
         try:
             if protocol == UDP:
-                name, saw = ask(world, source, address, port, timeout=0.3)
+                name, saw = ask(world, source, address, port, timeout=timeout)
             else:
-                world.connect(source, address, port, timeout=0.3).close()
+                world.connect(source, address, port, timeout=timeout).close()
                 name, saw = visit(world, source, address, port)
         except PermissionError:
             return NOT_SENT
