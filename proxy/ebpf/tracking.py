@@ -1,10 +1,10 @@
 """What goes from pod to pod as it is needs no connection tracking: an nft table of our own that says so.
 
 Why: the table that serves clients outside makes the kernel track every packet of the node, a third of what it adds to a
-request, and what sockets were told to do is not translated any more. Only connections that somebody does translate (for a
-client outside the node's cgroup, for a hostPort, or begun before ebpf mode) must be tracked still, in both directions.
-Their clients are kept in a set, by address and port as both sides say them (a source port may be translated as well),
-for as long as conntrack keeps such a connection; and those of before are put there first.
+request, and what sockets were told to do is not translated any more. Only connections that somebody does translate
+(for a client outside the node's cgroup, for a hostPort, or begun before ebpf mode) must be tracked still, in both
+directions. Their clients are kept in a set, by address and port as both sides say them (a source port may be
+translated as well), for as long as conntrack keeps such a connection; those of before are put there first.
 """
 
 import hashlib
