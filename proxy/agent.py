@@ -292,7 +292,10 @@ class _Agent:
             "room": self._crew.room,
             "ejected": self._crew.ejected,
             "unserved": [str(entry) for entry in report.unserved],
-            "problems": list(self._syncer.snapshot.problems) if self._syncer.snapshot else [],
+            "problems": [
+                *(self._syncer.snapshot.problems if self._syncer.snapshot else ()),
+                *report.warnings,
+            ],
             "apiSilentSeconds": self._silence(),
         }
 

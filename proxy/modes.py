@@ -25,6 +25,7 @@ from proxy.nftables import flows as translated
 from proxy.nftables import leaving
 from proxy.nftables.datapath import NftablesDataPath
 from proxy.targets import Targets
+from proxy.unheard import Unheard
 from proxy.userspace import plumbing
 from proxy.userspace.datapath import UserspaceDataPath
 
@@ -84,6 +85,7 @@ class Forwarding:
         self._paths = paths or Paths()
         self._kernel = self._made(mode)
         self._loopback = Loopback()
+        self._unheard = Unheard(mode)
         self._want: Snapshot | None = None
         self._lock = asyncio.Lock()
         self._settled_at = 0.0
@@ -111,10 +113,11 @@ class Forwarding:
         async with self._lock:
             report = await self._sync(want, self._kernel)
             self._want = want
+            warnings = (*report.warnings, *self._unheard.of(want.targets))
             if not self._begun:  # the process before us may have had another mode
                 self._begun = True
                 self._leave_all_but(self.mode)
-            return report
+            return replace(report, warnings=warnings)
 
     async def switch(self, mode: Mode) -> str:
         """Serve by another data path; what was done, in words. Raises KernelError: then nothing has changed."""
@@ -132,6 +135,7 @@ class Forwarding:
                 self._leave_all_but(self.mode)
                 raise
             left, self._kernel, self.mode = self._kernel, kernel, mode
+            self._unheard = Unheard(mode)
             if left is not None:
                 await left.close(keep=True)
             self._settled_at = monotonic() + SETTLE

@@ -107,6 +107,7 @@ PURE = (
     "proxy/selection.py",
     "proxy/snapshot.py",
     "proxy/targets.py",
+    "proxy/unheard.py",
     "proxy/userspace/ruleset.py",
     "netplane/kube/cache.py",
     "netplane/kube/errors.py",

@@ -24,14 +24,13 @@ from proxy.ebpf.layout import address_bytes
 from proxy.ebpf.pins import Pins
 from proxy.ebpf.routes import Route, route_of
 from proxy.ebpf.tables import MAPS, Lost, Tables, read
-from proxy.model import Balance, Frontend, IPAddress, NodeFacts, Protocol, ServicePort, Snapshot, Target
+from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, ServicePort, Snapshot, Target
 from proxy.targets import copied
 
 MACHINES_MOUNT = Path("/sys/fs/bpf")  # there before us, and not ours to take away
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, kernel 5.14
 _LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
 MEND_EVERY = 30.0  # seconds after which a sync looks at the hooks again though nothing has changed
-_TURNS = frozenset({Balance.ROUND_ROBIN, Balance.RANDOM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,6 @@ class EbpfDataPath:
         self._mended_at = 0.0
         self._cannot_end = ""
         self._endings: list[Ending] = []
-        self._unturned: dict[Frontend, Target] = {}  # those that ask for another balance than sockets have
 
     @property
     def name(self) -> str:
@@ -79,7 +77,6 @@ class EbpfDataPath:
                 await asyncio.to_thread(self._mend)
             if self._tables is None:
                 gone = await asyncio.to_thread(self._begin, copied(want.targets), want.node)
-                self._unturned = _unturned(want.targets)
             else:
                 gone = self._follow(self._tables, want)
             if want.node != self._node:
@@ -91,7 +88,7 @@ class EbpfDataPath:
             self._forget()  # the next sync reads the kernel
             raise
         self._have = want.targets
-        return replace(report, warnings=(*report.warnings, *self._warnings()))
+        return replace(report, warnings=(*report.warnings, self._cannot_end)) if self._cannot_end else report
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What lies beneath says, where maps and hooks agree; where they do not, with the endpoints they have."""
@@ -161,9 +158,6 @@ class EbpfDataPath:
         """What has changed since the last sync."""
         changes = diff(self._have, want.targets)
         pointed = {**changes.changed, **changes.added}
-        for frontend in (*changes.removed, *pointed):
-            self._unturned.pop(frontend, None)
-        self._unturned |= _unturned(pointed)
         return _apply(tables, pointed, {frontend: self._have.get(frontend) for frontend in changes.removed})
 
     def _end(self, tables: Tables, endings: Sequence[Ending]) -> None:
@@ -177,12 +171,6 @@ class EbpfDataPath:
             self._cannot_end = ""
         except KernelError as error:
             self._cannot_end = str(error)
-
-    def _warnings(self) -> list[str]:
-        """What Services ask for that sockets do not do."""
-        names = {str(target.service) for target in self._unturned.values()}
-        turns = [f"{name}: in ebpf mode endpoints take turns (netplane.io/balance)" for name in sorted(names)]
-        return [*turns, self._cannot_end] if self._cannot_end else turns
 
     def _mend(self) -> None:
         """Begin anew where somebody has taken a hook or a map away."""
@@ -257,7 +245,3 @@ def _node_port_addresses(node: NodeFacts) -> dict[bytes, int]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         cookie = int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
     return here | {address_bytes(address): cookie for address in _LOOPBACK if serves(address)}
-
-
-def _unturned(targets: Mapping[Frontend, Target]) -> dict[Frontend, Target]:
-    return {frontend: target for frontend, target in targets.items() if target.balance not in _TURNS}

@@ -15,7 +15,7 @@ from netplane.linux.nfnetlink import Tables
 from proxy import routes
 from proxy.datapath import SyncReport
 from proxy.diff import Changes, diff
-from proxy.model import Balance, Frontend, NodeFacts, Snapshot, Target
+from proxy.model import Frontend, NodeFacts, Snapshot, Target
 from proxy.nftables import observe, ruleset, stale
 from proxy.nftables.choosing import rules_of
 from proxy.nftables.elements import Elements, Placed
@@ -23,7 +23,6 @@ from proxy.nftables.names import FAMILY, TABLE
 from proxy.nftables.state import State, mending
 from proxy.targets import copied
 
-_AT_RANDOM = frozenset({Balance.ROUND_ROBIN, Balance.RANDOM})
 FEW = 16  # frontends whose change takes less than a millisecond
 MEND_EVERY = 30.0  # seconds after which a sync looks at the kernel again though nothing has changed
 
@@ -37,7 +36,6 @@ class NftablesDataPath:
         self._state: State | None = None
         self._targets: Mapping[Frontend, Target] = {}
         self._looked_at = 0.0
-        self._unheard: dict[Frontend, str] = {}
 
     @property
     def name(self) -> str:
@@ -65,23 +63,8 @@ class NftablesDataPath:
         else:
             self._state = await _follow(tables, state, changes)
         self._targets = want.targets
-        self._note_unheard(changes)
         counts = (len(changes.added), len(changes.changed), len(changes.removed))
-        return SyncReport(want.revision, *counts, warnings=tuple(sorted(set(self._unheard.values()))))
-
-    def _note_unheard(self, changes: Changes) -> None:
-        """What Services ask for that a translation cannot do."""
-        for frontend in stale.touched(changes):
-            self._unheard.pop(frontend, None)
-        for frontend, target in (*changes.changed.items(), *changes.added.items()):
-            if target.proxy_protocol:
-                self._unheard[frontend] = (
-                    f"{target.service}: mode nftables has no PROXY protocol (netplane.io/proxy-protocol)"
-                )
-            elif target.balance not in _AT_RANDOM:
-                self._unheard[frontend] = (
-                    f"{target.service}: in mode nftables endpoints are chosen at random (netplane.io/balance)"
-                )
+        return SyncReport(want.revision, *counts)
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What the kernel's elements say; a target that they agree with is given in full."""
@@ -92,7 +75,6 @@ class NftablesDataPath:
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: the kernel goes on by itself."""
         self._state, self._targets = None, {}
-        self._unheard.clear()
         if self._tables is not None:
             self._tables.close()
             self._tables = None
