@@ -75,8 +75,16 @@ class FakeApi:
         return await self._store("DELETED", self._key(resource, namespace, name), old)
 
     async def watch(
-        self, resource, namespace=None, *, resource_version, label_selector="", field_selector=""
+        self,
+        resource,
+        namespace=None,
+        *,
+        resource_version,
+        initial=False,
+        label_selector="",
+        field_selector="",
     ):
+        assert not initial, "the fake's watches begin after a list"
         seen = int(resource_version)
         while True:
             self._here()
