@@ -26,6 +26,11 @@ def name_option(default: str = "lab") -> Callable[[Command], Command]:
     return click.option("--name", default=default, show_default=True, help="The lab's name.")
 
 
+mode_option = click.option(
+    "--mode", default="userspace", show_default=True, help="The proxy's data path; auto takes the best."
+)
+
+
 @click.group()
 def lab() -> None:
     """A cluster of namespaces on this machine; nothing outside them is touched.
@@ -44,7 +49,7 @@ def shape_options(command: Command) -> Command:
         (
             click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes, 1 to 9."),
             click.option("--masters", type=int, default=1, show_default=True, help="Control plane machines."),
-            click.option("--mode", default="userspace", show_default=True, help="The proxy's data path."),
+            mode_option,
             click.option("--store", default="sqlite", show_default=True, help="The control plane's storage."),
             click.option("--overlay", default="routes", show_default=True, help="Pod traffic between nodes."),
             click.option(
@@ -200,18 +205,19 @@ def start(name: str, machine: str) -> None:
 
 @lab.command()
 @name_option("demo")
-def demo(name: str) -> None:
+@mode_option
+def demo(name: str, mode: str) -> None:
     """The main job, shown: a cluster, a Deployment, Services, balanced requests, the explained route.
 
     \b
     Example:
-      netplane lab demo
+      netplane lab demo --mode nftables
     """
     from netplane.lab import demo as showing
 
     program = sys.argv[0] if "/" in sys.argv[0] else "netplane"
     with progress(f"lab {name}") as say:
-        report = showing.run(name, say)
+        report = showing.run(name, mode, say)
     click.echo(report.render(program), nl=False)
     if not report.works:
         raise click.exceptions.Exit(1)

@@ -54,8 +54,8 @@ class Demonstration:
         return demo_text.render(program, self.spec.name, kubeconfig, self.answers, self.explanation.render())
 
 
-def run(name: str, say: Say) -> Demonstration:
-    """Show it on the lab of that name, which is made if it is not there.
+def run(name: str, mode: str, say: Say) -> Demonstration:
+    """Show it on the lab of that name, which is made, with `mode` as its data path, if it is not there.
 
     Raises NetplaneError naming what does not work.
     """
@@ -63,7 +63,7 @@ def run(name: str, say: Say) -> Demonstration:
         raise ConfigError(
             f"cannot show the demo: {EXAMPLE} is missing", "Run it from netplane's source directory"
         )
-    spec = LabSpec(name)
+    spec = LabSpec(name, mode=mode)
     if place.is_alive(spec.directory):
         spec = place.load(name)
     else:
