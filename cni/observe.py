@@ -3,6 +3,7 @@
 For CHECK, for mending at the daemon's start, and for the MTU. Nothing here changes anything.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from cni import firewall, routes
 from cni.check import Link, Observed
@@ -63,8 +65,8 @@ def our_links(known: Container[str] = ()) -> frozenset[str]:
 
 
 def _is_in_our_group(host: IPRoute, name: str) -> bool:
-    index = _link(host, name)[0]
-    return bool(index) and next(iter(host.get_links(index))).get_attr("IFLA_GROUP") == LINK_GROUP
+    entry = _entry(host, name)
+    return entry is not None and entry.get_attr("IFLA_GROUP") == LINK_GROUP
 
 
 def routed_addresses() -> frozenset[tuple[IPAddress, str]]:
@@ -152,12 +154,21 @@ def _socket(netns: int | None = None) -> Iterator[IPRoute]:
 
 
 def _link(socket: IPRoute, name: str) -> tuple[int, Link | None]:
-    found = socket.link_lookup(ifname=name)
-    if not found:
+    entry = _entry(socket, name)
+    if entry is None:
         return 0, None
-    entry = next(iter(socket.get_links(found[0])))
     up = bool(entry["flags"] & _IFF_UP)
-    return found[0], Link(name, entry.get_attr("IFLA_ADDRESS"), entry.get_attr("IFLA_MTU"), up)
+    return entry["index"], Link(name, entry.get_attr("IFLA_ADDRESS"), entry.get_attr("IFLA_MTU"), up)
+
+
+def _entry(socket: IPRoute, name: str) -> Any | None:
+    """What the kernel says of a link; None where there is none, or none any more: its pod may end at any time."""
+    try:
+        return next(iter(socket.link("get", ifname=name)), None)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
 
 
 def _gateways(pod: IPRoute, index: int) -> Iterator[IPAddress]:

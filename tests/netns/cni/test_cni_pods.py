@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cni import client
+from cni import client, observe
 from netplane.linux.namespaces import socket_in
 from tests.netns.cni_node import (
     NODE_ADDRESS,
@@ -240,3 +240,8 @@ def test_no_first_packet_is_lost(node: CniNode, family, cidr):
                     lost.append(number)
                 client.call(node.socket_path, {**environment, "CNI_COMMAND": "DEL"}, stdin)
     assert lost == []
+
+
+def test_a_link_that_goes_while_it_is_looked_for_is_none_of_ours(monkeypatch):
+    monkeypatch.setattr(observe.routes, "link_names", lambda: {1: "np0123456789ab"})
+    assert observe.our_links() == frozenset()
