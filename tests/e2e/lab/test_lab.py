@@ -92,7 +92,11 @@ def test_interrupted_at_any_moment_nothing_stays(name: str, seconds: float, numb
     if making.returncode == 0:  # on a fast machine it was whole before the signal came: then it stays
         assert place.is_alive(LABS / name)
         return
-    eventually(lambda: remains(name, inside) == [], f"nothing left; there is {remains(name, inside)}", 10)
+    eventually(
+        lambda: remains(name, inside) == [],
+        lambda: f"nothing left; it said {errors!r}; there is {remains(name, inside)}",
+        10,
+    )
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.2, 2.5])
