@@ -28,9 +28,9 @@ def shown() -> Iterator[tuple[Lab, str]]:
         assert remains(lab.name, inside) == []
 
 
-def demo(lab: Lab) -> str:
+def demo(lab: Lab, *options: str) -> str:
     began = time.monotonic()
-    process = start("lab", "demo", "--name", lab.name)
+    process = start("lab", "demo", "--name", lab.name, *options)
     output, errors = process.communicate(timeout=LIMIT_SECONDS * 2)
     assert process.returncode == 0, output + errors
     assert errors == ""  # progress is for terminals
@@ -50,6 +50,17 @@ def test_the_demo_shows_who_answered_whom(shown: tuple[Lab, str]) -> None:
     assert "ANSWER    HTTP 200 from pod default/hello-" in text
     assert f"export KUBECONFIG={lab.kubeconfig}" in text
     assert f"lab down --name {lab.name}" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("nftables", "[nft inet netplane_services]"), ("ebpf", "[BPF maps of the node")],
+)
+def test_the_kernels_modes_are_shown_as_well(lab: Lab, mode: str, told: str) -> None:
+    text = demo(lab, "--mode", mode)
+    assert "VERDICT   WORKS" in text
+    assert told in text
+    assert "no answer" not in text
 
 
 def test_it_may_be_shown_twice(shown: tuple[Lab, str]) -> None:
