@@ -33,6 +33,7 @@ from cni.plan import (
     LocalRoute,
     Neighbour,
     NoLinkLocal,
+    NoMulticastRoute,
     PodAddress,
     Setting,
     Shape,
@@ -105,9 +106,9 @@ def batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
 def _place(step: Step) -> object:
     """Where a step works; what makes or unmakes something that others need stands alone."""
     match step:
-        case Neighbour() | LinkUp():
+        case Neighbour() | LinkUp() | Transmit():
             return step.where
-        case Label() | HostRoute() | Transmit():
+        case Label() | HostRoute() | NoMulticastRoute():
             return Where.HOST
         case NoLinkLocal() | PodAddress() | LocalRoute() | DefaultRoute():
             return Where.POD
@@ -186,9 +187,9 @@ class _Worker:
         if link is None:
             raise KernelError("cannot enter the pod's network namespace: none was given")
         if not self._sockets.ipv6:
-            steps = [step for step in steps if not isinstance(step, NoLinkLocal)]
+            steps = [step for step in steps if not isinstance(step, NoLinkLocal | NoMulticastRoute)]
         for step, status in zip(steps, link.ask([self._message(step) for step in steps]), strict=True):
-            if status:
+            if status and not (status == errno.ESRCH and isinstance(step, NoMulticastRoute)):
                 raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
 
     def _message(self, step: Step) -> bytearray:
@@ -204,7 +205,10 @@ class _Worker:
                 index = _LOOPBACK if step.link == "lo" else self._made
                 return templates.link_up().fill(index=index)
             case Transmit():
-                return templates.get_link().fill(index=self._host_index(step.link))
+                index = self._made if step.where is Where.POD else self._host_index(step.link)
+                return templates.get_link().fill(index=index)
+            case NoMulticastRoute():
+                return templates.no_multicast_route().fill(index=self._host_index(step.link))
             case PodAddress():
                 return templates.address(step.address.version).fill(index=self._made, address=step.address)
             case LocalRoute():
@@ -324,7 +328,8 @@ _WORDS: dict[type, str] = {
     Label: "label {s.link}",
     NoLinkLocal: "keep {s.link} from making itself an address",
     LinkUp: "bring up {s.link} ({s.where})",
-    Transmit: "have {s.link} transmit",
+    Transmit: "have {s.link} transmit ({s.where})",
+    NoMulticastRoute: "take the IPv6 multicast route off {s.link}",
     PodAddress: "give {s.link} the address {s.address}",
     Neighbour: "add the neighbour {s.address} on {s.link} ({s.where})",
     LocalRoute: "have the pod take what is sent to {s.address}",

@@ -78,8 +78,21 @@ class LinkUp:
 
 @dataclass(frozen=True, slots=True)
 class Transmit:
-    """Have the host's end send from now on. Its carrier came with the pod's end, and until the kernel's link watch has
+    """Have an end send from now on. Its carrier came when the pod's end came up, and until the kernel's link watch has
     run for it, packets to the pod are dropped in silence. Asking for the link runs it (rtnl_getlink, since 6.8).
+
+    The pod's end transmits anyhow, but waits in the link watch's list, which lets go of a hundred such a second and is
+    looked through, under the lock for links, whenever any link comes up (__linkwatch_run_queue).
+    """
+
+    where: Where
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoMulticastRoute:
+    """The host's end without the route to ff00::/8 that came with its carrier (addrconf_add_mroute): the host sends
+    its pods nothing by it, and with each link the kernel would look through those of all the others. Absent is fine.
     """
 
     link: str
@@ -174,6 +187,7 @@ Step = (
     | NoLinkLocal
     | LinkUp
     | Transmit
+    | NoMulticastRoute
     | PodAddress
     | Neighbour
     | LocalRoute
@@ -218,12 +232,14 @@ def attach(lease: Lease) -> tuple[Step, ...]:
         LinkUp(Where.POD, "lo"),
         *((NoLinkLocal(pod_link),) if _has_ipv6(lease) and 6 not in versions else ()),
         LinkUp(Where.POD, pod_link),
+        Transmit(Where.POD, pod_link),
         *(PodAddress(pod_link, address) for address in lease.addresses),
         *(LocalRoute(pod_link, address) for address in lease.addresses if address.version == 6),
         *(Neighbour(Where.POD, pod_link, GATEWAYS[v], host_mac) for v in versions),
         *(DefaultRoute(pod_link, GATEWAYS[v]) for v in versions),
         *host_side(lease),
-        Transmit(link),
+        Transmit(Where.HOST, link),
+        *((NoMulticastRoute(link),) if _has_ipv6(lease) else ()),
         *_shapes(lease),
         Firewall(True, lease),
         *_flows(lease),

@@ -24,13 +24,14 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 REQUEST, ACK, EXCL, REPLACE, CREATE, APPEND = 0x1, 0x4, 0x200, 0x100, 0x400, 0x800  # netlink(7)
 DUMP = 0x300
-NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWROUTE, GETROUTE, NEWNEIGH = (
+NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWROUTE, DELROUTE, GETROUTE, NEWNEIGH = (
     16,
     17,
     18,
     19,
     20,
     24,
+    25,
     26,
     28,
 )  # rtnetlink(7)
@@ -45,6 +46,7 @@ _ONLINK = 4
 _MAIN_TABLE, _LOCAL_TABLE = 254, 255
 _SCOPE_GLOBAL, _SCOPE_LINK = 0, 253
 _UNICAST, _LOCAL = 1, 2  # rtm_type
+_KERNELS_OWN = 2  # RTPROT_KERNEL
 _ADDR_GEN_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE
 _NUMBER = struct.Struct("=I")
 _SEQUENCE, _ACK_BYTE = 8, 6 if sys.byteorder == "little" else 7  # in struct nlmsghdr
@@ -314,6 +316,18 @@ def default_route(version: int, protocol: int) -> Template:
         return _encoded(rtmsg(), NEWROUTE, CREATE | APPEND, attributes, **fields)
 
     return Template(encode, {"index": NUMBER, "gateway": ADDRESS[version]})
+
+
+@lru_cache(maxsize=1)
+def no_multicast_route() -> Template:
+    """Take away the route to ff00::/8 on a link that the kernel makes when the link has a carrier."""
+
+    def encode(index: int) -> bytes:
+        attributes = [("RTA_TABLE", _LOCAL_TABLE), ("RTA_DST", "ff00::"), ("RTA_OIF", index)]
+        fields = {"family": socket.AF_INET6, "dst_len": 8, "table": _LOCAL_TABLE, "proto": _KERNELS_OWN}
+        return _encoded(rtmsg(), DELROUTE, 0, attributes, **fields)
+
+    return Template(encode, {"index": NUMBER})
 
 
 @lru_cache(maxsize=2)

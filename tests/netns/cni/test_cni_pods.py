@@ -116,6 +116,25 @@ def test_a_link_too_small_for_ipv6_carries_ipv4(node: CniNode):
         assert node.residue() == {}
 
 
+@pytest.mark.parametrize(
+    "ranges", [["10.244.1.0/24"], ["10.244.1.0/24", "fd00:10:244:1::/64"]], ids=["4", "4 and 6"]
+)
+def test_a_pod_leaves_nothing_that_later_pods_would_wait_for(node: CniNode, ranges):
+    """The kernel looks, for each new link, through all IPv6 routes and all links it has yet to say are up."""
+    with pods(1) as (pod,):
+        for index in range(20):
+            ipam = {"ranges": [[subnet] for subnet in ranges]}
+            assert node.call("ADD", "pod", pod, ipam=ipam, ifname=f"net{index}").code == 0
+        inside = json.loads(run_in(pod, "ip", "-j", "link"))
+        assert {link["ifname"]: link["operstate"] for link in inside if link["ifname"] != "lo"} == {
+            f"net{index}": "UP" for index in range(20)
+        }
+        routes = json.loads(node.command("ip", "-j", "-6", "route", "show", "table", "all"))
+        left = [route for route in routes if route.get("dev", "").startswith("np")]
+        assert [route["dst"] for route in left if not route["dst"].startswith("fd00:")] == []
+        assert len(left) == 20 * (len(ranges) - 1)
+
+
 def test_what_leaves_the_cluster_has_the_nodes_address_and_what_does_not_keeps_the_pods(node: CniNode):
     run_in(node.outside, "ip", "address", "add", "10.244.9.9/32", "dev", "lo")
     run_in(node.outside, "ip", "route", "add", "10.244.1.0/24", "via", NODE_ADDRESS)

@@ -17,6 +17,7 @@ from cni.plan import (
     HostRoute,
     LinkUp,
     Neighbour,
+    NoMulticastRoute,
     PodAddress,
     Transmit,
     Where,
@@ -53,12 +54,14 @@ def test_an_add_from_top_to_bottom():
         expected = [
             LinkUp(Where.HOST, TERMS.link),
             LinkUp(Where.POD, "eth0"),
+            Transmit(Where.POD, "eth0"),
             PodAddress("eth0", address),
             Neighbour(Where.POD, "eth0", ip_address(gateway), host_mac),
             DefaultRoute("eth0", ip_address(gateway)),
             Neighbour(Where.HOST, TERMS.link, address, pod_mac),
             HostRoute(TERMS.link, address),
-            Transmit(TERMS.link),
+            Transmit(Where.HOST, TERMS.link),
+            NoMulticastRoute(TERMS.link),
         ]
         positions = [steps.index(step) for step in expected]
         assert positions == sorted(positions)

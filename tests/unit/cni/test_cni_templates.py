@@ -34,6 +34,7 @@ def test_a_label_and_its_settings(index, alias, localnet, ipv6):
 def test_links_and_groups(number, name):
     same(t.link_up(), index=number)
     same(t.no_link_local(), index=number)
+    same(t.no_multicast_route(), index=number)
     same(t.regroup(len(name)), name=name, group=number)
     same(t.delete_group(), group=number)
 
