@@ -60,8 +60,8 @@ DECLARATIONS = "\n".join(
 
 def _rules() -> Iterator[str]:
     yield 'guard iifname "np*" ip daddr 127.0.0.0/8 drop'
-    # Nobody here listens to what pods send to all (neighbour discovery, MLD), and the kernel would look through a
-    # route a link for each such packet.
+    # Nobody here listens to what pods send to all (neighbour discovery, MLD). Where the kernel kept its route for that
+    # on each link (``plan.NoMulticastRoute``), it would look through all of them for each such packet.
     yield 'guard iifname "np*" ip6 daddr ff00::/8 drop'
     for chain in ("prerouting", "output"):
         for v, match in _MATCH.items():
