@@ -3,7 +3,9 @@
 Why every subject has a node of its own: rules, hooks and conntrack of one would tax the others. Why slices: only what
 ran within the same seconds can be compared on a machine whose speed moves. Each round gives every subject one slice,
 in random order; a ratio belongs to one round, and its median over all rounds comes with a bootstrap 95 % interval.
-`direct` has a second node: the ratio of the two (A/A) shows what differences mean nothing.
+`direct` has a second node: the ratio of the two (A/A) shows what differences mean nothing. `direct` meets no netfilter;
+`past the Service` goes straight to the pod, too, but on a node in ebpf mode: what such a node costs every packet lies
+between these two, and what the hooks cost between it and `ebpf`.
 """
 
 import random
@@ -36,7 +38,7 @@ from netplane.bench.place import (
 from netplane.bench.statistics import paired, percentile
 from netplane.errors import ConfigError, PeerError
 
-DIRECT, AGAIN, NFTABLES, EBPF = "direct", "direct again", "nftables", "ebpf"
+DIRECT, AGAIN, NFTABLES, EBPF, PAST = "direct", "direct again", "nftables", "ebpf", "past the Service"
 KUBE_IPTABLES, KUBE_NFTABLES = "kube-proxy's iptables", "kube-proxy's nftables"
 # Measure → (the load's kind, parallel connections, unit).
 MEASURES: Mapping[str, tuple[str, int, str]] = {
@@ -62,6 +64,7 @@ def subjects() -> list[Subject]:
         Subject(DIRECT, _nothing, SERVER, SERVED),
         Subject(AGAIN, _nothing, SERVER, SERVED),
         *(Subject(mode, _netplane(mode)) for mode in ("userspace", NFTABLES, EBPF)),
+        Subject(PAST, _netplane(EBPF), SERVER, SERVED),
         Subject("haproxy", _haproxy, NODE, PLAIN),
         Subject("haproxy splice", _haproxy, NODE, SPLICE),
         Subject(KUBE_IPTABLES, _rules(["iptables-restore"], shapes.iptables)),
