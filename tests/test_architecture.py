@@ -90,6 +90,7 @@ PURE = (
     "controlplane/controllers/workloads/rollout.py",
     "controlplane/controllers/services/slices.py",
     "netplane/debug/told.py",
+    "netplane/bench/plot.py",
     "netplane/debug/verdict.py",
     "netplane/debug/walk.py",
     "netplane/dns/records.py",

@@ -152,8 +152,13 @@ def losses(connections: int, rounds: int, output: str) -> None:
 @click.option("--seconds", default=0.1, show_default=True, help="Length of a slice.")
 @click.option("--only", multiple=True, metavar="SUBJECT", help="Just this one, and others named so.")
 @click.option("--many/--no-many", default=True, show_default=True, help="Also with 10,000 Services.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this file, as SVG."
+)
 @output_option
-def datapath(rounds: int, seconds: float, only: tuple[str, ...], many: bool, output: str) -> None:
+def datapath(
+    rounds: int, seconds: float, only: tuple[str, ...], many: bool, plot: Path | None, output: str
+) -> None:
     """All modes beside direct, HAProxy and kube-proxy's rules, each on a node of its own, one endpoint each.
 
     \b
@@ -162,10 +167,15 @@ def datapath(rounds: int, seconds: float, only: tuple[str, ...], many: bool, out
     """
     from netplane.bench import datapath as measured
     from netplane.bench import many as crowded
+    from netplane.bench.plot import bars
     from netplane.bench.proxy import load_average
 
     before = load_average()
     rows = measured.measure(rounds, seconds, only, say)
+    if plot:
+        plot.write_text(
+            bars(rows, measured.DIRECT, frozenset({"userspace", measured.NFTABLES, measured.EBPF}))
+        )
     if many:
         rows += crowded.measure(rounds, seconds, only, say)
     if output != "table":
