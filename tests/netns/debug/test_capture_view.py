@@ -35,7 +35,9 @@ def test_a_request_through_the_proxy_is_seen_on_both_sides(world: World) -> None
     assert [row.flags for row in client[:3]] == ["SYN", "SYN,ACK", "ACK"], text
     assert client[0].source == ("10.244.1.3", found.reply.port)
     assert client[0].destination == ("10.96.0.20", 80)
-    assert [row.flags for row in endpoint[:3]] == ["SYN", "SYN,ACK", "ACK"], text
+    # The relay's acknowledgement waits for the request, where that is there already.
+    assert [row.flags for row in endpoint[:2]] == ["SYN", "SYN,ACK"], text
+    assert endpoint[2].flags in ("ACK", "PSH,ACK"), text
     assert endpoint[0].source[0] == "10.244.1.3"
     assert endpoint[0].destination[0] in ("10.244.1.7", "10.244.2.9")
     assert not any("RST" in row.flags for row in found.rows), text
