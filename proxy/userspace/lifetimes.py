@@ -38,8 +38,8 @@ class Lifetimes:
         self._left: dict[Frontend, dict[At, float]] = {}  # until when flows may stay there
 
     def limit(self, flow: Flow, seconds: float, now: float) -> None:
-        """A connection that has begun is to end after about so long."""
-        self._over[flow] = now + seconds * random.uniform(1 - JITTER, 1 + JITTER)
+        """A connection that has begun is to end after about so long; what was said first holds."""
+        self._over.setdefault(flow, now + seconds * random.uniform(1 - JITTER, 1 + JITTER))
         if self._timer is None:
             self._timer = self._loop.call_later(SWEEP, self._sweep)
 

@@ -67,9 +67,13 @@ class Worker:
             self._listeners[frontend] = listener
             self._mover_of(frontend).add(listener)
             self.engine.lifetimes.repoint(frontend, None, target)
+            self._limit_ages(listener)
             return
+        was_ageless = listener.target.max_age is None
         self.engine.lifetimes.repoint(frontend, listener.target, target)
         listener.point_at(target)
+        if was_ageless:
+            self._limit_ages(listener)
         listener.traffic, listener.affinity = traffic, affinity
         if frontend.protocol is Protocol.UDP:
             self.datagrams.repoint(listener)
@@ -156,6 +160,13 @@ class Worker:
         listener = self.served(flow.listener.frontend)
         if listener is not None and listener.target.max_age is not None:
             self.engine.lifetimes.limit(flow, listener.target.max_age, monotonic())
+
+    def _limit_ages(self, listener: Listener) -> None:
+        """An age that becomes known holds for connections that are there: those taken over may be here before it."""
+        if listener.target.max_age is not None and listener.frontend.protocol is Protocol.TCP:
+            for flow in self.engine.flows():
+                if self.served(flow.listener.frontend) is listener:
+                    self.limit_age(flow)
 
     def stop_accepting(self) -> None:
         """Take no more clients, who wait in the kernel's queues; UDP flows end. Our copies of sockets are closed."""

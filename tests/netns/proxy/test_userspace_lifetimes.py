@@ -60,6 +60,16 @@ def test_a_connection_over_age_ends_like_an_idle_one(world, running) -> None:
     assert running.worker.active == 0
 
 
+def test_an_age_that_comes_later_holds_for_connections_that_are_there(world, running) -> None:
+    """Those that a new process took over may be there before it knows their Service."""
+    slices = [flows.endpoint_slice("web", "web1")]
+    running.sync([asking()], slices)
+    ((_, idle),) = visits(world, 1)
+    with idle:
+        running.sync([asking(**{"max-connection-age": "1"})], slices)
+        assert ends(idle) == "fin"
+
+
 def test_a_connection_in_use_is_ended_when_it_pauses(world, running) -> None:
     running.sync([asking(**{"max-connection-age": "1"})], [flows.endpoint_slice("web", "web1")])
     ((_, busy),) = visits(world, 1)
