@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from netplane.config import Paths
+from netplane.debug.attached import Attachment, attachment
 from netplane.debug.facts import Facts, Listener, Lookup, Pod, Request, Route, Rules, decode_request, encode
+from netplane.debug.routing import ask
 from netplane.errors import KernelError, NetplaneError, PeerError
 from netplane.linux import nft, sysctl
 from netplane.linux.nfnetlink import Tables
@@ -28,10 +29,7 @@ from proxy.nftables import observe as translated
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.userspace import observe
 
-FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: answer with the table's own entry, protocol included
-KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}  # rtnetlink(7)
 PROXY_TABLE = ("inet", "netplane_proxy")
-IFF_UP = 1
 
 
 def collect(request: Request, node: str, root: Path) -> Facts:
@@ -42,9 +40,10 @@ def collect(request: Request, node: str, root: Path) -> Facts:
     routes: dict[str, Route] = {}
     with rtnl() as ipr:
         for address in request.pods:
-            pods[address], pid = _pod(ipr, address)
-            if pid:
-                found[address] = pid
+            attached = attachment(ipr, address)
+            pods[address] = _pod(attached)
+            if attached.inside:
+                found[address] = attached.inside.pid
             else:
                 problems[f"pod {address}"] = "no process of this node is in its namespace"
         for lookup in request.lookups:
@@ -65,133 +64,22 @@ def collect(request: Request, node: str, root: Path) -> Facts:
     )
 
 
-def process_in(address: str) -> int:
-    """A process in the network namespace of the local pod with this address; 0 where none is visible."""
-    with rtnl() as ipr:
-        return _behind(ipr, device_of(ipr, address), address)[1]
-
-
-def device_of(ipr: IPRoute, address: str) -> str:
-    """The host's end of a local pod's link, by the route to exactly its address; "" without one."""
-    route = _ask(ipr, Lookup(to=address))
-    exact = f"{address}/{ip_address(address).max_prefixlen}"
-    return route.device if not route.error and route.network == exact else ""
-
-
-def _pod(ipr: IPRoute, address: str) -> tuple[Pod, int]:
-    """The pod's attachment, and a process in its namespace (0 where none is visible)."""
-    routed = device_of(ipr, address)
-    inode, pid = _behind(ipr, routed, address)
-    device = routed or _link_into(ipr, pid)
-    up = bool(device) and bool(_link(ipr, device)["flags"] & IFF_UP)
-    if not pid:
-        return Pod(device, bool(routed), up), 0
-    sockets = observe.listening(Path(f"/proc/{pid}/net")).values()
+def _pod(found: Attachment) -> Pod:
+    if found.inside is None:
+        return Pod(found.device, found.routed, found.up)
+    sockets = observe.listening(Path(f"/proc/{found.inside.pid}/net")).values()
     listeners = tuple(Listener(str(where), port) for where, port in sockets)
-    return Pod(device, bool(routed), up, inode, listeners), pid
-
-
-def _behind(ipr: IPRoute, device: str, address: str) -> tuple[int, int]:
-    """(inode, process) of the namespace at the other end of a link; (0, 0) where no process there is visible.
-
-    The link itself says which namespace that is. Without a link, a namespace that has the address is the pod's.
-    """
-    wanted = _link(ipr, device).get_attr("IFLA_LINK_NETNSID") if device else None
-    for inode, pid in _namespaces().items():
-        try:
-            found = _has_address(pid, address) if wanted is None else _namespace_id(ipr, pid) == wanted
-        except (OSError, KernelError, NetlinkError):
-            continue  # it ended meanwhile
-        if found:
-            return inode, pid
-    return 0, 0
-
-
-def _namespace_id(ipr: IPRoute, pid: int) -> int:
-    """How our namespace's links call the namespace of a process."""
-    with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
-        return int(ipr.get_netnsid(fd=namespace.fileno())["nsid"])
-
-
-def _link_into(ipr: IPRoute, pid: int) -> str:
-    """The link of ours whose other end is in the namespace of a process; "" for none."""
-    if not pid:
-        return ""
-    wanted = _namespace_id(ipr, pid)
-    names = (e.get_attr("IFLA_IFNAME") for e in ipr.get_links() if e.get_attr("IFLA_LINK_NETNSID") == wanted)
-    return next(names, "")
-
-
-def _link(ipr: IPRoute, device: str) -> Any:
-    (index,) = ipr.link_lookup(ifname=device)
-    return next(iter(ipr.get_links(index)))
-
-
-def _namespaces() -> dict[int, int]:
-    """Network namespaces other than our own: inode -> a process in it."""
-    found: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                found.setdefault((entry / "ns/net").stat().st_ino, int(entry.name))
-            except OSError:
-                continue  # it ended meanwhile
-    found.pop(Path("/proc/thread-self/ns/net").stat().st_ino, None)
-    return found
-
-
-def _has_address(pid: int, address: str) -> bool:
-    with rtnl(f"/proc/{pid}/ns/net") as ipr:
-        return any(entry.get_attr("IFA_ADDRESS") == address for entry in ipr.get_addr())
+    return Pod(found.device, found.routed, found.up, found.inside.inode, listeners)
 
 
 def _lookup(ipr: IPRoute, lookup: Lookup, pods: dict[str, int]) -> Route:
     if not lookup.namespace:
-        return _ask(ipr, lookup)
+        return ask(ipr, lookup)
     try:
         with rtnl(f"/proc/{pods[lookup.namespace]}/ns/net") as inside:
-            return _ask(inside, lookup)
+            return ask(inside, lookup)
     except KernelError as error:
         return Route(error=str(error))
-
-
-def _ask(ipr: IPRoute, lookup: Lookup) -> Route:
-    """RTM_GETROUTE: the kernel's own decision for one packet."""
-    options: dict[str, Any] = {"dst": lookup.to}
-    if lookup.source:
-        options["src"] = lookup.source
-    if lookup.mark:
-        options["mark"] = lookup.mark
-    if lookup.arriving:
-        towards = _ask(ipr, Lookup(to=lookup.arriving))
-        if towards.error:
-            return Route(error=f"no device leads to {lookup.arriving}: {towards.error}")
-        (options["iif"],) = ipr.link_lookup(ifname=towards.device)
-    try:
-        (message,) = ipr.route("get", flags=FIB_MATCH, **options)
-    except NetlinkError as error:
-        return Route(error=_reason(error))
-    names = ipr.get_links(message.get_attr("RTA_OIF")) if message.get_attr("RTA_OIF") else ()
-    default = "0.0.0.0" if message["family"] == 2 else "::"
-    return Route(
-        kind=KINDS.get(message["type"], str(message["type"])),
-        device=next(iter(names)).get_attr("IFLA_IFNAME") if names else "",
-        gateway=message.get_attr("RTA_GATEWAY") or "",
-        network=f"{message.get_attr('RTA_DST') or default}/{message['dst_len']}",
-        protocol=message["proto"],
-        table=message.get_attr("RTA_TABLE") or message["table"],
-    )
-
-
-def _reason(error: NetlinkError) -> str:
-    """The routing table's refusals have their own numbers: EINVAL is what a blackhole says."""
-    return {
-        22: "blackhole",
-        113: "unreachable",
-        13: "prohibited",
-        101: "no route",
-        18: "not accepted from there",
-    }.get(error.code, str(error))
 
 
 def _listeners(ports: tuple[int, ...]) -> tuple[Listener, ...]:

@@ -18,7 +18,7 @@ import orjson
 from scapy.layers.inet import IP
 
 from netplane.config import parse
-from netplane.debug.collect import process_in
+from netplane.debug.attached import process_in
 from netplane.debug.exchange import Exchange, Outcome
 from netplane.errors import ConfigError, NetplaneError
 from netplane.linux import nft

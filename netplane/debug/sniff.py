@@ -16,7 +16,7 @@ from select import select
 
 import orjson
 
-from netplane.debug.collect import device_of
+from netplane.debug.attached import device_of
 from netplane.linux.rtnl import rtnl
 
 ETH_P_IP = 0x0800

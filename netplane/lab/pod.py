@@ -6,7 +6,7 @@ Run on the pod's node. The pod is found by its address in the kernel, not in any
 import os
 import sys
 
-from netplane.debug.collect import process_in
+from netplane.debug.attached import process_in
 from netplane.errors import ConfigError, NetplaneError
 
 

@@ -21,7 +21,7 @@ def rtnl(netns: int | str | os.PathLike[str] | None = None) -> Iterator[IPRoute]
     """
     with entered_netns(netns) if netns is not None else nullcontext():
         ipr = IPRoute()
-        try:
-            yield ipr
-        finally:
-            ipr.close()
+    try:
+        yield ipr
+    finally:
+        ipr.close()

@@ -177,11 +177,18 @@ def _add_pod(world: World, name: str) -> None:
         ipr.route("add", dst="0.0.0.0/0", gateway=GATEWAY, oif=inner)
 
 
+def _add_stranger(world: World, pod: str) -> None:
+    """Another cluster of this machine: its namespace has a pod's address, and comes before the pod's in every list."""
+    with rtnl(world.netns["stranger"]) as ipr:
+        ipr.addr("add", index=1, address=PODS_AT[pod][1], prefixlen=32)
+    world.start("stranger", ["sh", "-c", "echo ready; exec sleep 600"])
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with ExitStack() as stack:
         made = World(tmp_path, stack)
-        for name in ("wire", *NODE_ADDRESSES, *PODS_AT):
+        for name in ("wire", "stranger", *NODE_ADDRESSES, *PODS_AT):
             made.netns[name] = new_netns()
             stack.callback(os.close, made.netns[name])
             _up(made.netns[name], "lo")
@@ -200,6 +207,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             PODS.plural: [pod(name) for name in PODS_AT],
             NODES.plural: [node(name) for name in NODE_ADDRESSES],
         }
+        _add_stranger(made, "client")
         made.start("client", ["sh", "-c", "echo ready; exec sleep 600"])
         for name in ("a", "b"):
             identity = {

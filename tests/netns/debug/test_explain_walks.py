@@ -16,7 +16,7 @@ from netplane.errors import ConfigError
 from netplane.kube.client import Client
 from netplane.linux import nft
 from netplane.linux.cgroups import Cgroup, detect
-from netplane.linux.namespaces import entered_netns
+from netplane.linux.namespaces import entered_netns, netns_inode
 from netplane.linux.rtnl import rtnl
 from proxy.ebpf.build import build as build_programs
 from proxy.ebpf.datapath import EbpfDataPath
@@ -117,6 +117,23 @@ def test_a_link_that_is_down_is_named(world: World) -> None:
     found = explained(world)
     assert found.verdict.outcome is Outcome.BROKEN, found.render()
     assert "npclient is DOWN" in found.verdict.cause
+
+
+def test_a_pod_is_told_from_a_stranger_with_its_address(world: World) -> None:
+    inode = netns_inode(world.netns["client"])
+    assert f"netlink in the pod, namespace {inode}" in explained(world, target="default/b:8080").render()
+    world.route("n1", "del", dst="10.244.1.3/32", scope=253, proto=97)  # only the link is left to know it by
+    text = explained(world, target="default/b:8080").render()
+    assert f"netlink in the pod, namespace {inode}" in text
+    assert "no route to 10.244.1.3/32: npclient is up" in text
+
+
+def test_a_pod_whose_link_is_gone_is_not_sought_at_a_stranger(world: World) -> None:
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.link("del", ifname="npclient")
+    found = explained(world, target="default/b:8080")
+    assert "n1: no route to 10.244.1.3/32: no link leads to it" in found.verdict.cause
+    assert "pod 10.244.1.3: no process of this node is in its namespace" in found.render()
 
 
 def test_a_node_that_does_not_forward_is_named(world: World) -> None:
