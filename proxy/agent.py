@@ -10,8 +10,8 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from netplane import config
 from netplane.config import IPAddress, IPNetwork, Paths
+from netplane.errors import NetplaneError
 from netplane.kube.cache import Cache, Change
 from netplane.kube.client import Client
 from netplane.kube.following import follow
@@ -234,7 +235,8 @@ class _Agent:
         while True:
             await self._daemon.reload.wait()
             self._daemon.reload.clear()
-            self._syncer.wake()
+            with suppress(NetplaneError):  # said in the log
+                await self._syncer.sync_now()
 
     async def _serve_http(self) -> None:
         """On 127.0.0.1 at once, and on the node's own addresses as soon as they are known."""
@@ -261,6 +263,7 @@ class _Agent:
             "targets": self._targets,
             "flows": self._flows,
             "status": self._status,
+            "sync": self._sync,
             **{f"mode {mode}": partial(self._switch, mode) for mode in Mode},
         }
 
@@ -270,6 +273,14 @@ class _Agent:
     async def _flows(self) -> list[dict[str, Any]]:
         """Those of the relay and those of the kernel: after a switch there may be both."""
         return [*await self._crew.describe(), *await self._datapath.translated()]
+
+    async def _sync(self) -> dict[str, Any]:
+        report = await self._syncer.sync_now()
+        return {
+            **asdict(report),
+            "frontends": len(self._datapath.targets),
+            "unserved": list(map(str, report.unserved)),
+        }
 
     async def _switch(self, asked: Mode) -> str:
         mode, why = await asyncio.to_thread(choice.resolve, asked, self._paths)

@@ -38,6 +38,7 @@ class SyncReport:
     removed: int = 0
     unserved: tuple[Unserved, ...] = ()
     warnings: tuple[str, ...] = ()  # settings of the node that spoil something, each with its remedy
+    done: tuple[str, ...] = ()  # what else was changed in the kernel, in words: routes, rules, tables, hooks
 
     @property
     def incomplete(self) -> bool:
@@ -49,7 +50,8 @@ class DataPath(Protocol):
     """One way of forwarding.
 
     ``sync`` is idempotent and applies the difference; it raises KernelError naming the step, and then what
-    was forwarded before still is. ``observe`` reads the kernel, not memory. ``close(keep=True)`` ends this
+    was forwarded before still is. Now and then (``look``: now) it also looks whether the kernel is still as it was
+    left, and mends it. ``observe`` reads the kernel, not memory. ``close(keep=True)`` ends this
     process's part and leaves the kernel's as it is; ``close(keep=False)`` removes every trace.
     """
 
@@ -63,7 +65,7 @@ class DataPath(Protocol):
         """What was synced last, and works: this process's own word, which ``observe`` holds against the kernel's."""
         ...
 
-    async def sync(self, want: Snapshot) -> SyncReport:
+    async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
         """Make it so."""
         ...
 

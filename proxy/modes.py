@@ -108,10 +108,10 @@ class Forwarding:
         """What was synced last, and works."""
         return self.relay.targets if self._kernel is None else self._kernel.targets
 
-    async def sync(self, want: Snapshot) -> SyncReport:
+    async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
         """The kernel first. Raises KernelError naming the step."""
         async with self._lock:
-            report = await self._sync(want, self._kernel)
+            report = await self._sync(want, self._kernel, look=look)
             self._want = want
             warnings = (*report.warnings, *self._unheard.of(want.targets))
             if not self._begun:  # the process before us may have had another mode
@@ -191,11 +191,13 @@ class Forwarding:
                 if self._leaving:
                     await asyncio.sleep(LEAVING_EVERY)
 
-    async def _sync(self, want: Snapshot, kernel: DataPath | None, *, settling: bool = False) -> SyncReport:
+    async def _sync(
+        self, want: Snapshot, kernel: DataPath | None, *, settling: bool = False, look: bool = False
+    ) -> SyncReport:
         if kernel is None:
             self.relay.plumbed = True
-            return await self.relay.sync(want)
-        report = await kernel.sync(want)
+            return await self.relay.sync(want, look=look)
+        report = await kernel.sync(want, look=look)
         if settling or monotonic() < self._settled_at:
             return report  # listeners stay for those who are in their queues
         self.relay.plumbed = False

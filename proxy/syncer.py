@@ -6,12 +6,12 @@ tries with whatever is wanted by then.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 
-from netplane.errors import NetplaneError
+from netplane.errors import NetplaneError, PeerError
 from netplane.kube.client import Backoff
 from proxy import saved
 from proxy.datapath import DataPath, SyncReport
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 MEND_EVERY = 30.0  # seconds without news after which the kernel is looked at again
 GRACE = 1.0  # seconds the API has to answer at start before the last snapshot on disk is used
 SAVE_EVERY = 1.0  # at most one write to disk in so many seconds
+
+Asked = asyncio.Future[SyncReport]
 
 
 class Syncer:
@@ -52,6 +54,7 @@ class Syncer:
         self._grace = grace
         self._changed = asyncio.Event()
         self._unsaved = asyncio.Event()
+        self._asked: list[Asked] = []
         self._said: dict[str, str] = {}
         self.snapshot: Snapshot | None = None
         self.report = SyncReport(0)
@@ -62,6 +65,13 @@ class Syncer:
         """Something has changed: sync soon, together with all else that changes in this turn of the loop."""
         self._changed.set()
 
+    async def sync_now(self) -> SyncReport:
+        """Look at the kernel now, whatever is remembered of it; what that sync did. Raises its NetplaneError."""
+        asked: Asked = asyncio.get_running_loop().create_future()
+        self._asked.append(asked)
+        self.wake()
+        return await asked
+
     async def run(self) -> None:
         """Follow for ever."""
         if not await self._api_answers(self._grace):
@@ -71,13 +81,16 @@ class Syncer:
         while True:
             await self._within(pause)
             self._changed.clear()
+            asked, self._asked = self._asked, []
             pending = self._wanted.take_pending()
             snapshot = self._wanted.snapshot() or self.snapshot
             if snapshot is None:
                 self._wanted.put_back(pending)
-                self._say("waiting", "waiting for the API server to tell of this node and its Services")
+                waiting = "waiting for the API server to tell of this node and its Services"
+                self._say("waiting", waiting)
+                _answer(asked, PeerError(f"cannot sync: {waiting}"))
                 continue
-            if await self._sync(snapshot, pending) and not self.report.incomplete:
+            if await self._sync(snapshot, pending, asked) and not self.report.incomplete:
                 backoff.reset()
                 pause = MEND_EVERY
             else:
@@ -117,16 +130,17 @@ class Syncer:
             log.info("the API server has not answered yet: forwarding as at revision %d", last.revision)
             await self._sync(last, Pending())
 
-    async def _sync(self, snapshot: Snapshot, pending: Pending) -> bool:
+    async def _sync(self, snapshot: Snapshot, pending: Pending, asked: Sequence[Asked] = ()) -> bool:
         if pending.since is not None:
             self._health.queue(time())
         first, started = not self.synced_once.is_set(), monotonic()
         try:
-            report = await self._datapath.sync(snapshot)
+            report = await self._datapath.sync(snapshot, look=bool(asked))
         except NetplaneError as error:
             self._wanted.put_back(pending)
             self._metrics.failures.inc()
             self._say("sync", f"cannot sync, forwarding as before: {error}")
+            _answer(asked, error)
             return False
         self._say("sync", "")
         now = monotonic()
@@ -134,12 +148,15 @@ class Syncer:
         self.snapshot, self.report = snapshot, report
         if moved:
             self._unsaved.set()
+        elif report.done:
+            log.warning("the kernel was not as it was left; mended: %s", ", ".join(report.done))
         self._health.sync(time())
         self._health.eligible = self._wanted.eligible
         self._count(snapshot, pending, now - started, now, first=first)
         self._name_problems(snapshot, report)
         self.synced_once.set()
         self.on_synced(snapshot)
+        _answer(asked, report)
         return True
 
     def _count(
@@ -173,3 +190,13 @@ class Syncer:
         self._said[topic] = text
         if text:
             level("%s", text)
+
+
+def _answer(asked: Sequence[Asked], outcome: SyncReport | NetplaneError) -> None:
+    for one in asked:
+        if one.done():  # who asked has gone
+            continue
+        if isinstance(outcome, SyncReport):
+            one.set_result(outcome)
+        else:
+            one.set_exception(outcome)

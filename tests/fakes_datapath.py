@@ -21,12 +21,17 @@ T = TypeVar("T")
 
 
 class MemoryDataPath:
-    """Forwards nothing, and says so truly. ``failures``: errors that the next syncs raise."""
+    """Forwards nothing, and says so truly.
+
+    ``failures``: errors that the next syncs raise; ``broken``: what the next look mends; ``looks``: how many.
+    """
 
     def __init__(self) -> None:
         self.have: dict[Frontend, Target] = {}
         self.failures: list[Exception] = []
         self.syncs: list[Snapshot] = []
+        self.broken: tuple[str, ...] = ()
+        self.looks = 0
 
     @property
     def name(self) -> str:
@@ -36,7 +41,8 @@ class MemoryDataPath:
     def targets(self) -> Mapping[Frontend, Target]:
         return self.have
 
-    async def sync(self, want: Snapshot) -> SyncReport:
+    async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
+        self.looks += look
         if self.failures:
             raise self.failures.pop(0)
         if not want.node.addresses:
@@ -44,7 +50,9 @@ class MemoryDataPath:
         self.syncs.append(want)
         changes = diff(self.have, want.targets)
         self.have = apply(self.have, changes)
-        return SyncReport(want.revision, len(changes.added), len(changes.changed), len(changes.removed))
+        counts = (len(changes.added), len(changes.changed), len(changes.removed))
+        done, self.broken = (self.broken, ()) if look else ((), self.broken)
+        return SyncReport(want.revision, *counts, done=done)
 
     async def observe(self) -> Mapping[Frontend, Target]:
         return dict(self.have)

@@ -11,6 +11,28 @@ MODES = ("auto", "userspace", "nftables", "ebpf")
 
 @click.command()
 @root_option
+def sync(root: Path) -> None:
+    """Look now whether this node's kernel forwards as the API wants it, and mend it; every 30 s this is done anyway.
+
+    \b
+    Example:
+      netplane sync
+    """
+    from netplane.cli import views
+    from netplane.config import Paths
+    from proxy.userspace import observe
+
+    did, wrong = views.sync(observe.ask(Paths(root.absolute()).proxy_socket, "sync", timeout=60))
+    for line in did:
+        click.echo(line)
+    for line in wrong:
+        click.echo(f"netplane: {line}", err=True)
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@root_option
 @click.argument("mode", type=click.Choice(MODES))
 def mode(root: Path, mode: str) -> None:
     """Switch this node's data path to MODE while connections go on, and for later starts.

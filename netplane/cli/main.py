@@ -35,6 +35,7 @@ COMMANDS = {
     "endpoints": "look",
     "flows": "look",
     "status": "look",
+    "sync": "change",
     "mode": "change",
     "flush": "change",
     "bench": "bench",

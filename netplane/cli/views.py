@@ -60,6 +60,16 @@ def flows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [{**flow, "state": "connected" if flow["connected"] else "connecting"} for flow in found]
 
 
+def sync(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What a sync did, and what is wanted and does not work, a line each."""
+    counts = ", ".join(f"{report[what]} {what}" for what in ("added", "changed", "removed") if report[what])
+    did = [f"revision {report['revision']}: {report['frontends']} frontends, {counts or 'none changed'}"]
+    did += [f"mended: {one}" for one in report["done"]]
+    if not counts and not report["done"]:
+        did.append("the kernel has it all: nothing to mend")
+    return did, [*(f"not served: {one}" for one in report["unserved"]), *report["warnings"]]
+
+
 def _service(target: Target) -> str:
     service = target["service"]
     return f"{service['namespace']}/{service['name']}:{service['port']}"

@@ -69,12 +69,13 @@ class EbpfDataPath:
         """The mode's name."""
         return "ebpf"
 
-    async def sync(self, want: Snapshot) -> SyncReport:
+    async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
         """First what lies beneath, then the maps. Raises KernelError naming the step; what was forwarded still is."""
-        report = await self.outside.sync(want)
+        report = await self.outside.sync(want, look=look)
+        done = list(report.done)
         try:
-            if self._tables is not None and monotonic() - self._mended_at >= MEND_EVERY:
-                await asyncio.to_thread(self._mend)
+            if self._tables is not None and (look or monotonic() - self._mended_at >= MEND_EVERY):
+                done += await asyncio.to_thread(self._mend, self._tables, maps_too=look)
             if self._tables is None:
                 gone = await asyncio.to_thread(self._begin, copied(want.targets), want.node)
             else:
@@ -88,7 +89,8 @@ class EbpfDataPath:
             self._forget()  # the next sync reads the kernel
             raise
         self._have = want.targets
-        return replace(report, warnings=(*report.warnings, self._cannot_end)) if self._cannot_end else report
+        cannot = (self._cannot_end,) if self._cannot_end else ()
+        return replace(report, warnings=(*report.warnings, *cannot), done=tuple(done))
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What lies beneath says, where maps and hooks agree; where they do not, with the endpoints they have."""
@@ -172,13 +174,19 @@ class EbpfDataPath:
         except KernelError as error:
             self._cannot_end = str(error)
 
-    def _mend(self) -> None:
-        """Begin anew where somebody has taken a hook or a map away."""
-        if self._node is not None:
-            tracking.ensure(self._node)
-        if pins.missing_hooks(self._cgroup) or not self._pins.maps.is_dir():
+    def _mend(self, tables: Tables, *, maps_too: bool) -> list[str]:
+        """Begin anew where somebody has taken a hook or a map away, or changed one; what was found, in words."""
+        done = tracking.ensure(self._node) if self._node is not None else []
+        lost = [f"the hooks {', '.join(hooks)}"] if (hooks := pins.missing_hooks(self._cgroup)) else []
+        if not self._pins.maps.is_dir():
+            lost.append(f"the maps pinned in {self._pins.maps}")
+        elif maps_too and (there := tables.read()) != (told := tables.routes):
+            changed = [f for f in {*there, *told} if there.get(f) != told.get(f)]
+            lost.append(f"{len(changed)} frontends in the maps")
+        if lost:
             self._forget()
         self._mended_at = monotonic()
+        return [*done, *lost]
 
     def _read(self) -> dict[Frontend, Route]:
         maps = self._pins.open_maps()

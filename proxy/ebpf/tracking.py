@@ -32,16 +32,20 @@ _WAYS = (
 Client = tuple[IPAddress, int, int, int]  # address, IPPROTO_*, port, seconds
 
 
-def ensure(node: NodeFacts) -> None:
-    """Make it so. Raises KernelError. Blocking: call it from a thread in the node's network namespace."""
+def ensure(node: NodeFacts) -> list[str]:
+    """Make it so; what was changed, in words. Raises KernelError.
+
+    Blocking: call it from a thread in the node's network namespace.
+    """
     script = ruleset(node)
     there = nft.listing(FAMILY, TABLE)
     if there is None:
         nft.apply(watching(node))
         nft.apply(seeds(translated_clients(node)))
     elif any(entry.get("rule", {}).get("comment") == marker(script) for entry in there):
-        return
+        return []
     nft.apply(script)
+    return [f"nft table {_AT}"]
 
 
 def remove() -> None:

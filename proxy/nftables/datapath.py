@@ -47,7 +47,7 @@ class NftablesDataPath:
         """What was synced last."""
         return self._targets
 
-    async def sync(self, want: Snapshot) -> SyncReport:
+    async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
         """Chains and elements as one transaction. Raises KernelError naming the step."""
         if not want.node.addresses:
             raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
@@ -55,16 +55,17 @@ class NftablesDataPath:
         tables = self._tables = self._tables or Tables()
         changes = diff(self._targets, want.targets)
         state, self._state = self._state, None  # where this fails, the kernel is looked at again
-        due = self._clock() - self._looked_at >= MEND_EVERY
+        done: list[str] = []
+        due = look or self._clock() - self._looked_at >= MEND_EVERY
         if state is None or state.node != want.node or due:
             targets, frontends = copied(want.targets), stale.touched(changes)
-            self._state = await asyncio.to_thread(_mend, tables, want.node, targets, state, frontends)
+            self._state, done = await asyncio.to_thread(_mend, tables, want.node, targets, state, frontends)
             self._looked_at = self._clock()
         else:
             self._state = await _follow(tables, state, changes)
         self._targets = want.targets
         counts = (len(changes.added), len(changes.changed), len(changes.removed))
-        return SyncReport(want.revision, *counts)
+        return SyncReport(want.revision, *counts, done=tuple(done))
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What the kernel's elements say; a target that they agree with is given in full."""
@@ -104,11 +105,14 @@ def _mend(
     targets: Mapping[Frontend, Target],
     before: State | None,
     touched: Sequence[Frontend],
-) -> State:
-    """Compare all that is wanted with all that is there; ``touched`` differ from ``before``. Blocking."""
+) -> tuple[State, list[str]]:
+    """Compare all that is wanted with all that is there; ``touched`` differ from ``before``. Blocking.
+
+    Besides the state: what was changed, in words.
+    """
     state = State(node)
     wanted = state.begin(targets, before.placed if before is not None else {})
-    routes.ensure(node, state.addresses)
+    done = routes.ensure(node, state.addresses)
     intact = before is not None and before.node == node and before.rules == tables.rules(FAMILY, TABLE)
     chains = state.chains
     if before is not None and intact:
@@ -120,6 +124,10 @@ def _mend(
     tables.change(FAMILY, TABLE, edits, map(rules_of, chains))
     if not intact:
         _load(ruleset.frame(node))
+        done.append(f"nft table {FAMILY} {TABLE}")
+    elif edits:
+        number = sum(len({*edit.delete, *(edit.add or ())}) for edit in edits)
+        done.append(f"{number} elements of nft table {FAMILY} {TABLE}")
     state.rules = tables.rules(FAMILY, TABLE)
     # Whoever was here before this process may have died between a change and its consequences.
     gone = (
@@ -128,7 +136,7 @@ def _mend(
         else stale.find({}, state.placed, state.placed)
     )
     stale.forget(gone, tables)
-    return state
+    return state, done
 
 
 async def _follow(tables: Tables, state: State, changes: Changes) -> State:

@@ -122,11 +122,11 @@ class UserspaceDataPath:
         """The mode's name."""
         return "userspace"
 
-    async def sync(self, want: Snapshot) -> SyncReport:
+    async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
         """Plumbing first, then listeners. Raises KernelError naming the step; nothing was changed then."""
         if not want.node.addresses:
             raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
-        await self._ensure_plumbing(self._demands.plan(want))
+        done = await self._ensure_plumbing(self._demands.plan(want), look=look)
         self.carrier.set_node(want.node)
         changes = diff(self._have, want.targets)
         for frontend in changes.removed:
@@ -147,7 +147,7 @@ class UserspaceDataPath:
         await self.carrier.settled()
         await self._tell_keeper()
         counts = (len(changes.added.keys() | again), len(changes.changed), len(changes.removed))
-        return SyncReport(want.revision, *counts, unserved=tuple(unserved), warnings=self._warnings)
+        return SyncReport(want.revision, *counts, tuple(unserved), self._warnings, tuple(done))
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """The frontends that the kernel really leads to us, or really refuses, with their targets."""
@@ -189,12 +189,14 @@ class UserspaceDataPath:
             return self._have
         return {f: target for f, target in self._have.items() if f not in self._missing}
 
-    async def _ensure_plumbing(self, plan: Plan) -> None:
-        due = self._clock() - self._mended_at >= MEND_EVERY
-        if self.plumbed and (plan is not self._plan or due):
-            await asyncio.to_thread(plumbing.ensure, plan)
-            self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
-            self._plan, self._mended_at = plan, self._clock()
+    async def _ensure_plumbing(self, plan: Plan, *, look: bool) -> list[str]:
+        due = look or self._clock() - self._mended_at >= MEND_EVERY
+        if not self.plumbed or (plan is self._plan and not due):
+            return []
+        done = await asyncio.to_thread(plumbing.ensure, plan)
+        self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
+        self._plan, self._mended_at = plan, self._clock()
+        return done
 
     def _point(self, frontend: Frontend, target: Target) -> Cannot | None:
         if target.empty and frontend.protocol in (Protocol.TCP, Protocol.UDP):

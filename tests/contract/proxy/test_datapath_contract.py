@@ -118,6 +118,15 @@ def frontend(address: str, port: int = 80, protocol: Protocol = Protocol.TCP) ->
     return Frontend(ip_address(address), port, protocol)
 
 
+def lose_a_route(netns: int) -> None:
+    """Somebody takes away the route of the Service network."""
+    with rtnl(netns) as ipr:
+        for route in ipr.get_routes(family=socket.AF_INET, table=255):
+            if route["proto"] == 96 and route.get_attr("RTA_DST") == "10.96.0.0":
+                link = route.get_attr("RTA_OIF")
+                ipr.route("del", dst="10.96.0.0/12", table=255, type=2, proto=96, scope=254, oif=link)
+
+
 WANT = Snapshot(
     NODE,
     {
@@ -157,6 +166,20 @@ def test_any_sequence_of_snapshots_converges(start, snapshots: list[Snapshot]) -
         path.call(path.datapath.sync(want))
         assert path.call(path.datapath.observe()) == want.targets
     path.stop()
+
+
+def test_a_look_mends_what_somebody_broke_and_says_what(start, request) -> None:
+    path = start()
+    path.call(path.datapath.sync(WANT))
+    if not isinstance(path.datapath, MemoryDataPath):
+        lose_a_route(request.getfixturevalue("netns"))
+        assert frontend("10.96.0.1") in path.datapath.targets, "this process remembers"
+        assert path.call(path.datapath.sync(WANT)).done == (), "it looked just now"
+        report = path.call(path.datapath.sync(WANT, look=True))
+        assert report.done == ("route local 10.96.0.0/12 src 192.168.77.11",)
+    report = path.call(path.datapath.sync(WANT, look=True))
+    assert (report.added, report.changed, report.removed, report.done) == (0, 0, 0, ())
+    assert path.call(path.datapath.observe()) == WANT.targets
 
 
 def test_a_failed_sync_leaves_everything_as_it_was(start) -> None:
@@ -249,18 +272,7 @@ class TestUserspaceOnly:
 
     def test_the_kernel_is_asked_and_not_memory(self, path, netns) -> None:
         path.call(path.datapath.sync(WANT))
-        with rtnl(netns) as ipr:
-            for route in ipr.get_routes(family=socket.AF_INET, table=255):
-                if route["proto"] == 96 and route.get_attr("RTA_DST") == "10.96.0.0":
-                    ipr.route(
-                        "del",
-                        dst="10.96.0.0/12",
-                        table=255,
-                        type=2,
-                        proto=96,
-                        scope=254,
-                        oif=route.get_attr("RTA_OIF"),
-                    )
+        lose_a_route(netns)
         observed = path.call(path.datapath.observe())
         assert frontend("10.96.0.1") not in observed, "no route leads there any more"
         assert frontend("0.0.0.0", 30080) in observed

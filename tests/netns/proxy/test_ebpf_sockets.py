@@ -249,8 +249,22 @@ def test_a_hook_taken_away_is_noticed_and_put_back(path, place) -> None:
     bpf.detach(place.pins.links / "connect4")
     assert path.call(path.datapath.observe()) == {}, "the kernel is asked, and not memory"
     path.datapath._mended_at = -1e9  # as if half a minute had passed
-    path.call(path.datapath.sync(wanted))
+    assert path.call(path.datapath.sync(wanted)).done == ("the hooks connect4",)
     assert path.call(path.datapath.observe()) == wanted.targets
+
+
+def test_an_entry_changed_by_another_is_noticed_by_a_look(path, place) -> None:
+    wanted = want({frontend("10.96.0.10"): target(WEB1), frontend("10.96.0.11"): target(WEB1)})
+    path.call(path.datapath.sync(wanted))
+    maps = place.pins.open_maps()
+    (key, *_) = [key for key, _ in maps["frontends"].items()]
+    maps["frontends"].delete(key)
+    for one in maps.values():
+        one.close()
+    assert len(path.call(path.datapath.observe())) == 1
+    assert path.call(path.datapath.sync(wanted, look=True)).done == ("1 frontends in the maps",)
+    assert path.call(path.datapath.observe()) == wanted.targets
+    assert path.call(path.datapath.sync(wanted, look=True)).done == ()
 
 
 def test_conversations_with_a_removed_endpoint_end(path, place, open_socket) -> None:

@@ -166,6 +166,10 @@ def test_a_new_process_changes_only_what_differs(world, hosted) -> None:
     sync(again, want)
     assert again.call(again.datapath.observe()) == want
     who(world)
+    world.run("n1", nft.apply, "flush map inet netplane_services service4")
+    report = again.call(again.datapath.sync(Snapshot(node(), want), look=True))
+    assert report.done == ("2 elements of nft table inet netplane_services",)
+    assert again.call(again.datapath.observe()) == want
     again.stop(keep=True)
 
 

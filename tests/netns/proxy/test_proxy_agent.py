@@ -5,12 +5,14 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 
+from netplane.linux import nft
 from tests import flows
 from tests.netns.proxy.daemon import eventually, first_word, visit
 
@@ -46,6 +48,25 @@ def test_follows_the_api_and_reports_it(world, api, supervisor) -> None:
     api.delete("services", "web")
     with pytest.raises(ConnectionRefusedError):
         eventually(lambda: visit(world) == "never", seconds=1)
+
+
+def test_a_sync_by_command_mends_the_kernel_and_says_what(world, api, supervisor) -> None:
+    eventually(lambda: visit(world))
+
+    def sync() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "netplane", "sync", "--root", str(supervisor.root)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    eventually(lambda: "nothing to mend" in sync().stdout)  # what the start brought is done
+    world.run("n1", nft.delete_table, "inet", "netplane_proxy")
+    found = sync()
+    assert (found.returncode, found.stderr) == (0, ""), found
+    assert "mended: nft table inet netplane_proxy" in found.stdout.splitlines()
+    assert "the kernel was not as it was left; mended: nft table" in supervisor.log.read_text()
+    supervisor.end(signal.SIGTERM)
+    found = sync()
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "Is `netplane proxy` running?" in found.stderr
 
 
 def test_change_to_listener_in_under_100_ms(world, api, supervisor) -> None:

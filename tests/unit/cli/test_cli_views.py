@@ -2,7 +2,7 @@
 
 import pytest
 
-from netplane.cli.views import endpoints, flows, services
+from netplane.cli.views import endpoints, flows, services, sync
 from netplane.errors import ConfigError
 
 
@@ -58,3 +58,28 @@ def test_a_service_that_is_not_there_is_named_with_those_that_are():
 
 def test_a_flow_says_whether_it_is_connected():
     assert flows([{"client": "a", "connected": True}])[0]["state"] == "connected"
+
+
+NOTHING = {
+    "revision": 41,
+    "frontends": 12,
+    "added": 0,
+    "changed": 0,
+    "removed": 0,
+    "done": [],
+    "unserved": [],
+    "warnings": [],
+}
+
+
+def test_a_sync_says_what_it_changed_and_what_does_not_work():
+    assert sync(NOTHING) == (
+        ["revision 41: 12 frontends, none changed", "the kernel has it all: nothing to mend"],
+        [],
+    )
+    table = "nft table inet netplane_proxy"
+    report = {**NOTHING, "added": 2, "removed": 1, "done": [table], "unserved": ["default/x:53 at ...: SCTP"]}
+    assert sync(report) == (
+        ["revision 41: 12 frontends, 2 added, 1 removed", f"mended: {table}"],
+        ["not served: default/x:53 at ...: SCTP"],
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from netplane.errors import KernelError
+from netplane.errors import KernelError, PeerError
 from netplane.kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from proxy import saved
 from proxy.health import Health
@@ -113,6 +113,28 @@ async def test_a_failed_sync_is_tried_again_with_what_is_wanted_by_then(rig: Rig
     assert rig.value("netplane_proxy_sync_failures_total") == 2
     assert rig.value("netplane_proxy_event_to_listeners_seconds_count") == 2, "the change waited all along"
     assert caplog.text.count("cannot load the table") == 1, "said once, not at each try"
+
+
+async def test_who_asks_for_a_sync_gets_its_report_or_its_failure(rig: Rig) -> None:
+    with pytest.raises(PeerError, match="waiting for the API server"):
+        await rig.syncer.sync_now()
+    rig.hear_all()
+    await rig.until(1)
+    report = await rig.syncer.sync_now()
+    assert (report.revision, rig.datapath.looks) == (11, 1)
+    rig.datapath.failures = [KernelError("cannot load the table")]
+    with pytest.raises(KernelError, match="cannot load the table"):
+        await rig.syncer.sync_now()
+    first, second = await asyncio.gather(rig.syncer.sync_now(), rig.syncer.sync_now())
+    assert first is second, "one sync answers all who waited for it"
+
+
+async def test_what_somebody_broke_in_the_kernel_is_said_when_it_is_mended(rig: Rig, caplog) -> None:
+    rig.hear_all()
+    await rig.until(1)
+    rig.datapath.broken = ("nft table inet netplane_proxy",)
+    await rig.syncer.sync_now()
+    assert "mended: nft table inet netplane_proxy" in caplog.text
 
 
 async def test_programming_time_is_counted_from_the_trigger_and_not_from_before_our_start(rig: Rig) -> None:
