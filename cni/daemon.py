@@ -149,7 +149,7 @@ def answer(call: wire.Call, node: Node) -> tuple[int, bytes]:
     """(exit status, standard output) of one request; every failure is an answer too."""
     try:
         if call.environment.get("CNI_COMMAND") == "NETPLANE_MEND":  # ours, not the specification's
-            stdout = orjson.dumps(asdict(mend.mend(node)))
+            stdout = orjson.dumps(asdict(mend.mend(node))) + b"\n"
         else:
             request = protocol.parse(call.environment, call.stdin)
             stdout = verbs.answer(request, node, call.netns)

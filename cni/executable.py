@@ -8,7 +8,8 @@ with its paths.
 One connection a request. We send ``NPCNI1 <environment bytes> <stdin bytes>`` (two numbers of 8 hexadecimal
 digits) and a newline, with the opened CNI_NETNS as SCM_RIGHTS: the daemon may see other mounts and processes
 than we do. Then the CNI_* environment, NUL between ``KEY=VALUE``, and standard input. The answer is the exit
-status and a newline, then what goes to standard output, to the end of the stream.
+status and a newline, then what goes to standard output, to the end of the stream: nothing, or a line with its
+newline. So the shim need not wait for the end, and one that was cut short is told from a whole one.
 """
 
 import os
@@ -98,7 +99,7 @@ def receive(connection: socket) -> tuple[int, bytes]:
     """(exit status, standard output). Raises OSError where the daemon ends before it answered."""
     whole = b"".join(iter(lambda: connection.recv(65536), b""))
     status, newline, answer = whole.partition(b"\n")
-    if not newline or not status.isdigit():
+    if not newline or not status.isdigit() or (answer and not answer.endswith(b"\n")):
         raise OSError("it went away before it answered")
     return int(status), answer
 

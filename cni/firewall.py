@@ -39,7 +39,7 @@ _NODE = {
 }  # from ::1 nothing can be translated
 
 _PORT = "inet_proto . inet_service"
-_CHAINS = ("guard", "prerouting", "output", "postrouting")
+_CHAINS = ("guard", "guard6", "prerouting", "output", "postrouting")
 
 DECLARATIONS = "\n".join(
     [
@@ -52,6 +52,7 @@ DECLARATIONS = "\n".join(
             for v in (4, 6)
         ),
         f"add chain {_AT} guard {{ type filter hook prerouting priority raw; policy accept; }}",
+        f"add chain {_AT} guard6",
         f"add chain {_AT} prerouting {{ type nat hook prerouting priority dstnat; policy accept; }}",
         f"add chain {_AT} output {{ type nat hook output priority -100; policy accept; }}",
     ]
@@ -60,9 +61,13 @@ DECLARATIONS = "\n".join(
 
 def _rules() -> Iterator[str]:
     yield 'guard iifname "np*" ip daddr 127.0.0.0/8 drop'
+    yield 'guard meta nfproto ipv6 iifname "np*" jump guard6'
+    # A pod is neither the host's router nor redirects it. One rule instead of two settings of each link (accept_ra,
+    # accept_redirects), which take a twentieth of an ADD.
+    yield "guard6 icmpv6 type { nd-router-advert, nd-redirect } drop"
     # Nobody here listens to what pods send to all (neighbour discovery, MLD). Where the kernel kept its route for that
     # on each link (``plan.NoMulticastRoute``), it would look through all of them for each such packet.
-    yield 'guard iifname "np*" ip6 daddr ff00::/8 drop'
+    yield "guard6 ip6 daddr ff00::/8 drop"
     for chain in ("prerouting", "output"):
         for v, match in _MATCH.items():
             port = "meta l4proto . th dport map"

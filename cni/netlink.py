@@ -256,14 +256,7 @@ class _Worker:
     def _set(self, step: Setting) -> None:
         if step.name.startswith("net.ipv6.") and not self._sockets.ipv6:
             return
-        if step.name.startswith("net.ipv6.conf.all."):
-            sysctl.write(step.name, step.value)  # reads first: a change here concerns every link
-            return
-        setting = os.open(f"/proc/sys/{step.name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(setting, step.value.encode())
-        finally:
-            os.close(setting)
+        sysctl.write(step.name, step.value)  # reads first: a change here concerns every link
 
     def _shape(self, step: Shape) -> None:
         """pyroute2 as it is: few pods ask for this."""

@@ -7,7 +7,7 @@ answers for another's address is not asked.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -226,7 +226,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
     versions = sorted({address.version for address in lease.addresses})
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
-        *_settings(lease, versions),
+        *((Setting(_FORWARDING[6], "1"),) if 6 in versions else ()),
         Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports), _has_ipv6(lease)),
         LinkUp(Where.HOST, link),
         LinkUp(Where.POD, "lo"),
@@ -308,15 +308,6 @@ def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
         routes=tuple(_ROUTES[v] for v in versions),
         dns=config.dns,
     )
-
-
-def _settings(lease: Lease, versions: Sequence[int]) -> tuple[Setting, ...]:
-    """A pod can neither redirect the host nor be its IPv6 router (what IPv4 needs goes with ``Label``)."""
-    if not _has_ipv6(lease):
-        return ()
-    ipv6 = f"net.ipv6.conf.{lease.terms.link}"
-    forwarding = (Setting(_FORWARDING[6], "1"),) if 6 in versions else ()
-    return (Setting(f"{ipv6}.accept_ra", "0"), Setting(f"{ipv6}.accept_redirects", "0"), *forwarding)
 
 
 def _has_ipv6(lease: Lease) -> bool:

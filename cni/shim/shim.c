@@ -40,25 +40,41 @@ struct bytes {
     size_t size;
 };
 
-/* The whole of a descriptor; -1 and errno where it cannot be read. */
-static int read_all(int fd, struct bytes *into)
+/* Most of what comes fits here; the first malloc would cost as much as five of our system calls. */
+#define ROOM 16384
+static char input_room[ROOM], answer_room[ROOM], variables_room[ROOM];
+
+/* Status and newline, then a line with its newline: no more comes. Where only the status is there, more may. */
+static int is_whole(const struct bytes *answer)
 {
-    size_t room = 16384;
+    char *newline = memchr(answer->data, '\n', answer->size);
+    return newline != NULL && newline + 1 < answer->data + answer->size && answer->data[answer->size - 1] == '\n';
+}
+
+/* The whole of a descriptor, or as much as `enough` is content with; -1 and errno where it cannot be read. */
+static int read_all(int fd, char *room, struct bytes *into, int (*enough)(const struct bytes *))
+{
+    size_t size = ROOM;
+    into->data = room;
     into->size = 0;
-    into->data = malloc(room);
-    while (into->data != NULL) {
-        ssize_t n = read(fd, into->data + into->size, room - into->size);
-        if (n == 0)
-            return 0;
+    for (;;) {
+        ssize_t n = read(fd, into->data + into->size, size - into->size);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return -1;
         into->size += (size_t)n;
-        if (into->size == room)
-            into->data = realloc(into->data, room *= 2);
+        if (n == 0 || (enough != NULL && enough(into)))
+            return 0;
+        if (into->size == size) {
+            char *grown = into->data == room ? malloc(size *= 2) : realloc(into->data, size *= 2);
+            if (grown == NULL)
+                return -1;
+            if (into->data == room)
+                memcpy(grown, room, into->size);
+            into->data = grown;
+        }
     }
-    return -1;
 }
 
 static int write_all(int fd, const char *data, size_t size)
@@ -97,16 +113,18 @@ static int offline(const char *kind, const char *cause, const struct bytes *inpu
 /* CNI_* as KEY=VALUE with NUL between. */
 static struct bytes variables(void)
 {
-    struct bytes found = {NULL, 0};
+    struct bytes found = {variables_room, 0};
+    size_t needed = 0;
+    for (char **pair = environ; *pair != NULL; pair++)
+        if (strncmp(*pair, "CNI_", 4) == 0)
+            needed += strlen(*pair) + 1;
+    if (needed > ROOM && (found.data = malloc(needed)) == NULL)
+        return found;
     for (char **pair = environ; *pair != NULL; pair++) {
         if (strncmp(*pair, "CNI_", 4) != 0)
             continue;
         size_t size = strlen(*pair) + 1;
-        char *grown = realloc(found.data, found.size + size);
-        if (grown == NULL)
-            break;
-        memcpy(grown + found.size, *pair, size);
-        found.data = grown;
+        memcpy(found.data + found.size, *pair, size);
         found.size += size;
     }
     if (found.size > 0)
@@ -163,26 +181,32 @@ static int send_all(int fd, struct msghdr *message)
 }
 
 /* Header, with the opened namespace, then environment and standard input. */
-static int send_request(int fd, const struct bytes *input)
+struct request {
+    char header[32], control[CMSG_SPACE(sizeof(int))];
+    struct iovec parts[3];
+    struct msghdr message;
+};
+
+static void prepare(struct request *request, const struct bytes *input)
 {
-    struct bytes environment = variables();
-    char header[32], control[CMSG_SPACE(sizeof(int))] = {0};
     const char *path = getenv("CNI_NETNS");
     int netns = path != NULL && *path != '\0' ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    int length = snprintf(header, sizeof header, "NPCNI1 %08zx %08zx\n", environment.size, input->size);
-    struct iovec parts[] = {
-        {header, (size_t)length}, {environment.data, environment.size}, {input->data, input->size}};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+    struct bytes environment = variables();
+    int length = snprintf(request->header, sizeof request->header, "NPCNI1 %08zx %08zx\n", environment.size,
+                          input->size);
+    request->parts[0] = (struct iovec){request->header, (size_t)length};
+    request->parts[1] = (struct iovec){environment.data, environment.size};
+    request->parts[2] = (struct iovec){input->data, input->size};
+    request->message = (struct msghdr){.msg_iov = request->parts, .msg_iovlen = 3};
     if (netns >= 0) {
-        message.msg_control = control;
-        message.msg_controllen = sizeof control;
-        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+        request->message.msg_control = request->control;
+        request->message.msg_controllen = sizeof request->control;
+        struct cmsghdr *rights = CMSG_FIRSTHDR(&request->message);
         rights->cmsg_level = SOL_SOCKET;
         rights->cmsg_type = SCM_RIGHTS;
         rights->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(rights), &netns, sizeof netns);
     }
-    return send_all(fd, &message);
 }
 
 int main(void)
@@ -193,19 +217,23 @@ int main(void)
         command = "";
     signal(SIGPIPE, SIG_IGN);
     int is_status = strcmp(command, "STATUS") == 0;
-    if (read_all(0, &input) != 0) {
+    if (read_all(0, input_room, &input, NULL) != 0) {
         input.size = 0;
         return offline("stdin", strerror(errno), &input, is_status);
     }
     int patience = strcmp(command, "DEL") == 0 ? DELETE_MS : CONNECT_MS;
     if (is_status || strcmp(command, "VERSION") == 0)
         patience = 0;
+    /* Before we connect, which wakes the daemon: it finds the request, and need not sleep again until that comes. */
+    static struct request request;
+    prepare(&request, &input);
     int fd = connect_within(patience);
-    if (fd < 0 || send_request(fd, &input) != 0 || read_all(fd, &answer) != 0)
+    if (fd < 0 || send_all(fd, &request.message) != 0 || read_all(fd, answer_room, &answer, is_whole) != 0)
         return offline("daemon", errno == EAGAIN ? "it did not answer" : strerror(errno), &input, is_status);
     char *newline = memchr(answer.data, '\n', answer.size), *end;
     long status = newline != NULL ? strtol(answer.data, &end, 10) : -1;
-    if (newline == NULL || end != newline || end == answer.data || status < 0 || status > 255)
+    int cut = newline != NULL && newline + 1 < answer.data + answer.size && !is_whole(&answer);
+    if (newline == NULL || end != newline || end == answer.data || status < 0 || status > 255 || cut)
         return offline("daemon", "it went away before it answered", &input, is_status);
     newline++;
     /* Nobody reads: then the runtime does not have the answer, and the exit status must say so. */

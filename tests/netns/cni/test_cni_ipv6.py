@@ -156,3 +156,29 @@ def test_the_mtu_is_that_of_an_ipv6_link_to_the_peers(node6: CniNode):
             added = node6.call("ADD", f"pod-{name}", pod, ipam=ONLY, cniVersion="1.1.0")
             assert added.json["interfaces"][1]["mtu"] == mtu
             assert node6.call("DEL", f"pod-{name}", pod).code == 0
+
+
+def advertise(pod: int) -> None:
+    """What a router says of itself, to the node's own address: RFC 4861, 4.2. The kernel fills in the checksum."""
+    lifetime = 1800
+    with socket_in(pod, socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as router:
+        router.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+        router.bind(("fe80::bad", 0, 0, socket_index(pod, "eth0")))
+        router.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, lifetime, 0, 0), (NODE6, 0))
+
+
+def socket_index(netns: int, name: str) -> int:
+    return int(json.loads(run_in(netns, "ip", "-j", "link", "show", "dev", name))[0]["ifindex"])
+
+
+def test_a_pod_cannot_be_the_nodes_router(node6: CniNode):
+    with pods(1) as (pod,):
+        assert node6.call("ADD", "pod-1", pod, ipam=BOTH).code == 0
+        run_in(pod, "ip", "address", "add", "fe80::bad/64", "dev", "eth0", "nodad")
+        # A node that forwards takes no advertisement anyhow: one of IPv4 pods alone need not forward IPv6.
+        node6.command("sysctl", "-w", "net.ipv6.conf.all.forwarding=0")
+        advertise(pod)
+        assert node6.command("ip", "-6", "route", "show", "default") == ""
+        node6.command("nft", "flush", "chain", "inet", "netplane_cni", "guard6")
+        advertise(pod)  # so it was the guard, not this test
+        assert "via fe80::bad" in node6.command("ip", "-6", "route", "show", "default")

@@ -85,9 +85,9 @@ def test_a_request_crosses_the_socket_whole_with_its_namespace(tmp_path):
         assert call.netns is not None
         assert os.fstat(call.netns).st_ino == tmp_path.stat().st_ino
         os.close(call.netns)
-        wire.reply(there, 1, b'{"code": 7}')
+        wire.reply(there, 1, b'{"code": 7}\n')
         there.close()
-        assert executable.receive(here) == (1, b'{"code": 7}')
+        assert executable.receive(here) == (1, b'{"code": 7}\n')
 
 
 def test_a_namespace_that_cannot_be_opened_is_none():
@@ -113,7 +113,7 @@ def test_what_is_no_request_is_refused_and_leaks_nothing(sent):
         assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("answer", [b"", b"garbage", b"x\nabc"])
+@pytest.mark.parametrize("answer", [b"", b"garbage", b"x\nabc", b'0\n{"ips": ['])
 def test_a_daemon_that_ends_before_it_answers_is_an_error(answer):
     here, there = socket.socketpair()
     with here:
