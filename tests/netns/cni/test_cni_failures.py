@@ -20,7 +20,7 @@ from tests.netns.cni_node import CniNode, cni_node, netns_path, network, pods, r
 
 pytestmark = pytest.mark.netns
 
-STEPS = 17  # of an IPv4 attachment
+STEPS = 15  # of an IPv4 attachment
 
 
 def links_of(netns: int) -> list[str]:
