@@ -5,11 +5,12 @@ camelCase in YAML, as in Kubernetes, and snake_case in Python.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from ipaddress import (
     IPv4Address,
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ def load(cls: type[T], path: Path | None, /, **overrides: Any) -> T:
         try:
             document = yaml.safe_load(path.read_text()) or {}
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"cannot read {path}: {cause_of(error)}") from None
     source = str(path) if path is not None else "flags"
     if not isinstance(document, dict):
         raise ConfigError(f"cannot use {source}: it is a {type(document).__name__}, not a mapping")
@@ -168,8 +169,9 @@ class _Parser:
         for key, value in document.items():
             at = f"{where}.{key}" if where else str(key)
             if key not in known:
-                names = ", ".join(sorted(max(_keys(f.name)) for f in dataclasses.fields(cls)))
-                raise self._error(at, f"is not a known field (known: {names})")
+                raise self._error(
+                    at, _unknown(str(key), [max(_keys(f.name)) for f in dataclasses.fields(cls)])
+                )
             values[known[key].name] = self._value(hints[known[key].name], value, at)
         for field in dataclasses.fields(cls):
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -178,7 +180,7 @@ class _Parser:
         try:
             return cls(**values)
         except ValueError as error:
-            raise self._error(where or cls.__name__, str(error)) from None
+            raise self._error(where, str(error)) from None
 
     def _value(self, kind: Any, value: Any, where: str) -> Any:
         origin = typing.get_origin(kind)
@@ -232,10 +234,17 @@ class _Parser:
         try:
             return make(value)
         except (ValueError, TypeError) as error:
-            raise self._error(where, f"is not valid: {error}") from None
+            wanted = f"must be {_NAMES[make]}, not {value!r}" if make in _NAMES else f"is not valid: {error}"
+            raise self._error(where, wanted) from None
 
     def _error(self, where: str, cause: str) -> ConfigError:
-        return ConfigError(f"cannot use {self._source}: {where} {cause}")
+        return ConfigError(f"cannot use {self._source}: {f'{where} {cause}'.strip()}")
 
 
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+def _unknown(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    meant = f", perhaps {near[0]}" if near else ""
+    return f"is not a known field{meant} (known: {', '.join(sorted(known))})"
+
+
+_NAMES: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}

@@ -4,6 +4,16 @@ House style of a message: *cannot* + action + object + cause, then a hint. One l
 """
 
 
+def cause_of(error: BaseException) -> str:
+    """What the system, or a library, says of itself, as the cause in a message of ours: one line, and no numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    mark = getattr(error, "problem_mark", None)  # PyYAML's
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
+    return " ".join(str(error).split())
+
+
 class NetplaneError(Exception):
     """Something a person can act on. ``hint`` says how, and may be empty."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from netplane.errors import NetplaneError
+from netplane.errors import ConfigError, NetplaneError
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 SEND_SECONDS = 2.0  # a supervisor that does not read must not hold a daemon up for longer
@@ -82,7 +82,8 @@ def inherited(environment: Mapping[str, str]) -> dict[str, list[socket.socket]]:
 
 
 def run(main: Callable[[Daemon], Awaitable[None]], *, name: str, loop: str = "uvloop") -> int:
-    """Run a daemon until it returns or SIGTERM or SIGINT arrives. The exit status comes back.
+    """Run a daemon until it returns or SIGTERM or SIGINT arrives. The exit status comes back: 2 for a mistake in
+    what it was given, 1 for what failed.
 
     ``loop`` is ``uvloop`` or ``asyncio``. An error a person can act on is one line; a bug is a traceback.
     """
@@ -97,9 +98,11 @@ def run(main: Callable[[Daemon], Awaitable[None]], *, name: str, loop: str = "uv
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(_serve(main, name))
     except* NetplaneError as group:
-        for error in _leaves(group):
-            print(f"netplane {name}: {error}", file=sys.stderr)  # noqa: T201 - the last word of a daemon
-        exit_status = 1
+        errors = _leaves(group)
+        for error in errors:
+            line = " ".join(str(error).split())
+            print(f"netplane {name}: {line}", file=sys.stderr)  # noqa: T201 - the last word of a daemon
+        exit_status = 2 if all(isinstance(error, ConfigError) for error in errors) else 1
     return exit_status
 
 

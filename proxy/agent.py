@@ -74,7 +74,10 @@ class Settings:
             raise ValueError("drainSeconds must not be below 0")
         if not 0 <= self.workers <= MOST:
             raise ValueError(f"workers must be from 0 (chosen by the number of processors) to {MOST}")
-        node_port_networks(self.node_port_addresses, ())
+        try:
+            node_port_networks(self.node_port_addresses, ())
+        except ValueError as error:
+            raise ValueError(f"nodePortAddresses must be CIDRs, primary, localhost or all: {error}") from None
 
 
 def load_settings(path: Path | None, **overrides: Any) -> Settings:

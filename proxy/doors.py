@@ -19,7 +19,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from netplane.errors import KernelError, NetplaneError
+from netplane.errors import KernelError, NetplaneError, cause_of
 from netplane.metrics import Page, render
 from proxy.health import Health
 from proxy.metrics import SyncMetrics
@@ -83,7 +83,7 @@ def _bind(path: Path) -> socket.socket:
         sock.bind(str(path))
     except OSError as error:
         sock.close()
-        raise KernelError(f"cannot open the tools' socket {path}: {error}") from None
+        raise KernelError(f"cannot open the tools' socket {path}: {cause_of(error)}") from None
     finally:
         os.umask(before)
     return sock

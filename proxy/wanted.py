@@ -34,7 +34,7 @@ class Pending:
 def node_port_networks(said: Sequence[str], addresses: Sequence[IPAddress]) -> tuple[IPNetwork, ...]:
     """kube-proxy's nodePortAddresses (CIDRs, or ``primary``, ``localhost``, ``all``) as networks; () is all.
 
-    ``addresses`` are the node's. Raises ValueError where an entry is neither a word nor a CIDR.
+    ``addresses`` are the node's. Raises ValueError naming an entry that is neither a word nor a CIDR.
     """
     found: list[IPNetwork] = []
     for entry in said:

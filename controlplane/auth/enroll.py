@@ -21,7 +21,7 @@ from controlplane.auth.files import write_kubeconfig
 from controlplane.auth.identities import dns_identity, node_identity, proxy_identity
 from controlplane.auth.join import KEYS, SERVING_KEY
 from controlplane.auth.pki import Pair, key_hash, key_pem, new_key, signing_request, write_file
-from netplane.errors import ConfigError, PeerError
+from netplane.errors import ConfigError, PeerError, cause_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def presented_chain(host: str, port: int, timeout: float = 10.0) -> list[bytes]:
         ):
             return _unverified_chain(tls)
     except OSError as error:
-        raise PeerError(f"cannot reach the API server at {host}:{port}: {error}") from error
+        raise PeerError(f"cannot reach the API server at {host}:{port}: {cause_of(error)}") from error
 
 
 def _unverified_chain(tls: ssl.SSLSocket) -> list[bytes]:

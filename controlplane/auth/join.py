@@ -21,7 +21,7 @@ from typing import Any
 from controlplane.auth.authn import token_digest
 from controlplane.auth.identities import Identity, dns_identity, node_identity, proxy_identity
 from controlplane.auth.pki import Authority, write_file
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 from netplane.kube.errors import Cause, StatusError, bad_request, invalid
 from netplane.kube.objects import Object, name_of, parse_time, rfc3339
 from netplane.kube.resources import NODES
@@ -82,7 +82,8 @@ class Tokens:
             return {}
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError(
-                f"cannot read the join tokens in {self.path}: {error}", "Remove the file and make new tokens"
+                f"cannot read the join tokens in {self.path}: {cause_of(error)}",
+                "Remove the file and make new tokens",
             ) from error
         return kept
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 
 AUTHORITY_NAME = "netplane-ca"
 AUTHORITY_LIFE = timedelta(days=3650)
@@ -141,7 +141,9 @@ class Authority:
                 hint="Restore the file, or remove the directory to make a new authority for a new cluster",
             ) from error
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot load the certificate authority in {directory}: {error}") from error
+            raise ConfigError(
+                f"cannot load the certificate authority in {directory}: {cause_of(error)}"
+            ) from error
         if key.public_key() != certificate.public_key():
             raise ConfigError(
                 f"cannot load the certificate authority in {directory}: ca.key is not the key of ca.crt"

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from controlplane.auth.identities import ACCOUNT_PREFIX
 from controlplane.auth.pki import key_pem, load_key, new_key, write_file
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 
 KEY_FILE = "sa.key"
 ALGORITHM = "ES256"
@@ -126,7 +126,7 @@ def load_issuer(pki: Path, cluster_domain: str) -> Issuer:
         hint = "`netplane up` and `netplane lab up` make it"
         raise ConfigError(f"cannot sign ServiceAccount tokens: {path} does not exist", hint) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot sign ServiceAccount tokens with {path}: {error}") from None
+        raise ConfigError(f"cannot sign ServiceAccount tokens with {path}: {cause_of(error)}") from None
 
 
 def _written(named: Named) -> dict[str, str]:

@@ -19,7 +19,7 @@ import orjson
 import yaml
 
 from netplane.config import Paths
-from netplane.errors import ConfigError, PeerError
+from netplane.errors import ConfigError, PeerError, cause_of
 from netplane.linux import sysctl
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.namespaces import entered_netns, new_netns, socket_in
@@ -223,7 +223,7 @@ def build_load(directory: Path) -> Path:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError(
-            f"cannot build the load: {error}", "./dev setup bench installs a C compiler"
+            f"cannot build the load: {cause_of(error)}", "./dev setup bench installs a C compiler"
         ) from None
     return program
 
@@ -319,5 +319,5 @@ def start_haproxy(made: Place, *, keep_client: bool = True) -> None:
         with log.open("ab") as output:
             made.start("node", ["haproxy", "-db", "-f", str(config)], stdout=output, stderr=output)
     except OSError as error:
-        raise ConfigError(f"cannot run haproxy: {error}", "./dev setup bench installs it") from None
+        raise ConfigError(f"cannot run haproxy: {cause_of(error)}", "./dev setup bench installs it") from None
     made.wait_for(NODE, PLAIN, log)

@@ -97,7 +97,9 @@ def down(name: str, every: bool) -> None:
     with progress("removing") as say:
         for one in place.names() if every else [name]:
             say(one)
-            removing.down(one)
+            if not removing.down(one) and not every:
+                there = ", ".join(place.names())
+                click.echo(f"there is no lab {one}" + (f", but {there}" if there else ""), err=True)
 
 
 @lab.command()

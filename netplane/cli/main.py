@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from netplane import __version__
-from netplane.errors import ConfigError, NetplaneError
+from netplane.errors import ConfigError, NetplaneError, cause_of
 
 Command = Callable[..., Any]
 
@@ -127,7 +127,8 @@ def one_line(error: BaseException) -> str:
     """An error's text without line breaks; a bare system error in the same form as our own."""
     if isinstance(error, OSError) and not isinstance(error, NetplaneError):
         where = f" {error.filename}" if error.filename else ""
-        return f"cannot use{where or ' the system'}: {error.strerror or error}"
+        hint = ". Run it with sudo" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
+        return f"cannot use{where or ' the system'}: {cause_of(error)}{hint}"
     return " ".join(str(error).split())
 
 

@@ -111,7 +111,10 @@ def _owners(inodes: set[int]) -> dict[int, str]:
 
 
 def _command(pid: int) -> str:
-    """What a person would call the process: `netplane proxy`, not the interpreter's path."""
+    """What a person would call the process: `netplane proxy`, not the interpreter's path; else what it calls itself."""
+    own = Path(f"/proc/{pid}/comm").read_text().strip()
+    if own.startswith("netplane-"):  # a process that another one became has that one's command line
+        return own
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     names = [Path(word).name for word in words if word.isprintable() and len(word) < 200]
     if names and names[0].startswith("python"):

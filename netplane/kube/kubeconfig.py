@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Kubeconfig:
                 f"cannot read kubeconfig {path}: no such file", "Pass --kubeconfig FILE"
             ) from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read kubeconfig {path}: {error}") from None
+            raise ConfigError(f"cannot read kubeconfig {path}: {cause_of(error)}") from None
         return _Reader(path, document).resolve()
 
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -74,7 +74,10 @@ class _Reader:
         self._document = document
 
     def resolve(self) -> Kubeconfig:
-        context = self._named("contexts", "context", str(self._document.get("current-context") or ""))
+        current = self._document.get("current-context")
+        if not current:
+            raise self._error("current-context is missing")
+        context = self._named("contexts", "context", str(current))
         cluster = self._named("clusters", "cluster", str(context.get("cluster") or ""))
         user = self._named("users", "user", str(context.get("user") or ""))
         for field in ("exec", "auth-provider"):
@@ -104,7 +107,7 @@ class _Reader:
             if file := entry.get(field):
                 return (self._path.parent / str(file)).read_bytes()
         except (ValueError, OSError) as error:
-            raise self._error(f"{field}: {error}") from None
+            raise self._error(f"{field}: {cause_of(error)}") from None
         return b""
 
     def _error(self, cause: str) -> ConfigError:

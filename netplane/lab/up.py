@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from netplane.errors import ConfigError, NetplaneError, PeerError
+from netplane.errors import ConfigError, NetplaneError, PeerError, cause_of
 from netplane.kube.client import Client
 from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.objects import condition, name_of
@@ -124,7 +124,7 @@ def _api_listener() -> socket.socket:
         except OSError as error:
             listener.close()
             if port == 0:
-                raise PeerError(f"cannot listen on 127.0.0.1: {error}") from error
+                raise PeerError(f"cannot listen on 127.0.0.1: {cause_of(error)}") from error
         else:
             return listener
     raise AssertionError

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from controlplane.auth import enroll
 from controlplane.auth.enroll import Enrolment
 from netplane.config import IPAddress, Paths
-from netplane.errors import ConfigError, PeerError
+from netplane.errors import ConfigError, PeerError, cause_of
 from netplane.machine import before, setup
 from netplane.node import address as node_address
 from netplane.node.supervise import files as supervise_files
@@ -69,10 +69,11 @@ def join(root: Path, text: str, ca_hash: str, name: str | None = None) -> Joined
     """
     invitation = parse(text)
     paths = Paths(root.absolute())
+    node = setup.node_name(name)
     ca = enroll.trusted_authority(enroll.presented_chain(invitation.host, invitation.port), ca_hash)
     before.record(paths.root)
     address = _own_address(invitation)
-    enrolment = Enrolment.begin(setup.node_name(name), [address])
+    enrolment = Enrolment.begin(node, [address])
     answer = _post(invitation, ca, enrolment.request(invitation.token))
     enrolment.write(paths.etc, answer, invitation.server)
     _settle(paths, enrolment.node, address, answer.get("cluster") or {})
@@ -117,9 +118,10 @@ def _post(invitation: Invitation, ca: bytes, body: Mapping[str, Any]) -> Mapping
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         raise PeerError(f"cannot join through {invitation.server}: {_message(error)}") from None
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # urllib wraps the system's own
         reason = getattr(error, "reason", error)
-        raise PeerError(f"cannot join through {invitation.server}: {reason}") from None
+        cause = cause_of(reason if isinstance(reason, OSError) else error)
+        raise PeerError(f"cannot join through {invitation.server}: {cause}") from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -1,6 +1,7 @@
 """Writes what a machine needs for its role; may be run again at every start, and keeps what is still good."""
 
 import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,13 +15,14 @@ import yaml
 from cni import install as cni_install
 from controlplane.auth import files as auth_files
 from netplane.config import IPAddress, Paths
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 from netplane.machine import before
 from netplane.node import address as node_address
 from netplane.node.supervise import files as supervise_files
 from netplane.node.supervise.files import MASTER, NODE, write_yaml
 
 API_PORT = 6443
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Nothing is sent there: it only makes the kernel name the source of packets that leave by the default route.
 SOMEWHERE_ELSE = ipaddress.ip_address("192.0.2.1")
 
@@ -50,9 +52,8 @@ def configure(root: Path, role: Role, address: str | None = None, name: str | No
     Raises ConfigError naming the candidates where that is not clear.
     """
     paths = Paths(root.absolute())
+    node, chosen = node_name(name), choose_address(paths, address)
     before.record(paths.root)
-    chosen = choose_address(paths, address)
-    node = node_name(name)
     server = f"https://{_in_url(chosen)}:{API_PORT}"
     authority = auth_files.write_cluster(paths.etc, server=server, addresses=[chosen], names=[node])
     merge(paths.etc / "controlplane.yaml", {"addresses": [str(chosen)]})
@@ -103,8 +104,15 @@ def _one_of_ours(facts: node_address.Facts, wanted: IPAddress, what: str) -> IPA
 
 
 def node_name(name: str | None) -> str:
-    """The given name, or the host's own."""
-    return (name or socket.gethostname()).lower()
+    """The given name, or the host's own. Raises ConfigError where no Node can have it (RFC 1123, section 2.1)."""
+    node = (name or socket.gethostname()).lower()
+    if len(node) > 253 or not all(map(_LABEL.fullmatch, node.split("."))):
+        what = f"--name {name!r}" if name else f"the host name {node!r} for the node"
+        raise ConfigError(
+            f"cannot use {what}: a node's name is letters, digits, '-' and '.'",
+            "" if name else "Choose one with --name",
+        )
+    return node
 
 
 def _in_url(address: IPAddress) -> str:
@@ -118,7 +126,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"cannot read {path}: {cause_of(error)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"cannot use {path}: it is a {type(document).__name__}, not a mapping")
     return document

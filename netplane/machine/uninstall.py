@@ -22,7 +22,7 @@ from cni import firewall as cni_firewall
 from cni import observe as cni_observe
 from netplane.config import DNS_ADDRESSES, Paths
 from netplane.dns import sockets as dns_sockets
-from netplane.errors import KernelError, PeerError
+from netplane.errors import ConfigError, KernelError, PeerError
 from netplane.linux import nft
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.rtnl import rtnl
@@ -44,9 +44,12 @@ COMMAND = Path("/usr/local/bin/netplane")
 def uninstall(root: Path, say: Callable[[str], None]) -> None:
     """Remove everything of the machine at `root`; `say` gets one line for each thing that was done.
 
-    Raises KernelError or PeerError naming what does not go. Blocks; run it in the machine's namespaces.
+    Raises KernelError or PeerError naming what does not go, ConfigError for a root that has nothing of netplane: what
+    is in the kernel may be another one's. Blocks; run it in the machine's namespaces.
     """
     paths = Paths(root.absolute())
+    if paths.root != Path("/") and not any(one.exists() for one in (paths.etc, paths.run, paths.state)):
+        raise ConfigError(f"cannot uninstall: nothing of netplane is under {root}", "--root says where it is")
     for verb, step in (
         ("stopped", stop_daemons),
         ("removed", end_pods),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from netplane.config import IPAddress
-from netplane.errors import ConfigError, KernelError
+from netplane.errors import ConfigError, KernelError, cause_of
 from netplane.linux.rtnl import rtnl
 
 VIRTUALBOX_NAT = ipaddress.ip_network("10.0.2.0/24")  # its default; every guest has 10.0.2.15 there
@@ -101,7 +101,7 @@ async def resolve(server: str) -> list[IPAddress]:
     try:
         answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise KernelError(f"cannot resolve the API server's name {host}: {error}") from None
+        raise KernelError(f"cannot resolve the API server's name {host}: {cause_of(error)}") from None
     return list(dict.fromkeys(ipaddress.ip_address(answer[4][0]) for answer in answers))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
-from netplane.errors import ConfigError, KernelError
+from netplane.errors import ConfigError, KernelError, cause_of
 from netplane.kube.objects import Object
 from netplane.node import logs
 from netplane.node.pods import Pods
@@ -44,7 +44,7 @@ class Certificates:
             context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             names = f"{self.ca}, {self.certificate}, {self.key}"
-            raise ConfigError(f"cannot use the agent's certificates ({names}): {error}") from None
+            raise ConfigError(f"cannot use the agent's certificates ({names}): {cause_of(error)}") from None
         return context
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, cause_of
 
 DATA = Path(__file__).parent / "data"
 
@@ -38,5 +38,5 @@ def _read(name: str) -> Schema:
         hint = "Run ./dev setup in the source tree (and build the wheel after it)."
         raise ConfigError(f"cannot read the API's schema data: there is no {name} in {DATA}", hint) from None
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"cannot read the API's schema data: {DATA / name}: {error}") from None
+        raise ConfigError(f"cannot read the API's schema data: {DATA / name}: {cause_of(error)}") from None
     return found

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from netplane.errors import KernelError, PeerError
+from netplane.errors import KernelError, PeerError, cause_of
 from netplane.kube.objects import Object, uid_of
 from netplane.linux.cgroups import Cgroup, Layout
 from netplane.node import images, sandbox_client, sandbox_process
@@ -120,7 +120,7 @@ def _prepare(directory: Path, spec: SandboxSpec, record: dict[str, Any], cgroup:
         (directory / "sandbox.json").write_bytes(orjson.dumps(plan))
         (directory / "pod.json").write_bytes(orjson.dumps(record))
     except OSError as error:
-        raise KernelError(f"cannot prepare the pod's directory {directory}: {error}") from None
+        raise KernelError(f"cannot prepare the pod's directory {directory}: {cause_of(error)}") from None
 
 
 async def _launch(directory: Path) -> None:

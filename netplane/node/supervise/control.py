@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from netplane.errors import NetplaneError, PeerError
+from netplane.errors import ConfigError, NetplaneError, PeerError, cause_of
 
 Answer = dict[str, Any]
 MAX_LINE = 64 * 1024
@@ -69,7 +69,7 @@ def ask(path: Path, request: Answer, timeout: float = 5.0) -> Answer:
             connection.sendall(json.dumps(request).encode() + b"\n")
             reply = json.loads(connection.makefile("rb").readline() or b"{}")
     except (OSError, ValueError) as error:
-        raise PeerError(f"cannot ask {path} to {request.get('op')}: {error}") from error
+        raise PeerError(f"cannot ask {path} to {request.get('op')}: {cause_of(error)}") from error
     if not reply.get("ok"):
         raise PeerError(str(reply.get("error") or f"cannot ask {path} to {request.get('op')}: no answer"))
     return dict(reply)
@@ -84,7 +84,7 @@ def peer_pid(path: Path, timeout: float = 5.0) -> int:
         with _connect(path, timeout) as connection:
             raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError as error:
-        raise PeerError(f"cannot find the process behind {path}: {error}") from error
+        raise PeerError(f"cannot find the process behind {path}: {cause_of(error)}") from error
     pid = int(struct.unpack("3i", raw)[0])
     if pid == 0:
         raise PeerError(f"cannot find the process behind {path}: it is outside our PID namespace")
@@ -96,6 +96,9 @@ def _connect(path: Path, timeout: float) -> socket.socket:
     try:
         connection.settimeout(timeout)
         connection.connect(os.fspath(path))
+    except PermissionError as error:
+        connection.close()
+        raise ConfigError(f"cannot connect to {path}: {cause_of(error)}", "Run it with sudo") from None
     except BaseException:
         connection.close()
         raise

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import asyncio, sys
 from netplane import runner
-from netplane.errors import ConfigError
+from netplane.errors import ConfigError, KernelError
 
 async def main(daemon):
-    if sys.argv[1] == "fail":
+    if sys.argv[1] in ("fail", "misuse"):
         async with asyncio.TaskGroup() as group:
             group.create_task(broken())
     sock = daemon.listeners.get("api")
@@ -23,7 +25,7 @@ async def main(daemon):
     await daemon.stopping.wait()
 
 async def broken():
-    raise ConfigError("cannot start: the test says so", "Fix it")
+    raise (ConfigError if sys.argv[1] == "misuse" else KernelError)("cannot start:\\n the test says so", "Fix it")
 
 sys.exit(runner.run(main, name="sample", loop=sys.argv[2]))
 """
@@ -63,9 +65,10 @@ def test_ready_store_and_stop(tmp_path: Path) -> None:
             assert process.wait(10) == 0
 
 
-def test_an_error_is_one_line(tmp_path: Path) -> None:
-    process, notify = start(tmp_path, "fail", "asyncio")
+@pytest.mark.parametrize(("how", "status"), [("fail", 1), ("misuse", 2)])
+def test_an_error_is_one_line_and_a_status(tmp_path: Path, how: str, status: int) -> None:
+    process, notify = start(tmp_path, how, "asyncio")
     with process, notify:
         _, errors = process.communicate(timeout=10)
-    assert process.returncode == 1
+    assert process.returncode == status
     assert errors.decode() == "netplane sample: cannot start: the test says so. Fix it\n"

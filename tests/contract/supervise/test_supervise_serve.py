@@ -179,6 +179,18 @@ async def test_the_peer_behind_the_socket_is_the_supervisor(root):
         assert await asyncio.to_thread(control.peer_pid, path) == os.getpid()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes somebody else")
+def test_who_may_not_ask_is_told_so_and_not_that_nobody_is_there(tmp_path):
+    with control.listen(tmp_path / "s"):
+        os.seteuid(65534)
+        try:
+            for ask in (control.peer_pid, lambda path: control.ask(path, {"op": "status"})):
+                with pytest.raises(ConfigError, match=r"Permission denied\. Run it with sudo"):
+                    ask(tmp_path / "s")
+        finally:
+            os.seteuid(0)
+
+
 @pytest.mark.parametrize(
     ("request_", "cause"),
     [

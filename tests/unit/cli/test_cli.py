@@ -80,7 +80,11 @@ def test_bad_usage_is_status_2_on_stderr(arguments, capsys):
     [
         (ConfigError("cannot use a: b", "Do c"), 2, "netplane: cannot use a: b. Do c\n"),
         (KernelError("cannot do\nit"), 1, "netplane: cannot do it\n"),
-        (PermissionError(13, "Permission denied", "/x"), 1, "netplane: cannot use /x: Permission denied\n"),
+        (
+            OSError(28, "No space left on device", "/x"),
+            1,
+            "netplane: cannot use /x: No space left on device\n",
+        ),
         (ExceptionGroup("", [KernelError("cannot d"), ConfigError("cannot e")]), 1, "netplane: cannot d\n"),
         (KeyboardInterrupt(), 130, "netplane: interrupted\n"),
     ],
@@ -90,6 +94,21 @@ def test_an_error_of_any_kind_becomes_a_line_and_a_status(error, status, line, c
     failing(monkeypatch, error)
     assert cli.main(["lab", "list"]) == status
     assert capsys.readouterr().err.lstrip("\n").startswith(line)  # click ends the line of a ^C
+
+
+def test_who_is_not_root_is_told_to_be(capsys, monkeypatch):
+    monkeypatch.delenv("NETPLANE_DEBUG", raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    failing(monkeypatch, PermissionError(1, "Operation not permitted"))
+    assert cli.main(["lab", "list"]) == 1
+    line = "netplane: cannot use the system: Operation not permitted. Run it with sudo\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_lab_that_is_not_there_is_no_reason_to_fail_but_is_said(capsys, monkeypatch):
+    monkeypatch.setattr("netplane.lab.place.names", lambda: ["demo"])
+    assert cli.main(["lab", "down", "--name", "dem0"]) == 0
+    assert capsys.readouterr().err == "there is no lab dem0, but demo\n"
 
 
 def test_debug_shows_where_an_error_comes_from(monkeypatch):

@@ -32,6 +32,10 @@ class Sample:
     ports: tuple[Port, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.seconds < 0:
+            raise ValueError("seconds must not be below 0")
+
 
 def test_reads_camel_case_and_types(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
@@ -50,13 +54,17 @@ def test_reads_camel_case_and_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "complaint"),
     [
-        ({"adress": "1.2.3.4"}, "adress is not a known field"),
+        ({"adress": "1.2.3.4"}, r"adress is not a known field, perhaps address \(known: address, cluster"),
+        ({"zzz": 1}, r"zzz is not a known field \(known: "),
         ({"address": "1.2.3.400"}, "address is not valid"),
         ({"clusterCIDRs": "10.0.0.0/8"}, "clusterCIDRs must be a list"),
         ({"clusterCIDRs": ["10.0.0.1/8"]}, r"clusterCIDRs\[0\] is not valid"),
         ({"mode": "ipvs"}, "mode must be one of userspace, nftables, not 'ipvs'"),
         ({"strict": "yes"}, "strict must be true or false"),
         ({"seconds": True}, "seconds must be a number"),
+        ({"seconds": "soon"}, "seconds must be a number, not 'soon'"),
+        ({"ports": [{"name": "a", "number": "x"}]}, r"ports\[0\].number must be a whole number, not 'x'"),
+        ({"seconds": -1.0}, "seconds must not be below 0"),
         ({"ports": [{"number": 1}]}, r"ports\[0\].name is missing"),
         ({"ports": [{"name": "a", "number": 1.5}]}, r"ports\[0\].number must be a whole number"),
         ({"ports": ["a"]}, r"ports\[0\] must be a mapping"),
@@ -69,8 +77,10 @@ def test_mistakes_are_named(document: dict[str, object], complaint: str) -> None
 
 def test_broken_file_names_itself(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text("a: [")
-    with pytest.raises(ConfigError, match=r"cannot read .*x\.yaml"):
+    file.write_text("a: 1\nb: [")
+    with pytest.raises(
+        ConfigError, match=r"cannot read .*x\.yaml: line 2, column 5: expected the node content"
+    ):
         load(Sample, file)
 
 

@@ -8,7 +8,7 @@ from netplane.config import Paths
 from netplane.errors import ConfigError
 from netplane.machine import before, joining, setup
 from netplane.machine.invite import invite
-from netplane.machine.uninstall import remove_files
+from netplane.machine.uninstall import remove_files, uninstall
 
 TOKEN = "abcdef.0123456789abcdef"
 
@@ -65,6 +65,27 @@ def test_an_address_that_nobody_here_has_is_refused(tmp_path):
         setup.choose_address(Paths(tmp_path), "192.0.2.7")
     with pytest.raises(ConfigError, match="it is not an IP address"):
         setup.choose_address(Paths(tmp_path), "here")
+
+
+@pytest.mark.parametrize("name", ["Bad Name", "a_b", "-a", "a..b", "a" * 64, "a.", "ä"])
+def test_a_name_that_no_node_can_have_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot use --name .*: a node's name is letters, digits"):
+        setup.configure(tmp_path, setup.Role.ALL_IN_ONE, None, name)
+    assert list(tmp_path.iterdir()) == []
+    assert setup.node_name("N1.Example") == "n1.example"
+
+
+def test_a_host_name_that_no_node_can_have_asks_for_another(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "my_host")
+    with pytest.raises(ConfigError, match=r"cannot use the host name 'my_host' .* Choose one with --name"):
+        setup.node_name(None)
+
+
+def test_a_root_without_netplane_is_not_uninstalled(tmp_path, monkeypatch):
+    """What is in the kernel is another root's."""
+    monkeypatch.setattr("netplane.machine.uninstall.clear_kernel", lambda _paths: pytest.fail("the kernel"))
+    with pytest.raises(ConfigError, match=f"cannot uninstall: nothing of netplane is under {tmp_path}"):
+        uninstall(tmp_path, print)
 
 
 def test_settings_of_the_kernel_are_noted_once(tmp_path):
