@@ -82,6 +82,8 @@ def _encode_entry(frontend: Frontend, target: Target) -> Json:
         entry["maxConnectionAge"] = target.max_age
     if target.drain is not None:
         entry["drain"] = target.drain
+    if target.apart:
+        entry["apart"] = True
     if target.allowed:
         entry["allowed"] = [str(network) for network in target.allowed]
     return entry
@@ -101,6 +103,7 @@ def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
         bool(entry.get("proxyProtocol")),
         entry.get("maxConnectionAge"),
         entry.get("drain"),
+        bool(entry.get("apart")),
     )
     return frontend, target
 

@@ -81,9 +81,10 @@ def _frontends(
     )
     everywhere, here = cluster_pool(among, node), local_pool(among)
     affinity = _affinity(spec)
-    internal = here if spec.get("internalTrafficPolicy") == "Local" else everywhere
+    apart = spec.get("internalTrafficPolicy") == "Local"
+    internal = here if apart else everywhere
     number = int(port["port"])
-    yield Frontend(cluster_ip, number, protocol), Target(name, internal, internal, affinity)
+    yield Frontend(cluster_ip, number, protocol), Target(name, internal, internal, affinity, apart=apart)
     external = _external_target(name, spec, everywhere, here, affinity)
     version = cluster_ip.version
     node_port = int(port.get("nodePort") or 0)

@@ -102,7 +102,8 @@ class Target:
     for not at all. ``allowed``: the only client networks let in (loadBalancerSourceRanges); empty for all.
     ``proxy_protocol``: endpoints are told the client's address by the PROXY protocol, version 2 (TCP only).
     ``max_age``: seconds after which a TCP connection is ended; ``drain``: seconds that one may go on when its
-    endpoint has left. None: it is left alone.
+    endpoint has left. None: it is left alone. ``apart``: other endpoints may serve here than at the Service's
+    other addresses (internalTrafficPolicy Local), so what is remembered of a client there is not meant for here.
     """
 
     service: ServicePort
@@ -115,6 +116,7 @@ class Target:
     proxy_protocol: bool = False
     max_age: int | None = None
     drain: int | None = None
+    apart: bool = False
 
     @property
     def empty(self) -> bool:

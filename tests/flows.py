@@ -146,7 +146,7 @@ SERVICES = [
     service("dead", "10.96.0.20"),
     service("half-dead", "10.96.0.21"),
     service("machines", "10.96.0.22"),
-    service("sticky", "10.96.0.23", sessionAffinity="ClientIP"),
+    service("sticky", "10.96.0.23", node_port=30086, sessionAffinity="ClientIP", externalIPs=["203.0.113.8"]),
     service("u-web", "10.96.1.10", node_port=30080, protocol=UDP),
     service("u-all", "10.96.1.11", node_port=30081, protocol=UDP),
     service("u-none", "10.96.1.12", node_port=30082, protocol=UDP),

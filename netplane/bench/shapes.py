@@ -70,7 +70,10 @@ table ip kube-proxy {
   map firewall-ips { type ipv4_addr . inet_proto . inet_service : verdict; }
   map no-endpoint-services { type ipv4_addr . inet_proto . inet_service : verdict; }
   map no-endpoint-nodeports { type inet_proto . inet_service : verdict; }
-  chain cluster-ips-check { ip daddr @cluster-ips reject; }
+  chain cluster-ips-check {
+    ip daddr @cluster-ips reject
+    ip daddr { 10.96.0.0/12 } drop
+  }
   chain firewall-check { ip daddr . meta l4proto . th dport vmap @firewall-ips; }
   chain nodeport-endpoints-check {
     ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports

@@ -16,7 +16,7 @@ Expression = bytes
 
 _NAME, _BODY, _LIST_ELEMENT, _VALUE = 1, 2, 1, 1
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_…_HEADER
-_MARK, _NFPROTO, _L4PROTO = 3, 15, 16  # NFT_META_…
+_PRIORITY, _MARK, _NFPROTO, _L4PROTO = 2, 3, 15, 16  # NFT_META_…
 _CT_PROTO_DST, _CT_DST = 12, {4: 20, 6: 22}  # NFT_CT_…
 _ORIGINAL = 0
 _RANDOM = 1  # NFT_NG_RANDOM
@@ -42,8 +42,8 @@ class Chain:
 def load(register: int, *parts: tuple[str, int]) -> tuple[list[Expression], int]:
     """Put values side by side from a register on; the instructions, and the register after the last.
 
-    A part is (what, IP version): ``destination``, ``source``, ``protocol``, ``port`` (destination port), and of the
-    connection as its client began it ``called`` (address) and ``called port``.
+    A part is (what, IP version): ``destination``, ``source``, ``protocol``, ``port`` (destination port), ``noted``, and
+    of the connection as its client began it ``called`` (address) and ``called port``.
     """
     made = []
     for what, version in parts:
@@ -78,6 +78,21 @@ def choice(register: int, count: int) -> Expression:
 def look_up(name: str, register: int = FIRST) -> Expression:
     """Replace the key by what a map has for it; a key that it lacks ends the rule."""
     return _expression("lookup", text(1, name) + number(2, register) + number(3, register) + number(5, 0))
+
+
+def note(register: int = FIRST) -> Expression:
+    """Write a number down in the packet's priority, where later rules find it (``noted``).
+
+    Why there: ``nft list`` ends by an assertion over a key that is made of what a map had (1.0.6), so rules can hand on
+    a value only by way of the packet. Of a packet that arrives it is 0, and the kernel sets it anew where it forwards.
+    """
+    return _expression("meta", number(2, _PRIORITY) + number(3, register))
+
+
+def constant(value: int, register: int = FIRST) -> Expression:
+    """A number."""
+    body = number(1, register) + attribute(2, attribute(_VALUE, struct.pack("=I", value)))
+    return _expression("immediate", body)
 
 
 def dnat(version: int, address: int, port: int) -> Expression:
@@ -123,6 +138,8 @@ def _part(what: str, version: int, register: int) -> tuple[Expression, int]:
             return _payload(register, _NETWORK, *_DESTINATION[version])
         case "source":
             return _payload(register, _NETWORK, *_SOURCE[version])
+        case "noted":
+            return _meta(register, _PRIORITY), 1
         case "protocol":
             return _meta(register, _L4PROTO), 1
         case "port":

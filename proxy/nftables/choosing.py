@@ -4,8 +4,8 @@ Why not text as the other rules: see ``netplane.linux.nfrules``. Pure: chains ar
 """
 
 from netplane.linux import nfrules
-from netplane.linux.nfrules import FIRST
-from proxy.nftables.names import STICKY, Chain, Kind, Learn, Pick, clients, slots
+from netplane.linux.nfrules import FIRST, Expression
+from proxy.nftables.names import STICKY, Chain, Kind, Learn, Pick, clients, identities, slots
 
 
 def rules_of(chain: Chain) -> nfrules.Chain:
@@ -16,33 +16,47 @@ def rules_of(chain: Chain) -> nfrules.Chain:
 def _picking(chain: Pick) -> nfrules.Chain:
     """Mark it ours; then, of a sticky Service, the endpoint that this client had; else any of its slots."""
     kind, version = chain.kind, chain.version
+    frontend = [] if kind.by_port else [("destination", version)]
+    key, index = nfrules.load(FIRST, *frontend, ("protocol", version), ("port", version))
     rules = [nfrules.mark(kind.mark | (STICKY if chain.sticky else 0))]
     if chain.sticky:
-        known, _ = nfrules.load(FIRST, *_frontend(kind, version), ("source", version))
-        rules.append([*nfrules.only(version), *known, *_to(clients(kind, version), version)])
-    key, index = nfrules.load(FIRST, *_frontend(kind, version))
+        rules.append([*nfrules.only(version), *_note_identity(kind, version, key)])
+        client, _ = _client(version)
+        rules.append([*nfrules.only(version), *client, *_to(clients(version), version)])
     chosen = [*key, nfrules.choice(index, chain.count)]
     rules.append([*nfrules.only(version), *chosen, *_to(slots(kind, version), version)])
     return nfrules.Chain(chain.name, rules)
-
-
-def _frontend(kind: Kind, version: int) -> list[tuple[str, int]]:
-    address = [] if kind.by_port else [("destination", version)]
-    return [*address, ("protocol", version), ("port", version)]
-
-
-def _to(name: str, version: int) -> list[nfrules.Expression]:
-    port = FIRST + nfrules.registers(version)
-    return [nfrules.look_up(name), nfrules.dnat(version, FIRST, port)]
 
 
 def _learning(chain: Learn) -> nfrules.Chain:
     """After the translation: the frontend as it was called, and the client, lead to where this packet goes now."""
     kind, version = chain.kind, chain.version
     address = [] if kind.by_port else [("called", version)]
-    parts = [*address, ("protocol", version), ("called port", version), ("source", version)]
-    key, value = nfrules.load(FIRST, *parts)
+    called, _ = nfrules.load(FIRST, *address, ("protocol", version), ("called port", version))
+    client, value = _client(version)
     endpoint, _ = nfrules.load(value, ("destination", version), ("port", version))
-    name = clients(kind, version)
-    rule = [*nfrules.only(version), *key, *endpoint, nfrules.remember(name, FIRST, value, chain.seconds)]
-    return nfrules.Chain(chain.name, [rule])
+    rules = [
+        [*nfrules.only(version), *_note_identity(kind, version, called)],
+        [
+            *nfrules.only(version),
+            *client,
+            *endpoint,
+            nfrules.remember(clients(version), FIRST, value, chain.seconds),
+        ],
+        [nfrules.constant(0), nfrules.note()],
+    ]
+    return nfrules.Chain(chain.name, rules)
+
+
+def _note_identity(kind: Kind, version: int, frontend: list[Expression]) -> list[Expression]:
+    return [*frontend, nfrules.look_up(identities(kind, version)), nfrules.note()]
+
+
+def _client(version: int) -> tuple[list[Expression], int]:
+    """The key of ``clients``, and the register after it."""
+    return nfrules.load(FIRST, ("noted", version), ("source", version))
+
+
+def _to(name: str, version: int) -> list[Expression]:
+    port = FIRST + nfrules.registers(version)
+    return [nfrules.look_up(name), nfrules.dnat(version, FIRST, port)]

@@ -110,17 +110,18 @@ def _mend(
 
     Besides the state: what was changed, in words.
     """
-    state = State(node)
-    wanted = state.begin(targets, before.placed if before is not None else {})
-    done = routes.ensure(node, state.addresses)
+    state = State(node, numbers=before.numbers) if before is not None else State(node)
     intact = before is not None and before.node == node and before.rules == tables.rules(FAMILY, TABLE)
+    if not intact:
+        _load(ruleset.declare())
+    there = observe.read()
+    wanted = state.begin(targets, before.placed if before is not None else {}, there)
+    done = routes.ensure(node, state.addresses)
     chains = state.chains
     if before is not None and intact:
         chains = state.chains - before.chains
         state.chains |= before.chains
-    else:
-        _load(ruleset.declare())
-    edits = mending(observe.read(), wanted)
+    edits = mending(there, wanted)
     tables.change(FAMILY, TABLE, edits, map(rules_of, chains))
     if not intact:
         _load(ruleset.frame(node))
@@ -131,9 +132,9 @@ def _mend(
     state.rules = tables.rules(FAMILY, TABLE)
     # Whoever was here before this process may have died between a change and its consequences.
     gone = (
-        stale.find(before.placed, state.placed, touched)
+        stale.find(before.placed, state.placed, touched, state.numbers)
         if before
-        else stale.find({}, state.placed, state.placed)
+        else stale.find({}, state.placed, state.placed, state.numbers)
     )
     stale.forget(gone, tables)
     return state, done
@@ -154,7 +155,7 @@ async def _follow(tables: Tables, state: State, changes: Changes) -> State:
         change()  # sooner done than handed to a thread
     else:
         await asyncio.to_thread(change)
-    if gone := stale.find(before, state.placed, frontends):
+    if gone := stale.find(before, state.placed, frontends, state.numbers):
         await asyncio.to_thread(stale.forget, gone, tables)
     return state
 

@@ -10,14 +10,18 @@ from functools import lru_cache
 
 from netplane.linux import nfnetlink
 from proxy.model import Frontend, IPAddress, IPNetwork, NodeFacts, Pool, Target, WhenEmpty
+from proxy.nftables.identity import Numbers, remembered_as
 from proxy.nftables.names import (
     PROTOCOLS,
     Chain,
     Kind,
     Learn,
     Pick,
+    identities,
+    insiders,
     kinds,
     learners,
+    particular,
     slots,
     verdicts,
 )
@@ -73,10 +77,11 @@ def frontend_key(frontend: Frontend) -> bytes:
 class Elements:
     """The elements of frontends on one node."""
 
-    def __init__(self, node: NodeFacts) -> None:
+    def __init__(self, node: NodeFacts, numbers: Numbers) -> None:
         self._own = frozenset(node.addresses)
         self._services = _masks(node.service_cidrs)
         self._pods = _masks(node.pod_cidrs)
+        self._numbers = numbers
 
     def of(self, frontend: Frontend, placed: Placed) -> Iterator[Element]:
         """All elements of one frontend. Those of ``SHARED`` sets may be other frontends' as well."""
@@ -84,14 +89,36 @@ class Elements:
         kind, outside_kind = (
             (Kind.PORT, Kind.OUTPORT) if len(key) == PORT_KEY else (Kind.SERVICE, Kind.OUTSIDE)
         )
-        yield from _pool(kind, version, key, placed.inside, target, target.inside)
+        sticky, name = target.affinity is not None, str(target.service)
+        inside = _way(kind, version, placed.inside, sticky, target.inside)
+        if placed.outside is None and not target.allowed:
+            yield verdicts(kind, version), nfnetlink.head(key), nfnetlink.verdict(inside, name)
+        else:
+            look_again = nfnetlink.verdict(particular(kind, version), name)
+            yield verdicts(kind, version), nfnetlink.head(key), look_again
+            yield insiders(kind, version), nfnetlink.head(key), nfnetlink.verdict(inside)
+        yield from _slots(kind, version, key, placed.inside)
         if placed.outside is not None:
-            yield from _pool(outside_kind, version, key, placed.outside, target, target.outside)
+            outside = _way(outside_kind, version, placed.outside, sticky, target.outside)
+            yield verdicts(outside_kind, version), nfnetlink.head(key), nfnetlink.verdict(outside)
+            yield from _slots(outside_kind, version, key, placed.outside)
+        if sticky:
+            yield from self._sticking(frontend, placed)
         if target.allowed:
             yield from _ranges(version, key, target)
         if kind is Kind.SERVICE and self._is_single(frontend.address):
             yield f"addresses{version}", nfnetlink.head(frontend.address.packed), b""
         yield from self._here(version, target)
+
+    def _sticking(self, frontend: Frontend, placed: Placed) -> Iterator[Element]:
+        """What remembers a client."""
+        head, version = nfnetlink.head(frontend_key(frontend)), frontend.address.version
+        for kind, endpoints in zip(kinds(frontend), (placed.inside, placed.outside), strict=True):
+            if endpoints and placed.target.affinity is not None:
+                learner = Learn(kind, version, placed.target.affinity).name
+                yield learners(kind, version), head, nfnetlink.verdict(learner)
+                number = self._numbers.of(remembered_as(frontend, placed.target, kind))
+                yield identities(kind, version), head, nfnetlink.tail(number)
 
     def _is_single(self, address: IPAddress) -> bool:
         """Whether a Service's address is outside the Service networks and not the node's."""
@@ -111,30 +138,25 @@ class Elements:
 
 def chains(frontend: Frontend, placed: Placed) -> Iterator[Chain]:
     """The chains that these elements lead to."""
-    kind, outside_kind = kinds(frontend)
     version, affinity = frontend.address.version, placed.target.affinity
-    for where, endpoints in ((kind, placed.inside), (outside_kind, placed.outside or ())):
+    for where, endpoints in zip(kinds(frontend), (placed.inside, placed.outside), strict=True):
         if endpoints:
             yield Pick(where, version, len(endpoints), affinity is not None)
             if affinity is not None:
                 yield Learn(where, version, affinity)
 
 
-def _pool(
-    kind: Kind, version: int, key: bytes, endpoints: Sequence[bytes], target: Target, pool: Pool
-) -> Iterator[Element]:
-    affinity = target.affinity
+def _way(kind: Kind, version: int, endpoints: Sequence[bytes], sticky: bool, pool: Pool) -> str:
+    """The chain that serves these clients; "" for silence."""
     if endpoints:
-        chain = _pick(kind, version, len(endpoints), affinity is not None)
-    else:
-        chain = "refuse" if pool.when_empty is WhenEmpty.REJECT else ""
-    yield verdicts(kind, version), nfnetlink.head(key), nfnetlink.verdict(chain, str(target.service))
+        return _pick(kind, version, len(endpoints), sticky)
+    return "refuse" if pool.when_empty is WhenEmpty.REJECT else ""
+
+
+def _slots(kind: Kind, version: int, key: bytes, endpoints: Sequence[bytes]) -> Iterator[Element]:
     name, head, tail = slots(kind, version), nfnetlink.head, nfnetlink.tail
     for number, endpoint in enumerate(endpoints):
         yield name, head(key + _index(number)), tail(endpoint)
-    if endpoints and affinity is not None:
-        learner = Learn(kind, version, affinity).name
-        yield learners(kind, version), nfnetlink.head(key), nfnetlink.verdict(learner)
 
 
 @lru_cache(maxsize=4096)

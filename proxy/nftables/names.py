@@ -55,20 +55,38 @@ def verdicts(kind: Kind, version: int) -> str:
 
 
 @cache
+def insiders(kind: Kind, version: int) -> str:
+    """The map frontend → chain for the cluster's own clients, of frontends that are not the same for everybody."""
+    return f"in{'port' if kind.by_port else 'side'}{version}"
+
+
+@cache
+def particular(kind: Kind, version: int) -> str:
+    """The chain where such frontends are looked up again, by whose client it is."""
+    return f"particular{'-port' if kind.by_port else ''}{version}"
+
+
+@cache
 def slots(kind: Kind, version: int) -> str:
     """The map (frontend, index) → endpoint."""
     return f"{kind}{version}-slots"
 
 
-def clients(kind: Kind, version: int) -> str:
-    """The map (frontend, client) → endpoint, which the kernel fills itself: session affinity."""
-    return f"{kind}{version}-clients"
+@cache
+def identities(kind: Kind, version: int) -> str:
+    """The map frontend → number under which its clients are remembered, of frontends with session affinity."""
+    return f"{kind}{version}-identity"
 
 
 @cache
 def learners(kind: Kind, version: int) -> str:
     """The map frontend → chain that remembers its clients."""
     return f"{kind}{version}-learn"
+
+
+def clients(version: int) -> str:
+    """The map (number, client) → endpoint, which the kernel fills itself: session affinity."""
+    return f"clients{version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,8 @@ SETS = tuple(
     name
     for v in VERSIONS
     for name in (
-        *(named(kind, v) for kind in Kind for named in (verdicts, slots, learners)),
+        *(named(kind, v) for kind in Kind for named in (verdicts, slots, identities, learners)),
+        *(insiders(kind, v) for kind in (Kind.SERVICE, Kind.PORT)),
         *(f"{plain}{v}" for plain in ("addresses", "local", "hairpin", "ranged", "allowed")),
     )
 )

@@ -11,7 +11,19 @@ from ipaddress import ip_address, ip_network, summarize_address_range
 from netplane.linux import nfnetlink
 from netplane.linux.nfnetlink import Tables
 from proxy.model import Endpoint, Frontend, IPNetwork, Pool, Protocol, ServicePort, Target, WhenEmpty
-from proxy.nftables.names import FAMILY, PROTOCOLS, SETS, TABLE, VERSIONS, Kind, learners, slots, verdicts
+from proxy.nftables.names import (
+    FAMILY,
+    PROTOCOLS,
+    SETS,
+    TABLE,
+    VERSIONS,
+    Kind,
+    insiders,
+    learners,
+    particular,
+    slots,
+    verdicts,
+)
 from proxy.nftables.state import Contents
 
 _PROTOCOL = {number: Protocol(name) for name, number in PROTOCOLS.items()}
@@ -42,14 +54,16 @@ def decode(contents: Contents) -> dict[Frontend, Target]:
         local = {nfnetlink.key_of(head) for head in contents[f"local{version}"]}
         allowed = _allowed(contents, version)
         for kind, outside_kind in ((Kind.SERVICE, Kind.OUTSIDE), (Kind.PORT, Kind.OUTPORT)):
-            pools = _pools(contents, kind, version, local)
+            inside = _pools(contents, kind, version, local)
             outside = _pools(contents, outside_kind, version, local)
-            for key, (service, pool, affinity) in pools.items():
+            services = _services(contents, kind, version)
+            stays = _stays(contents, kind, version) | _stays(contents, outside_kind, version)
+            for key, pool in inside.items():
                 target = Target(
-                    service,
+                    services[key],
                     pool,
-                    outside[key][1] if key in outside else pool,
-                    affinity,
+                    outside.get(key, pool),
+                    stays.get(key),
                     keep_outside_address=key in outside,
                     allowed=tuple(allowed.get(key, ())),
                 )
@@ -64,24 +78,33 @@ def frontend_of(key: bytes, version: int) -> Frontend:
     return Frontend(address, int.from_bytes(rest[4:6], "big"), _PROTOCOL[rest[0]])
 
 
-def _pools(
-    contents: Contents, kind: Kind, version: int, local: set[bytes]
-) -> dict[bytes, tuple[ServicePort, Pool, int | None]]:
-    """Key → whose it is, where it leads, and for how many seconds a client stays there."""
+def _pools(contents: Contents, kind: Kind, version: int, local: set[bytes]) -> dict[bytes, Pool]:
+    """Key → where it leads, for the clients of this kind."""
     placed: dict[bytes, list[Endpoint]] = defaultdict(list)
     for head, tail in contents[slots(kind, version)].items():
         placed[nfnetlink.key_of(head)[:-4]].append(_endpoint(nfnetlink.value_of(tail), local))
-    stays = {
-        nfnetlink.key_of(head): int(nfnetlink.chain_of(tail).rpartition("-")[2])
-        for head, tail in contents[learners(kind, version)].items()
-    }
     found = {}
     for head, tail in contents[verdicts(kind, version)].items():
         key, chain = nfnetlink.key_of(head), nfnetlink.chain_of(tail)
+        if chain == particular(kind, version):
+            chain = nfnetlink.chain_of(contents[insiders(kind, version)].get(head, tail))
         endpoints = tuple(sorted(placed.get(key, ()), key=lambda endpoint: endpoint.order))
-        pool = Pool(endpoints, WhenEmpty.REJECT if chain else WhenEmpty.DROP)
-        found[key] = (_service(nfnetlink.comment_of(tail)), pool, stays.get(key))
+        found[key] = Pool(endpoints, WhenEmpty.REJECT if chain else WhenEmpty.DROP)
     return found
+
+
+def _services(contents: Contents, kind: Kind, version: int) -> dict[bytes, ServicePort]:
+    """Key → whose it is."""
+    listed = contents[verdicts(kind, version)].items()
+    return {nfnetlink.key_of(head): _service(nfnetlink.comment_of(tail)) for head, tail in listed}
+
+
+def _stays(contents: Contents, kind: Kind, version: int) -> dict[bytes, int]:
+    """Key → for how many seconds a client stays with its endpoint."""
+    return {
+        nfnetlink.key_of(head): int(nfnetlink.chain_of(tail).rpartition("-")[2])
+        for head, tail in contents[learners(kind, version)].items()
+    }
 
 
 def _endpoint(value: bytes, local: set[bytes]) -> Endpoint:

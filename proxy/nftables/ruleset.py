@@ -3,11 +3,13 @@
 Why pure: what keeps a pod from a node's own port, and whose address an endpoint sees, can be read here and tested
 without a kernel. A script never deletes the table: translated connections live as long as its chains do.
 
-A connection's first packet passes ``arrive`` (from elsewhere) or ``leave`` (from this node): source ranges, then the
-frontend, for outside clients first among what differs for them, then NodePorts. At a Service's address, what no
-Service has is left to ``guard``: only a socket of exactly that address (cluster DNS) may answer there.
+A connection's first packet passes ``arrive``, from wherever it comes: it is looked up as a Service's address, then as a
+NodePort. A frontend that is not the same for everybody (source ranges, policy Local) leads to ``particular``, which
+looks it up again by whose client it is; no other pays for that. At a Service's address, what no Service has is left to
+``guard``: only a socket of exactly that address (cluster DNS) may answer there.
 Once translated it passes ``translate``, where the source becomes the node's unless the answer is sure to come back
-through this node. All later packets follow the connection's entry in conntrack and see none of this.
+through this node. All later packets follow the connection's entry in conntrack and see none of this: no base chain of
+ours is in the way of what is forwarded but those of type nat.
 """
 
 import hashlib
@@ -25,7 +27,10 @@ from proxy.nftables.names import (
     VERSIONS,
     Kind,
     clients,
+    identities,
+    insiders,
     learners,
+    particular,
     slots,
     verdicts,
 )
@@ -44,9 +49,10 @@ _HOOKS = {
 }
 _CHAINS = (
     *("identity", "refuse", *_HOOKS),
-    *(f"{name}{v}" for v in VERSIONS for name in ("arrive", "leave", "translate", "learn")),
+    *(f"{name}{v}" for v in VERSIONS for name in ("arrive", "translate", "unusual", "learn")),
+    *(particular(kind, v) for v in VERSIONS for kind in (Kind.SERVICE, Kind.PORT)),
 )
-MOST_CLIENTS = 262_144  # of sticky Services, by kind and IP version; beyond it, new clients do not stick
+MOST_CLIENTS = 262_144  # of sticky Services, by IP version; beyond it, new clients do not stick
 
 
 def declare() -> str:
@@ -76,11 +82,14 @@ def declarations() -> Iterator[str]:
         address = _TYPE[v]
         for kind in Kind:
             key = "inet_proto . inet_service" if kind.by_port else f"{address} . inet_proto . inet_service"
-            learnt = f"type {key} . {address} : {address} . inet_service; flags dynamic,timeout"
             yield f"map {_AT} {verdicts(kind, v)} {{ type {key} : verdict; }}"
             yield f"map {_AT} {slots(kind, v)} {{ type {key} . mark : {address} . inet_service; }}"
-            yield f"map {_AT} {clients(kind, v)} {{ {learnt}; size {MOST_CLIENTS}; timeout 3h; }}"
+            yield f"map {_AT} {identities(kind, v)} {{ type {key} : classid; }}"
             yield f"map {_AT} {learners(kind, v)} {{ type {key} : verdict; }}"
+            if kind in (Kind.SERVICE, Kind.PORT):
+                yield f"map {_AT} {insiders(kind, v)} {{ type {key} : verdict; }}"
+        learnt = f"type classid . {address} : {address} . inet_service; flags dynamic,timeout"
+        yield f"map {_AT} {clients(v)} {{ {learnt}; size {MOST_CLIENTS}; timeout 3h; }}"
         yield f"set {_AT} addresses{v} {{ type {address}; }}"
         yield f"set {_AT} local{v} {{ type {address}; }}"
         yield f"set {_AT} hairpin{v} {{ type {address} . {address}; }}"
@@ -98,11 +107,11 @@ def _refusal() -> Iterator[str]:
 
 
 def _hooks() -> Iterator[str]:
-    for chain, going in (("prerouting", "arrive"), ("output", "leave")):
+    for chain in ("prerouting", "output"):
         # A TCP packet without a connection that is not its beginning belongs to a socket of this node, or to nobody.
         yield f"{chain} meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn return"
         for v in VERSIONS:
-            yield f"{chain} meta nfproto ipv{v} goto {going}{v}"
+            yield f"{chain} meta nfproto ipv{v} goto arrive{v}"
     for chain in ("input", "postrouting"):
         yield f"{chain} meta mark & {OURS:#x} == 0 return"
         for v in VERSIONS:
@@ -112,11 +121,13 @@ def _hooks() -> Iterator[str]:
 def _of_version(node: NodeFacts, version: int) -> Iterator[str]:
     pods = [*node.cluster_cidrs, *node.pod_cidrs]
     inside = _listed([*pods, *_single(node.addresses)], version)
-    yield from (f"arrive{version} {rule}" for rule in _arriving(node, version, inside))
-    yield from (f"leave{version} {rule}" for rule in _arriving(node, version, None))
+    yield from (f"arrive{version} {rule}" for rule in _arriving(node, version))
+    for kind in (Kind.SERVICE, Kind.PORT):
+        yield from (f"{particular(kind, version)} {rule}" for rule in _by_client(kind, version, inside))
     yield from (f"guard {rule}" for rule in _guarding(node, version))
     yield from (f"learn{version} {rule}" for rule in _sticking(version))
     if node.address(version) is not None:
+        yield from (f"unusual{version} {rule}" for rule in _unusual(version))
         yield from (f"translate{version} {rule}" for rule in _translating(node, version, inside))
 
 
@@ -128,15 +139,9 @@ def _guarding(node: NodeFacts, version: int) -> Iterator[str]:
         yield f"{word} daddr {whose} meta l4proto {{ tcp, udp }} socket wildcard 1 goto refuse"
 
 
-def _arriving(node: NodeFacts, version: int, inside: str | None) -> Iterator[str]:
-    """``inside``: the cluster's own addresses, as a set; "" for none, None where all clients are this node."""
+def _arriving(node: NodeFacts, version: int) -> Iterator[str]:
     word = _WORD[version]
-    service, port = _key(Kind.SERVICE, version), _key(Kind.PORT, version)
-    stranger = f"{word} saddr != {inside} " if inside else ""
-    yield f"{service} @ranged{version} {service} . {word} saddr != @allowed{version} drop"
-    if inside is not None:
-        yield f"{stranger}{service} vmap @{verdicts(Kind.OUTSIDE, version)}"
-    yield f"{service} vmap @{verdicts(Kind.SERVICE, version)}"
+    yield f"{_key(Kind.SERVICE, version)} vmap @{verdicts(Kind.SERVICE, version)}"
     if networks := _listed(node.service_cidrs, version):
         yield f"{word} daddr {networks} return"
     yield f"{word} daddr @addresses{version} return"
@@ -145,9 +150,18 @@ def _arriving(node: NodeFacts, version: int, inside: str | None) -> Iterator[str
         chosen = _listed(node.node_port_networks, version)
         yield f"{word} daddr != {chosen} return" if chosen else "return"
     yield "fib daddr type != local return"
-    if inside is not None:
-        yield f"{stranger}{port} vmap @{verdicts(Kind.OUTPORT, version)}"
-    yield f"{port} vmap @{verdicts(Kind.PORT, version)}"
+    yield f"{_key(Kind.PORT, version)} vmap @{verdicts(Kind.PORT, version)}"
+
+
+def _by_client(kind: Kind, version: int, inside: str) -> Iterator[str]:
+    """``inside``: the cluster's own addresses, "" for none. This node is always inside, at whatever address."""
+    word, key = _WORD[version], _key(kind, version)
+    if not kind.by_port:
+        yield f"{key} @ranged{version} {key} . {word} saddr != @allowed{version} drop"
+    stranger = f"{word} saddr != {inside} fib saddr type != local" if inside else "fib saddr type != local"
+    outside = Kind.OUTPORT if kind.by_port else Kind.OUTSIDE
+    yield f"{stranger} {key} vmap @{verdicts(outside, version)}"
+    yield f"{key} vmap @{insiders(kind, version)}"
 
 
 def _translating(node: NodeFacts, version: int, inside: str) -> Iterator[str]:
@@ -155,8 +169,7 @@ def _translating(node: NodeFacts, version: int, inside: str) -> Iterator[str]:
     word, own = _WORD[version], _listed(_single(node.addresses), version)
     # Not masquerade: that takes the address of the link, which may be one that only this machine knows.
     to_node = f"snat {word} to {node.address(version)} fully-random"
-    yield f"meta mark & {STICKY:#x} != 0 jump learn{version}"
-    yield f"meta mark & {KEEPS:#x} != 0 return"
+    yield f"meta mark & {STICKY | KEEPS:#x} != 0 jump unusual{version}"
     yield f"{word} saddr {own} return"
     yield f"{word} saddr . {word} daddr @hairpin{version} {to_node}"
     if pods := _listed([*node.cluster_cidrs, *node.pod_cidrs], version):
@@ -165,6 +178,11 @@ def _translating(node: NodeFacts, version: int, inside: str) -> Iterator[str]:
             yield f"{word} saddr {mine} return"
         yield f"{word} saddr {inside} {word} daddr @local{version} return"
     yield to_node
+
+
+def _unusual(version: int) -> Iterator[str]:
+    yield f"meta mark & {STICKY:#x} != 0 jump learn{version}"
+    yield f"meta mark & {KEEPS:#x} != 0 accept"
 
 
 def _sticking(version: int) -> Iterator[str]:
@@ -178,11 +196,16 @@ def _sticking(version: int) -> Iterator[str]:
 
 
 def _listed(networks: Iterable[IPNetwork], version: int) -> str:
-    """As an anonymous set; "" for none. nft's sets take no overlaps."""
+    """As an anonymous set, or the only one there is: to compare costs a tenth of a look-up. "" for none.
+
+    nft's sets take no overlaps.
+    """
     mine = [network for network in networks if network.version == version]
     four = [network for network in mine if isinstance(network, IPv4Network)]
     six = [network for network in mine if isinstance(network, IPv6Network)]
     found = [*collapse_addresses(four), *collapse_addresses(six)]
+    if len(found) == 1:
+        return str(found[0])
     return f"{{ {', '.join(map(str, found))} }}" if found else ""
 
 

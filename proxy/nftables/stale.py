@@ -14,9 +14,11 @@ from netplane.linux.conntrack import Flow
 from netplane.linux.nfnetlink import Edit, Tables, key_of, value_of
 from proxy.diff import Changes
 from proxy.model import Frontend, Protocol
-from proxy.nftables.elements import Placed, frontend_key
-from proxy.nftables.names import FAMILY, TABLE, Kind, clients, kinds
+from proxy.nftables.elements import Placed
+from proxy.nftables.identity import Numbers, remembered_as
+from proxy.nftables.names import FAMILY, TABLE, VERSIONS, clients, kinds
 
+NUMBER = 4  # bytes of a key of ``clients``
 TRIES = 10  # of a deletion: entries end by themselves meanwhile
 Place = tuple[bytes, int]  # address (b"" for every one of the node) and port
 
@@ -26,12 +28,12 @@ class Stale:
     """UDP frontends that lost or gained endpoints, with those that they have now; and the same of sticky ones.
 
     ``held``: all UDP frontends at addresses, which a NodePort of the same number must not be taken for.
-    ``sticky``: (kind, IP version, frontend's key) → endpoints that clients may stay with.
+    ``sticky``: (IP version, number of a Service port) → endpoints that its clients may stay with.
     """
 
     flows: Mapping[Place, frozenset[bytes]]
     held: frozenset[Place]
-    sticky: Mapping[tuple[Kind, int, bytes], frozenset[bytes]]
+    sticky: Mapping[tuple[int, bytes], frozenset[bytes]]
 
     def __bool__(self) -> bool:
         return bool(self.flows or self.sticky)
@@ -50,20 +52,26 @@ class Stale:
 
 
 def find(
-    before: Mapping[Frontend, Placed], after: Mapping[Frontend, Placed], frontends: Iterable[Frontend]
+    before: Mapping[Frontend, Placed],
+    after: Mapping[Frontend, Placed],
+    frontends: Iterable[Frontend],
+    numbers: Numbers,
 ) -> Stale:
     """What may be stale once ``frontends`` have changed. Pure."""
     flows: dict[Place, frozenset[bytes]] = {}
-    sticky: dict[tuple[Kind, int, bytes], frozenset[bytes]] = {}
+    sticky: dict[tuple[int, bytes], frozenset[bytes]] = {}
     for frontend in frontends:
         old, new = before.get(frontend), after.get(frontend)
         had, has = _endpoints(old), _endpoints(new)
         if frontend.protocol is Protocol.UDP and (had - has or not had):
             flows[_place(frontend)] = has
-        if old is not None and old.target.affinity is not None:
-            for kind, served, serves in zip(kinds(frontend), _pools(old), _pools(new), strict=True):
-                if served - serves:
-                    sticky[kind, frontend.address.version, frontend_key(frontend)] = serves
+        if new is None or new.target.affinity is None:
+            continue  # whoever is remembered is so in vain, and not for ever
+        sure = old is not None and old.target.affinity is not None
+        for kind, served, serves in zip(kinds(frontend), _pools(old), _pools(new), strict=True):
+            if not sure or served - serves:
+                number = numbers.of(remembered_as(frontend, new.target, kind))
+                sticky[frontend.address.version, number] = serves
     held = frozenset(_place(f) for f in after if f.protocol is Protocol.UDP) if flows else frozenset()
     return Stale(flows, held, sticky)
 
@@ -77,14 +85,16 @@ def forget(stale: Stale, tables: Tables) -> None:
     """Make the kernel forget it. Raises KernelError."""
     if stale.flows:
         conntrack.forget_where(stale.matches)
-    for (kind, version), keys in _by_map(stale.sticky).items():
-        _forget_clients(tables, clients(kind, version), keys, 4 if version == 4 else 16)
+    for version in VERSIONS:
+        keys = {number: serves for (of, number), serves in stale.sticky.items() if of == version}
+        if keys:
+            _forget_clients(tables, clients(version), keys)
 
 
-def _forget_clients(tables: Tables, name: str, keys: Mapping[bytes, frozenset[bytes]], size: int) -> None:
+def _forget_clients(tables: Tables, name: str, keys: Mapping[bytes, frozenset[bytes]]) -> None:
     for left in reversed(range(TRIES)):
         known = tables.elements(FAMILY, TABLE, name) or {}
-        gone = [head for head, tail in known.items() if _left(key_of(head)[:-size], value_of(tail), keys)]
+        gone = [head for head, tail in known.items() if _left(key_of(head)[:NUMBER], value_of(tail), keys)]
         if not gone:
             return
         try:
@@ -96,17 +106,8 @@ def _forget_clients(tables: Tables, name: str, keys: Mapping[bytes, frozenset[by
             return
 
 
-def _left(key: bytes, endpoint: bytes, keys: Mapping[bytes, frozenset[bytes]]) -> bool:
-    return key in keys and endpoint not in keys[key]
-
-
-def _by_map(
-    sticky: Mapping[tuple[Kind, int, bytes], frozenset[bytes]],
-) -> dict[tuple[Kind, int], dict[bytes, frozenset[bytes]]]:
-    found: dict[tuple[Kind, int], dict[bytes, frozenset[bytes]]] = {}
-    for (kind, version, key), endpoints in sticky.items():
-        found.setdefault((kind, version), {})[key] = endpoints
-    return found
+def _left(number: bytes, endpoint: bytes, keys: Mapping[bytes, frozenset[bytes]]) -> bool:
+    return number in keys and endpoint not in keys[number]
 
 
 def _place(frontend: Frontend) -> Place:

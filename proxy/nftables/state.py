@@ -5,15 +5,17 @@ is thrown away and read anew.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from netplane.linux import nfnetlink
 from netplane.linux.nfnetlink import Edit, key_of
 from proxy.diff import Changes
 from proxy.model import Frontend, IPAddress, NodeFacts, Target
-from proxy.nftables.elements import SHARED, Elements, Placed, chains, place
-from proxy.nftables.names import SETS, Chain
+from proxy.nftables.elements import SHARED, Elements, Placed, chains, frontend_key, place
+from proxy.nftables.identity import Numbers, remembered_as
+from proxy.nftables.names import SETS, Chain, identities, kinds
 
 Contents = dict[str, dict[bytes, bytes]]  # set → head → tail
 
@@ -42,10 +44,11 @@ class State:
     shared: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     chains: set[Chain] = field(default_factory=set)
     rules: dict[str, int] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=Numbers)
     elements: Elements = field(init=False)
 
     def __post_init__(self) -> None:
-        self.elements = Elements(self.node)
+        self.elements = Elements(self.node, self.numbers)
 
     @property
     def addresses(self) -> list[IPAddress]:
@@ -53,8 +56,14 @@ class State:
         heads = [head for name, head in self.shared if name.startswith("addresses")]
         return [ip_address(key_of(head)) for head in heads]
 
-    def begin(self, targets: Mapping[Frontend, Target], known: Mapping[Frontend, Placed]) -> Contents:
-        """All that these targets ask for. ``known``: how endpoints are placed already, where that is known."""
+    def begin(
+        self, targets: Mapping[Frontend, Target], known: Mapping[Frontend, Placed], there: Contents
+    ) -> Contents:
+        """All that these targets ask for. ``known``: how endpoints are placed already, where that is known.
+
+        ``there``: what the kernel has, whose numbers of Service ports go on.
+        """
+        self.numbers.adopt(_numbered(targets, there))
         wanted: Contents = {name: {} for name in SETS}
         elements = self.elements.of
         for frontend, target in targets.items():
@@ -127,6 +136,16 @@ def difference(
             come.setdefault(name, {})[head] = tail
     names = dict.fromkeys((*gone, *come))
     return tuple(Edit(name, gone.get(name, ()), come.get(name)) for name in names)
+
+
+def _numbered(targets: Mapping[Frontend, Target], there: Contents) -> Iterator[tuple[str, bytes]]:
+    """Under which numbers the kernel remembers the clients of these targets."""
+    for frontend, target in targets.items():
+        if target.affinity is not None:
+            for kind in kinds(frontend):
+                known = there.get(identities(kind, frontend.address.version), {})
+                if tail := known.get(nfnetlink.head(frontend_key(frontend))):
+                    yield remembered_as(frontend, target, kind), nfnetlink.value_of(tail)
 
 
 def mending(there: Contents, wanted: Contents) -> tuple[Edit, ...]:

@@ -48,6 +48,18 @@ def test_a_socket_of_the_node_at_a_service_address_is_reached(world, switch, mod
                 assert client.recv(100) == b"question"
 
 
+@pytest.mark.parametrize("source", [flows.CLIENT, flows.HOST])
+@pytest.mark.parametrize("mode", DATA_PATHS)
+def test_a_sticky_client_has_one_endpoint_at_every_address_of_a_service(
+    world, switch, mode: str, source: flows.Where
+) -> None:
+    """As with kube-proxy: by Service port, whichever of its addresses is called."""
+    switch(mode)
+    places = [destination("sticky"), (flows.N1, 30086), ("203.0.113.8", 80)]
+    answers = [visit(world, source, *place) for place in places * 4]
+    assert len({name for name, _ in answers}) == 1
+
+
 ROWS = [(mode, flow) for mode in DATA_PATHS for flow in FLOWS if mode in flow.modes]
 
 

@@ -63,6 +63,30 @@ def test_a_client_stays_with_its_endpoint_until_that_leaves(world, hosted) -> No
     assert {who(world) for _ in range(20)} == {second}, "also when others come"
 
 
+@pytest.fixture
+def predecessor(world) -> Hosted:
+    return Hosted(NftablesDataPath, world.netns["n1"])
+
+
+def test_a_client_is_forgotten_whose_endpoint_left_while_no_process_was_there(
+    world, predecessor, hosted
+) -> None:
+    sync(predecessor, {TCP: target("web1", affinity=600)})
+    assert who(world) == "web1"
+    predecessor.stop(keep=True)
+    sync(hosted, {TCP: target("remote", affinity=600)})
+    assert {who(world) for _ in range(5)} == {"remote"}
+
+
+def test_a_client_stays_with_its_endpoint_over_a_restart(world, predecessor, hosted) -> None:
+    want = {TCP: target("web1", "web2", "remote", affinity=600)}
+    sync(predecessor, want)
+    first = who(world)
+    predecessor.stop(keep=True)
+    sync(hosted, want)
+    assert {who(world) for _ in range(10)} == {first}
+
+
 def test_affinity_ends_with_its_time(world, hosted) -> None:
     sync(hosted, {TCP: target("web1", "web2", affinity=1)})
     first, end = who(world), monotonic() + 20
@@ -72,13 +96,20 @@ def test_affinity_ends_with_its_time(world, hosted) -> None:
 
 
 def test_clients_of_a_sticky_service_are_spread(world, hosted) -> None:
-    sync(hosted, {TCP: target("web1", "web2", affinity=600)})
-    for _ in range(20):
+    for number in range(20):
+        sticky = target("web1", "web2", affinity=600)
+        sync(hosted, {TCP: replace(sticky, service=ServicePort("default", f"it-{number}", "80"))})
         if who(world, "client") != who(world, "n1"):
             return
-        sync(hosted, {TCP: target(affinity=600)})  # all clients are forgotten with its endpoints
-        sync(hosted, {TCP: target("web1", "web2", affinity=600)})
     pytest.fail("both clients had the same endpoint twenty times")
+
+
+def test_a_frontend_with_fewer_endpoints_does_not_send_a_client_to_another_one(world, hosted) -> None:
+    """Policy Local at one of a Service's addresses: a client that got an endpoint elsewhere has to have one here."""
+    narrow = Frontend(ip_address("10.96.7.8"), 80, Protocol.TCP)
+    sync(hosted, {TCP: target("remote", affinity=600), narrow: target("web1", affinity=600, apart=True)})
+    assert who(world) == "remote"
+    assert {visit(world, "client", str(narrow.address), 80)[0] for _ in range(5)} == {"web1"}
 
 
 @pytest.fixture
@@ -244,5 +275,5 @@ def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_rules_say_can_be_read() -> None:
     """`nft list` shows the frame as it was written, so a person can follow a packet by it."""
     text = ruleset.frame(replace(node(), node_port_networks=node().pod_cidrs))
-    assert "guard ip daddr { 10.96.0.0/12 } meta l4proto { tcp, udp } socket wildcard 1 goto refuse" in text
-    assert "arrive4 ip daddr != { 10.244.1.0/24 } return" in text
+    assert "guard ip daddr 10.96.0.0/12 meta l4proto { tcp, udp } socket wildcard 1 goto refuse" in text
+    assert "arrive4 ip daddr != 10.244.1.0/24 return" in text

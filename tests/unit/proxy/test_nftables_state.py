@@ -79,13 +79,13 @@ def applied(contents: Contents, work: Work) -> Contents:
 @given(sequence=st.lists(TARGETS, min_size=1, max_size=5))
 def test_following_comes_to_where_a_new_start_would(sequence: list[dict[Frontend, Target]]) -> None:
     state, have = State(NODE), sequence[0]
-    contents = state.begin(have, {})
+    contents = state.begin(have, {}, {})
     for want in sequence[1:]:
         changes = diff(have, want)
         contents = applied(contents, state.follow(changes))
         have = apply(have, changes)
         fresh = State(NODE)
-        assert contents == fresh.begin(want, state.placed)
+        assert contents == fresh.begin(want, state.placed, contents)
         assert state.shared == fresh.shared
         assert state.chains >= fresh.chains
         assert mending(contents, contents) == ()
@@ -103,7 +103,7 @@ def told(target: Target, contents: Contents) -> Target:
         found = tuple(sorted(dict.fromkeys(ends), key=lambda e: e.order))
         return Pool(found, WhenEmpty.REJECT if found else given.when_empty)
 
-    affinity = target.affinity if target.inside.endpoints else None
+    affinity = None if target.empty else target.affinity
     return replace(target, inside=pool(target.inside), outside=pool(target.outside), affinity=affinity)
 
 
@@ -125,5 +125,5 @@ def test_chains_are_made_of_few_instructions() -> None:
     plain = rules_of(Pick(Kind.SERVICE, 4, 5))
     assert [len(rule) for rule in plain.rules] == [3, 8], "mark; then IPv4, key, index, lookup, DNAT"
     sticky = rules_of(Pick(Kind.SERVICE, 6, 5, sticky=True))
-    assert len(sticky.rules) == 3
-    assert len(rules_of(Learn(Kind.PORT, 6, 60)).rules) == 1
+    assert len(sticky.rules) == 4, "mark; note the Service port; whom this client had; anyone"
+    assert len(rules_of(Learn(Kind.PORT, 6, 60)).rules) == 3
