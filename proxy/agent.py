@@ -19,7 +19,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from netplane import config
+from netplane import compiled, config
 from netplane.config import IPAddress, IPNetwork, Paths
 from netplane.errors import NetplaneError
 from netplane.kube.cache import Cache, Change
@@ -130,6 +130,8 @@ class _Agent:
         mode, why = choice.resolve(settings.mode, self._paths)
         if why:
             log.info("%s", why)
+        if interpreted := compiled.why_interpreted():
+            log.info("the relay runs as plain Python, slower a connection: %s", interpreted)
         self._datapath = Forwarding(mode, relay, self._paths)
         self._syncer = Syncer(
             self._wanted,
@@ -302,6 +304,7 @@ class _Agent:
             "revision": report.revision,
             "frontends": len(self._datapath.targets),
             "workers": self._crew.workers,
+            "interpreted": compiled.why_interpreted(),
             "flows": self._crew.active + len(await self._datapath.translated()),
             "room": self._crew.room,
             "ejected": self._crew.ejected,

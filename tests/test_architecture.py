@@ -18,6 +18,7 @@ FOUNDATION = {
     "netplane.config",
     "netplane.metrics",
     "netplane.runner",
+    "netplane.compiled",
     "netplane.kube",
     "netplane.linux",
 }
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "netplane.config": {"netplane.errors"},
     "netplane.metrics": {"netplane.errors"},
     "netplane.runner": {"netplane.errors"},
+    "netplane.compiled": {"netplane.errors"},
     "netplane.kube": {"netplane.errors"},
     "netplane.linux": {"netplane.errors"},
     "cni": FOUNDATION,

@@ -131,5 +131,7 @@ def _proxy(paths: Paths) -> tuple[bool, str]:
     detail = f"{found['mode']}, {found['frontends']} frontends, {found['flows']} flows, revision {found['revision']}"
     heard = "not yet since it was started" if silent is None else f"{silent:.0f} s ago"
     detail += f", heard of the API server {heard}"
+    if interpreted := found.get("interpreted"):
+        detail += f", in plain Python ({interpreted})"
     problems = [*found.get("problems", []), *found.get("unserved", [])]
     return not problems, "; ".join([detail, *map(str, problems)])

@@ -240,7 +240,7 @@ class Heir:
         fds, pipes = [], []
         for held in entry["held"]:
             fds.append(next(rest))
-            pipes.append(None if held is None else Pipe.of(next(rest), next(rest), held))
+            pipes.append(None if held is None else Pipe(next(rest), next(rest), held))
         self._worker.engine.adopt(flow, fds, [Half(half) for half in entry["halves"]], pipes)
         self._worker.limit_age(flow)
 

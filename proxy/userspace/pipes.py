@@ -20,18 +20,18 @@ class Pipe:
 
     __slots__ = ("held", "reader", "writer")
 
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.held = 0
-        with suppress(OSError):  # the default 64 KiB work as well, in more steps
-            fcntl.fcntl(self.writer, F_SETPIPE_SZ, PIPE_BYTES)
+    def __init__(self, reader: int, writer: int, held: int = 0) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.held = held
 
     @classmethod
-    def of(cls, reader: int, writer: int, held: int) -> "Pipe":
-        """A pipe that another process made."""
-        pipe = cls.__new__(cls)
-        pipe.reader, pipe.writer, pipe.held = reader, writer, held
-        return pipe
+    def make(cls) -> "Pipe":
+        """A new one, with room for ``PIPE_BYTES`` where the kernel allows. Raises OSError."""
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(OSError):  # the default 64 KiB work as well, in more steps
+            fcntl.fcntl(writer, F_SETPIPE_SZ, PIPE_BYTES)
+        return cls(reader, writer)
 
     def close(self) -> None:
         """Give both descriptors back."""
@@ -53,7 +53,7 @@ class PipePool:
         if self._free:
             pipe = self._free.pop()
         else:
-            pipe = Pipe()
+            pipe = Pipe.make()
             self.open += 1
         self._entries[fd] = pipe.reader * LINK | pipe.writer
         return pipe

@@ -144,7 +144,7 @@ def _pipe(worker: Worker, fd: int) -> Pipe | None:
     if ends is None:
         return None
     reader, writer = ends
-    return Pipe.of(reader, writer, _number(reader, UNREAD))
+    return Pipe(reader, writer, _number(reader, UNREAD))
 
 
 def _reading(fd: int) -> Side:
