@@ -262,6 +262,8 @@ FLOWS = [
     Flow(WEB1, "u-self", served("web1"), "hairpin, as for TCP", ON_THE_WAY, protocol=UDP),
     Flow(WEB1, "u-self", served("web1", itself=Seen.ITS_OWN), "within the pod", TOLD, protocol=UDP),
     Flow(CLIENT, "u-none", REFUSED, "no endpoints: port unreachable", protocol=UDP),
+    Flow(HOST, "u-none", REFUSED, "the node's own programs hear of it as all others do", protocol=UDP),
+    Flow(HOST, "10.96.1.10:81", REFUSED, "also of a port that the Service does not have", protocol=UDP),
     Flow(OUTSIDE, f"{N1}:30082", REFUSED, "also at the NodePort", protocol=UDP),
     Flow(OUTSIDE, f"{N1}:30081", served("web1", "web2", "remote", seen=NODE), "NodePort", protocol=UDP),
     Flow(CLIENT, f"{N1}:30080", served("web1", "web2"), "a pod by NodePort", protocol=UDP),

@@ -68,7 +68,7 @@ def frame(node: NodeFacts) -> str:
 
     Load it when the maps are full: what they lack is refused.
     """
-    rules = [*_refusal(), *_hooks(), *(rule for v in VERSIONS for rule in _of_version(node, v))]
+    rules = [*_refusal(node), *_hooks(), *(rule for v in VERSIONS for rule in _of_version(node, v))]
     mark = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
     lines = [f"flush chain {_AT} {name}" for name in _CHAINS]
     lines += [f"add rule {_AT} {rule}" for rule in rules]
@@ -101,7 +101,15 @@ def _key(kind: Kind, version: int) -> str:
     return _PORT if kind.by_port else f"{_WORD[version]} daddr . {_PORT}"
 
 
-def _refusal() -> Iterator[str]:
+def _refusal(node: NodeFacts) -> Iterator[str]:
+    """A datagram that is refused on its way out is an error of its sender's (EPERM); one that arrives is answered.
+
+    So what this node sends to a Service's address goes on, as that address is the node's own, and meets nobody there.
+    """
+    for version in VERSIONS:
+        networks = _listed(node.service_cidrs, version)
+        for whose in filter(None, (networks, f"@addresses{version}")):
+            yield f"refuse oif lo {_WORD[version]} daddr {whose} return"
     yield "refuse meta l4proto tcp reject with tcp reset"
     yield "refuse reject"
 
@@ -111,6 +119,10 @@ def _hooks() -> Iterator[str]:
         # A TCP packet without a connection that is not its beginning belongs to a socket of this node, or to nobody.
         yield f"{chain} meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn return"
         for v in VERSIONS:
+            if (
+                chain == "output"
+            ):  # what comes from loopback could not reach an endpoint: nobody is told so at once
+                yield f"{chain} {_WORD[v]} saddr {_LOOPBACK[v]} return"
             yield f"{chain} meta nfproto ipv{v} goto arrive{v}"
     for chain in ("input", "postrouting"):
         yield f"{chain} meta mark & {OURS:#x} == 0 return"

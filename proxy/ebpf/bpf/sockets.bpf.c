@@ -24,10 +24,12 @@ static __always_inline int is_mapped(const struct address *a) {
     return !a->word[0] && !a->word[1] && a->word[2] == MAPPED;
 }
 
+static __always_inline int is_loopback4(__be32 address) { return bpf_ntohl(address) >> 24 == 127; }
+
 /* Programs may say 0.0.0.0 and :: for loopback; all of 127.0.0.0/8 is one address here. */
 static __always_inline void normalize(struct address *a) {
     if (is_mapped(a)) {
-        if (!a->word[3] || (bpf_ntohl(a->word[3]) >> 24) == 127) a->word[3] = bpf_htonl(0x7f000001);
+        if (!a->word[3] || is_loopback4(a->word[3])) a->word[3] = bpf_htonl(0x7f000001);
     } else if (!a->word[0] && !a->word[1] && !a->word[2] && !a->word[3]) {
         a->word[3] = bpf_htonl(1);
     }
@@ -192,7 +194,28 @@ static __always_inline void say6(struct bpf_sock_addr *ctx, const struct address
     ctx->user_port = port;
 }
 
+/* What is bound to loopback cannot leave this machine, so an endpoint is of no use to it: the node's own listeners at
+ * loopback serve NodePorts, and the table beneath refuses the rest at once. */
+static __always_inline int stays_here4(struct bpf_sock_addr *ctx, int datagram) {
+    if (datagram) return is_loopback4(ctx->msg_src_ip4);
+    struct bpf_sock *socket = ctx->sk;
+    return socket && is_loopback4(socket->src_ip4);
+}
+
+static __always_inline int stays_here6(struct bpf_sock_addr *ctx, int datagram) {
+    struct address from = {};
+    struct bpf_sock *socket = ctx->sk;
+    if (datagram) {
+        from = (struct address){{ctx->msg_src_ip6[0], ctx->msg_src_ip6[1], ctx->msg_src_ip6[2], ctx->msg_src_ip6[3]}};
+    } else if (socket) {
+        from = (struct address){{socket->src_ip6[0], socket->src_ip6[1], socket->src_ip6[2], socket->src_ip6[3]}};
+    }
+    if (from.word[0] || from.word[1]) return 0;
+    return from.word[2] == MAPPED ? is_loopback4(from.word[3]) : !from.word[2] && from.word[3] == bpf_htonl(1);
+}
+
 static __always_inline int outward4(struct bpf_sock_addr *ctx, int datagram) {
+    if (stays_here4(ctx, datagram)) return PASS;
     struct frontend to = said4(ctx);
     int changed = 0, verdict = decide(ctx, &to, datagram, &changed);
     if (changed) say4(ctx, &to.address, to.port);
@@ -200,6 +223,7 @@ static __always_inline int outward4(struct bpf_sock_addr *ctx, int datagram) {
 }
 
 static __always_inline int outward6(struct bpf_sock_addr *ctx, int datagram) {
+    if (stays_here6(ctx, datagram)) return PASS;
     struct frontend to = said6(ctx);
     int changed = 0, verdict = decide(ctx, &to, datagram, &changed);
     if (changed) say6(ctx, &to.address, to.port);

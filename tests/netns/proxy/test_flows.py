@@ -60,6 +60,46 @@ def test_a_sticky_client_has_one_endpoint_at_every_address_of_a_service(
     assert len({name for name, _ in answers}) == 1
 
 
+@pytest.mark.parametrize("mapped", [False, True], ids=["IPv4", "IPv4 by an IPv6 socket"])
+@pytest.mark.parametrize("mode", DATA_PATHS)
+def test_what_is_bound_to_loopback_is_served_there(world, switch, mode: str, mapped: bool) -> None:
+    switch(mode)
+    before = "::ffff:" if mapped else ""
+    with world.open("n1", family=socket.AF_INET6 if mapped else socket.AF_INET) as sock:
+        sock.bind((f"{before}127.0.0.1", 0))
+        sock.connect((f"{before}127.0.0.1", 30080))
+        assert sock.recv(100).startswith(b"web")
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["sendto", "connect"])
+@pytest.mark.parametrize("mode", DATA_PATHS)
+def test_what_is_bound_to_loopback_hears_at_once_that_it_cannot_reach_an_endpoint(
+    world, switch, mode: str, connected: bool
+) -> None:
+    """Only the relay could: its own connection begins anew. With kube-proxy such a connect() is an error (EINVAL)."""
+    switch(mode)
+    with world.open("n1") as stream:
+        stream.bind(("127.0.0.1", 0))
+        if mode == flows.USERSPACE:
+            stream.connect(destination("web"))
+            assert stream.recv(100).startswith(b"web")
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                stream.connect(destination("web"))
+    with world.open("n1", socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        if connected:
+            datagrams.connect(destination("u-web"))
+            datagrams.send(b"hello")
+        else:
+            datagrams.sendto(b"hello", destination("u-web"))
+        if mode == flows.USERSPACE:
+            assert datagrams.recv(100).startswith(b"web")
+        elif connected:
+            with pytest.raises(ConnectionRefusedError):
+                datagrams.recv(100)
+
+
 ROWS = [(mode, flow) for mode in DATA_PATHS for flow in FLOWS if mode in flow.modes]
 
 
