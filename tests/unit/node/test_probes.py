@@ -1,6 +1,9 @@
 """What a row of probe answers means; and the asking, in virtual time."""
 
 import asyncio
+import socket
+import ssl
+import subprocess
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -126,7 +129,7 @@ async def test_a_pod_that_is_not_ready_yet_is_asked_every_second(monkeypatch):
 
 
 @asynccontextmanager
-async def listening(answer):
+async def listening(answer, context=None):
     """A server on loopback whose every connection is closed when it ends."""
     open_now = set()
 
@@ -136,7 +139,7 @@ async def listening(answer):
             await answer(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
     for writer in open_now:
@@ -154,18 +157,34 @@ async def test_http_tcp_and_their_failures():
 
     target = prober.Target(None, "c", "127.0.0.1")
     async with listening(serve) as port:
+        assert await prober.ask(Probe(Purpose.READINESS, TcpConnect("", port)), target) == ""
+        # What is answered was accepted later than what only connected: that has been seen by then.
         assert await prober.ask(Probe(Purpose.READINESS, HttpGet("http", "", port, "/ok")), target) == ""
         busy = await prober.ask(Probe(Purpose.READINESS, HttpGet("http", "", port, "/no")), target)
         assert busy == "HTTP probe failed with statuscode: 503"
-        assert await prober.ask(Probe(Purpose.READINESS, TcpConnect("", port)), target) == ""
     closed = await prober.ask(Probe(Purpose.READINESS, TcpConnect("", port)), target)
     assert "127.0.0.1" in closed
 
 
 async def test_a_silent_target_times_out():
-    async def silent(reader, writer):
-        await reader.read()
-
-    async with listening(silent) as port:
-        probe = Probe(Purpose.READINESS, HttpGet("http", "", port, "/"), timeout=0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it listens, and nobody accepts
+        probe = Probe(Purpose.READINESS, HttpGet("http", "", silent.getsockname()[1], "/"), timeout=0.05)
         assert await prober.ask(probe, prober.Target(None, "c", "127.0.0.1")) == "no answer within 0.05 s"
+
+
+async def test_a_certificate_that_nobody_vouches_for_will_do(tmp_path):
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=somebody else"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+
+    async with listening(serve, context) as port:
+        probe = Probe(Purpose.READINESS, HttpGet("https", "", port, "/"), timeout=10)
+        assert await prober.ask(probe, prober.Target(None, "c", "127.0.0.1")) == ""
