@@ -24,9 +24,10 @@ from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, IPNetwork
 from netplane.debug import places
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Facts, Request, decode_facts, encode
+from netplane.debug.hops import Branch, Hop, State, Walk
 from netplane.debug.intent import Intent, resolve
 from netplane.debug.verdict import Outcome, Verdict, judge
-from netplane.debug.walk import Branch, Hop, State, Walk, requests, walk
+from netplane.debug.walk import requests, walk
 from netplane.debug.world import world_of
 from netplane.errors import NetplaneError
 from netplane.kube.client import Client

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from netplane.debug.hops import Hop, State, Walk
 from netplane.debug.intent import Intent
-from netplane.debug.walk import Hop, State, Walk
 
 
 class Outcome(Enum):

@@ -10,8 +10,8 @@ import pytest
 from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, Paths
 from netplane.debug import explain
 from netplane.debug.explain import Explanation
+from netplane.debug.hops import State
 from netplane.debug.verdict import Outcome
-from netplane.debug.walk import State
 from netplane.errors import ConfigError
 from netplane.kube.client import Client
 from netplane.linux import nft

@@ -22,9 +22,10 @@ from netplane.debug.facts import (
     decode_request,
     encode,
 )
+from netplane.debug.hops import State
 from netplane.debug.intent import Intent, World, resolve
 from netplane.debug.verdict import Outcome, Verdict, judge
-from netplane.debug.walk import State, requests, walk
+from netplane.debug.walk import requests, walk
 from netplane.errors import ConfigError, PeerError
 
 PODS = {"client": ("n1", "10.244.1.3"), "a": ("n1", "10.244.1.7"), "b": ("n2", "10.244.2.9")}
