@@ -10,28 +10,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from netplane.bench.place import CLUSTER_IP, PORT, SERVED, Place, family, memory_bytes, place
+from netplane.bench.place import CLUSTER_IP, PORT, SERVED, SERVER, Place, family, memory_bytes, place
 from netplane.errors import PeerError
 
 A_CLIENT = 5000  # connections of one client process
+SETTLE = 2.0  # seconds in which what only a start or the opening took is given back
 
 
 def measure(connections: int, workers: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """One row a figure. Raises ConfigError, PeerError."""
-    servers = [SERVED + number for number in range(-(-connections // A_CLIENT))]
+    # A Service for each client: the kernel looks long for a free port where most of those to one address are taken.
+    services = {
+        (CLUSTER_IP, PORT + number): [(SERVER, SERVED + number)]
+        for number in range(-(-connections // A_CLIENT))
+    }
     with (
         tempfile.TemporaryDirectory(prefix="np-bench-") as directory,
-        place(Path(directory), say, haproxy=False, served=servers, workers=workers) as here,
+        place(Path(directory), say, haproxy=False, services=services, workers=workers) as here,
     ):
         pid = next(one.pid for one in here.running if "netplane" in one.args)  # type: ignore[operator]
+        time.sleep(SETTLE)
         before, processes = memory_bytes(pid), len(family(pid))
         began = time.monotonic()
-        for start in range(0, connections, A_CLIENT):
+        for number, start in enumerate(range(0, connections, A_CLIENT)):
             count = min(A_CLIENT, connections - start)
             say(f"{start + count} connections")
-            _open(here, count)
+            _open(here, PORT + number, count)
         took = time.monotonic() - began
-        time.sleep(2.0)  # what only the opening took is given back
+        time.sleep(SETTLE)
         after, processes_after = memory_bytes(pid), len(family(pid))
         return [
             {"figure": "connections", "value": connections, "unit": ""},
@@ -48,8 +54,8 @@ def measure(connections: int, workers: int, say: Callable[[str], None]) -> list[
         ]
 
 
-def _open(here: Place, count: int) -> None:
-    command = [str(here.directory / "load"), "idle", CLUSTER_IP, str(PORT), "3600", str(count)]
+def _open(here: Place, port: int, count: int) -> None:
+    command = [str(here.directory / "load"), "idle", CLUSTER_IP, str(port), "3600", str(count)]
     process = here.start("client", command, stdout=-1)
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":

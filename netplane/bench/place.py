@@ -5,12 +5,13 @@ when the API is away, and nothing that was made for measuring.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -135,17 +136,18 @@ def place(
     say: Callable[[str], None],
     *,
     haproxy: bool = True,
-    served: Sequence[int] = (SERVED,),
+    services: Services = ONE,
     workers: int = 0,
     supervised: bool = False,
 ) -> Iterator[Place]:
     """Namespaces, the load's servers, netplane and HAProxy, all answering. Raises ConfigError, PeerError.
 
+    ``services``: what is proxied, all to endpoints in the server's namespace.
     ``supervised``: the proxy is a daemon of ``netplane supervise``, which may restart it.
     """
+    served = sorted({port for endpoints in services.values() for _, port in endpoints})
     with linked(directory, build_load(directory), served) as made:
         say("starting the proxies")
-        services = {(CLUSTER_IP, PORT): [(SERVER, port) for port in served]}
         start_netplane(made, services=services, workers=workers, supervised=supervised)
         if haproxy:
             start_haproxy(made)
@@ -172,8 +174,10 @@ def memory_bytes(pid: int) -> int:
 
 
 def _leave(made: Place) -> None:
-    for process in made.running:
-        process.kill()
+    """Kill all that runs there: workers of a proxy that is killed alone would go on for its next one."""
+    for pid in {pid for process in made.running if process.poll() is None for pid in family(process.pid)}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for process in made.running:
         process.wait()
     for descriptor in made.netns.values():

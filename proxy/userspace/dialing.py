@@ -11,7 +11,7 @@ import logging
 import random
 import socket
 from ipaddress import ip_address
-from itertools import cycle, islice
+from itertools import chain, islice, repeat
 from socket import IPPROTO_IPV6, IPPROTO_TCP, SO_REUSEADDR, SOL_IP, SOL_SOCKET, TCP_QUICKACK
 
 from proxy.model import Endpoint, NodeFacts
@@ -42,9 +42,9 @@ class Dialer:
     def __init__(self, node: NodeFacts) -> None:
         # From anywhere on: the ports at the front are those that the process before us used last.
         begin = random.randrange(PORTS)
-        self._ports = cycle(
-            [*range(FIRST_PORT + begin, LAST_PORT + 1), *range(FIRST_PORT, FIRST_PORT + begin)]
-        )
+        # Ranges, because a list of them all would be a MiB in every worker.
+        again = chain.from_iterable(repeat(range(FIRST_PORT, LAST_PORT + 1)))
+        self._ports = chain(range(FIRST_PORT + begin, LAST_PORT + 1), again)
         self._clients: dict[str, Client] = {}
         self._packed: dict[bytes, Client] = {}
         self._keeps: dict[tuple[str, Where, bool, bool], bool] = {}

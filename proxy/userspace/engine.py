@@ -98,11 +98,11 @@ class Engine:
     @property
     def room(self) -> int:
         """How many more connections the descriptor limit allows, at two descriptors each."""
-        return max(0, self.limit - len(self.poller.entries) - 2 * self.relay.pipes.open) // 2
+        return max(0, self.limit - self.poller.count - 2 * self.relay.pipes.open) // 2
 
     def flows(self) -> Iterator[Flow]:
         """All flows with an endpoint."""
-        for entry in list(self.poller.entries.values()):
+        for entry in self.poller.entries():
             flow = getattr(entry, "flow", None)
             if flow is not None and flow.client_side is entry:
                 yield flow
@@ -159,7 +159,7 @@ class Engine:
 
     def accept(self, listener: Listener) -> None:
         """Take waiting clients, a bounded number at a time."""
-        if len(self.poller.entries) + 2 * self.relay.pipes.open > self.limit:
+        if self.poller.count + 2 * self.relay.pipes.open > self.limit:
             self._pause("the descriptor limit is near")
             return
         now = monotonic()
@@ -220,7 +220,7 @@ class Engine:
         self._resume = self._loop.call_later(TICK, self._try_resume)
 
     def _try_resume(self) -> None:
-        if len(self.poller.entries) + 2 * self.relay.pipes.open > self.limit:
+        if self.poller.count + 2 * self.relay.pipes.open > self.limit:
             self._resume = self._loop.call_later(TICK, self._try_resume)
             return
         self._resume = None
@@ -294,12 +294,15 @@ class Engine:
             if flow.connected or not flow.open:
                 del self._connecting[flow]
                 self.relay.settle(flow)
+                flow.check_at = flow.deadline = 0.0  # 64 bytes a connection
                 if self._ejections and flow.connected:
                     self._ejections.succeed(flow.where)
             elif now >= flow.check_at:
                 self._overdue(flow, now)
         self.poller.flush()
-        if self._connecting and self._tick is None:
+        if not self._connecting:
+            self._connecting = {}  # one that was ever large stays so
+        elif self._tick is None:
             self._tick = self._loop.call_later(TICK, self.check_connecting)
 
     def _overdue(self, flow: Flow, now: float) -> None:

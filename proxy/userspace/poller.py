@@ -38,17 +38,25 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._register = self._epoll.register
-        self.entries: dict[int, Watched] = {}
+        self._entries: list[Watched | None] = []  # by descriptor: a quarter of a dict's memory
+        self.count = 0
         self._dead: list[int] = []
 
     def fileno(self) -> int:
         """The descriptor to watch for reading."""
         return self._epoll.fileno()
 
+    def entries(self) -> list[Watched]:
+        """All that is watched, at this moment."""
+        return [entry for entry in self._entries if entry is not None]
+
     def add(self, entry: Watched, mask: int) -> None:
         """Begin to watch."""
         fd = entry.fd
-        self.entries[fd] = entry
+        if fd >= len(self._entries):
+            self._entries.extend([None] * (fd + 1 - len(self._entries)))
+        self._entries[fd] = entry
+        self.count += 1
         self._register(fd, mask)
         entry.mask = mask
 
@@ -64,24 +72,32 @@ class Poller:
 
     def forget(self, entry: Watched) -> None:
         """Stop watching; the descriptor stays open and is the caller's."""
-        if self.entries.pop(entry.fd, None) is not None:
+        if self._drop(entry):
             self._epoll.unregister(entry.fd)
             entry.mask = -1
 
     def bury(self, entry: Watched) -> None:
         """Stop watching and close the descriptor, at the end of the batch."""
-        self.entries.pop(entry.fd, None)
+        self._drop(entry)
         self._dead.append(entry.fd)
+
+    def _drop(self, entry: Watched) -> bool:
+        fd = entry.fd
+        if fd < len(self._entries) and self._entries[fd] is entry:
+            self._entries[fd] = None
+            self.count -= 1
+            return True
+        return False
 
     def dispatch(self) -> None:
         """Handle what is ready, in a bounded number of batches."""
-        entries, poll = self.entries, self._epoll.poll
+        entries, poll = self._entries, self._epoll.poll
         for _ in range(POLLS):
             events = poll(0, BATCH)
             if not events:
                 return
             for fd, mask in events:
-                entry = entries.get(fd)
+                entry = entries[fd]
                 if entry is None:
                     continue
                 try:

@@ -14,12 +14,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
+from netplane.errors import KernelError
 from proxy.model import Frontend, NodeFacts, Protocol, Target
 from proxy.userspace import handover
 from proxy.userspace.traffic import Traffic, TrafficKey
 from proxy.userspace.workers import counts
 from proxy.userspace.workers.process import Options
 from proxy.userspace.workers.remote import Remote
+from proxy.userspace.workers.starting import Starter
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ class Crew:
         self._deadline = deadline
         self._drain = drain
         self._former = handover.waiting(directory)
+        self._starter = Starter()
         self._remotes: list[Remote] = []
-        self._tasks: asyncio.TaskGroup | None = None
         self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
         self._node: NodeFacts | None = None
         self._lives = 0
@@ -53,16 +55,19 @@ class Crew:
 
     async def run(self) -> None:
         """Keep them running, and start another one when there is little room left."""
-        async with asyncio.TaskGroup() as self._tasks:
-            for remote in self._remotes:
-                self._tasks.create_task(self._keep(remote))
-            while True:
-                await asyncio.sleep(LOOK_EVERY)
-                await self._each(lambda remote: remote.refresh(traffic=False))
-                most = max(remote.most for remote in self._remotes)
-                if self.room < most * FEW and len(self._remotes) < MOST:
-                    log.info("room for %d more connections: starting another worker", self.room)
-                    self._tasks.create_task(self._keep(self._add()))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for remote in self._remotes:
+                    tasks.create_task(self._keep(remote))
+                while True:
+                    await asyncio.sleep(LOOK_EVERY)
+                    await self._each(lambda remote: remote.refresh(traffic=False))
+                    most = max(remote.most for remote in self._remotes)
+                    if self.room < most * FEW and len(self._remotes) < MOST:
+                        log.info("room for %d more connections: starting another worker", self.room)
+                        tasks.create_task(self._keep(self._add()))
+        finally:
+            self._starter.close()
 
     async def _keep(self, remote: Remote) -> None:
         """One life after another; flows of a worker that lost its keeper go to the next as those of a former proxy."""
@@ -71,16 +76,19 @@ class Crew:
             path = self._directory / handover.NAME.format(pid=f"{os.getpid()}-{self._lives}")
             self._lives += 1
             began = monotonic()
-            async with asyncio.TaskGroup() as tasks:
-                if former is not None:
-                    tasks.create_task(remote.inherit(str(former)))
-                await remote.live(Options(str(path), self._deadline, self._drain))
-            log.warning("%s has lost its keeper: another worker takes its flows over", remote.name)
-            former = path
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    if former is not None:
+                        tasks.create_task(remote.inherit(str(former)))
+                    await remote.live(Options(str(path), self._deadline, self._drain))
+                log.warning("%s has lost its keeper: another worker takes its flows over", remote.name)
+                former = path
+            except* KernelError as errors:  # as where there are no more processes to be had
+                log.warning("%s is away: %s", remote.name, errors.exceptions[0])
             await asyncio.sleep(0.0 if monotonic() - began > SHORT_LIFE else SHORT_LIFE)
 
     def _add(self) -> Remote:
-        remote = Remote(f"worker {len(self._remotes)}")
+        remote = Remote(f"worker {len(self._remotes)}", self._starter)
         self._remotes.append(remote)
         if self._node is not None:
             remote.set_node(self._node)

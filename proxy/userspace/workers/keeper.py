@@ -4,72 +4,30 @@ Why: established connections are sockets, and sockets live in a table of descrip
 have one table between them (clone(2) with CLONE_FILES), so when the worker dies nothing is closed, and the next
 one goes on from the table and the ledger. A keeper has no thread, no event loop and nothing to do, so there is
 hardly a way for it to die, and it may call clone(2) at any time.
-
-Run as ``python -m proxy.userspace.workers.keeper CHANNEL OPTIONS``: a descriptor, and a JSON object.
 """
 
-import ctypes
-import gc
 import logging
 import os
 import signal
 import socket
-import sys
 import time
-
-import orjson
 
 from proxy.userspace.ledger import Ledger
 from proxy.userspace.workers import process
+from proxy.userspace.workers.cloning import clone_with_table, name_process
 
 log = logging.getLogger(__name__)
 
-CLONE_FILES = 0x400  # linux/sched.h
-SYS_CLONE3 = 435  # the same number on every architecture (Linux 5.3)
-PR_SET_NAME = 15  # linux/prctl.h
-KEEPER, WORKER = b"netplane-keeper", b"netplane-worker"  # as ps(1) shows them with -o comm
+KEEPER, WORKER = b"netplane-keeper", b"netplane-worker"  # as ps(1) shows them
 SHORT_LIFE = 1.0  # seconds; a worker that failed sooner is started again after a pause
 PAUSES = (0.0, 0.05, 0.2, 1.0)  # seconds, by the number of such failures in a row
 LOST = len(PAUSES)  # so many in a row, and what was left is given up: it may be what they fail of
 
 
-class _CloneArgs(ctypes.Structure):
-    """``struct clone_args`` (clone(2)); all fields but two stay zero."""
-
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in ["flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls"]
-    ]
-
-
-_libc = ctypes.PyDLL(None, use_errno=True)
-
-
-def clone_with_table() -> int:
-    """As ``os.fork``, but parent and child have one table of descriptors. Raises OSError.
-
-    The interpreter is told as ``os.fork`` tells it. Safe only where the process has no other thread.
-    """
-    arguments = _CloneArgs(flags=CLONE_FILES, exit_signal=signal.SIGCHLD)
-    python = ctypes.pythonapi
-    python.PyOS_BeforeFork()
-    pid = int(_libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)))
-    number = ctypes.get_errno()
-    if pid == 0:
-        python.PyOS_AfterFork_Child()
-        return 0
-    python.PyOS_AfterFork_Parent()
-    if pid < 0:
-        raise OSError(number, os.strerror(number), "clone3")
-    return pid
-
-
 def keep(channel: socket.socket, options: process.Options) -> int:
     """Until a worker has ended in order; the exit status."""
     ledger = Ledger()
-    _libc.prctl(PR_SET_NAME, KEEPER)
-    gc.collect()
-    gc.freeze()
+    name_process(KEEPER)
     short = 0
     while True:
         began = time.monotonic()
@@ -116,7 +74,7 @@ def _start() -> int:
 
 def _work(channel: socket.socket, options: process.Options, ledger: Ledger, *, forsake: bool) -> None:
     status = 1
-    _libc.prctl(PR_SET_NAME, WORKER)
+    name_process(WORKER)
     try:
         process.run(channel, options, ledger, forsake=forsake)
         status = 0
@@ -124,22 +82,3 @@ def _work(channel: socket.socket, options: process.Options, ledger: Ledger, *, f
         log.exception("bug in a worker, please report it")
     finally:
         os._exit(status)
-
-
-def main() -> None:
-    """Run as a program."""
-    logging.basicConfig(
-        level=os.environ.get("NETPLANE_LOG", "INFO").upper(),
-        format="%(asctime)s proxy %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    # The proxy says when to end; a signal to all of its processes must not cut anybody's connection.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    channel.setblocking(False)
-    sys.exit(keep(channel, process.Options(**orjson.loads(sys.argv[2]))))
-
-
-if __name__ == "__main__":
-    main()

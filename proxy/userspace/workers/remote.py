@@ -7,16 +7,11 @@ there again, and then everything counts as unsaid.
 import asyncio
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import count, islice
 from typing import Any
-
-import orjson
 
 from netplane.errors import KernelError
 from proxy.codec import encode_frontend, encode_node, encode_targets
@@ -25,13 +20,13 @@ from proxy.userspace.traffic import TrafficKey
 from proxy.userspace.workers import channel, counts
 from proxy.userspace.workers.channel import Message
 from proxy.userspace.workers.process import Options
+from proxy.userspace.workers.starting import Starter
 
 log = logging.getLogger(__name__)
 
 BATCH = 100  # frontends a message, each with a descriptor: few enough that no flow waits long for it
 ANSWER_SECONDS = 5.0
 SETTLE_SECONDS = 10.0
-KEEPER = "proxy.userspace.workers.keeper"
 
 
 class Restarted(Exception):
@@ -41,8 +36,9 @@ class Restarted(Exception):
 class Remote:
     """One worker and its keeper. ``live`` runs it; the rest may be called at any time."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, starter: Starter) -> None:
         self.name = name
+        self._starter = starter
         self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
         self._node: NodeFacts | None = None
         self._given: dict[Frontend, socket.socket] = {}  # the sockets of which the worker has copies
@@ -135,8 +131,7 @@ class Remote:
         if self._sock is not None:
             with suppress(OSError):
                 channel.send(self._sock, {"op": "stop", "to": self._pid, "hold": hold})
-            self._sock.close()
-            self._sock = None
+            self._drop()
 
     async def _ask(self, question: Message, seconds: float = ANSWER_SECONDS) -> Message:
         """Raises Restarted, TimeoutError, OSError."""
@@ -158,11 +153,19 @@ class Remote:
     # -- its life --------------------------------------------------------------------------------------
 
     async def live(self, options: Options) -> None:
-        """Start a keeper with its worker, and tell the worker what to serve, until the keeper has ended."""
+        """Start a keeper with its worker, and tell the worker what to serve, until the keeper has ended.
+
+        Raises KernelError where none can be started.
+        """
         loop = asyncio.get_running_loop()
-        self._sock, theirs = channel.pair()
+        ours, theirs = channel.pair()
         with theirs:
-            keeper = _spawn(theirs, options)
+            try:
+                keeper = await self._starter.start(theirs, options)
+            except BaseException:
+                ours.close()
+                raise
+        self._sock = ours
         ended = asyncio.Event()
         pidfd = os.pidfd_open(keeper)
         loop.add_reader(self._sock, self._hear)
@@ -178,9 +181,13 @@ class Remote:
             os.close(pidfd)
             if self._sock is not None:
                 loop.remove_reader(self._sock)
-        self._sock.close()
-        self._sock = None
+        self._drop()
         self._forget_worker()
+
+    def _drop(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
 
     def _hear(self) -> None:
         while self._sock is not None:
@@ -265,18 +272,3 @@ def _reap(pid: int) -> None:
     """A child that has ended: this does not wait."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-
-
-def _spawn(theirs: socket.socket, options: Options) -> int:
-    """A keeper with its end of the channel, in this thread's network namespace. Raises OSError."""
-    theirs.set_inheritable(True)
-    program = [
-        sys.executable,
-        "-P",
-        "-m",
-        KEEPER,
-        str(theirs.fileno()),
-        orjson.dumps(asdict(options)).decode(),
-    ]
-    default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-    return os.posix_spawn(sys.executable, program, os.environ, setsigmask=(), setsigdef=default)

@@ -11,6 +11,7 @@ from proxy.codec import decode_frontend
 from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
 from proxy.userspace.workers import channel
 from proxy.userspace.workers.remote import Remote
+from proxy.userspace.workers.starting import Starter
 
 WEB = Frontend(ip_address("10.96.0.10"), 80, Protocol.TCP)
 OTHER = Frontend(ip_address("10.96.0.11"), 80, Protocol.TCP)
@@ -57,7 +58,7 @@ def converse(talk: Callable[[Remote, socket.socket, list[socket.socket]], Any]) 
     """With a Remote that listens to the other end of a channel, and sockets to give away."""
 
     async def run() -> None:
-        remote = Remote("worker 0")
+        remote = Remote("worker 0", Starter())
         remote._sock, theirs = channel.pair()
         socks = [socket.socket() for _ in range(3)]
         asyncio.get_running_loop().add_reader(remote._sock, remote._hear)

@@ -216,8 +216,8 @@ class Supervisor:
         if self.process is not None and self.process.poll() is None:
             self.end(signal.SIGTERM)  # so that its workers end as well
         for pid in self._orphans:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if Path(f"/proc/{pid}/comm").read_text().startswith("netplane-"):
+            with contextlib.suppress(ProcessLookupError):
+                if comm(pid).startswith("netplane-"):
                     os.kill(pid, signal.SIGKILL)
         self._stopper.close()
         self._thread.join()
@@ -248,9 +248,21 @@ def first_word(sock: socket.socket) -> str:
         return stream.readline().decode().split()[0]
 
 
-def workers(supervisor: Supervisor) -> list[int]:
+def named(supervisor: Supervisor, name: str) -> list[int]:
+    """Children of the proxy of this kind: keepers, or the zygote."""
     assert supervisor.process is not None
-    return [worker for keeper in children(supervisor.process.pid) for worker in children(keeper)]
+    return [pid for pid in children(supervisor.process.pid) if comm(pid) == f"netplane-{name}"]
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def workers(supervisor: Supervisor) -> list[int]:
+    return [worker for keeper in named(supervisor, "keeper") for worker in children(keeper)]
 
 
 @contextmanager

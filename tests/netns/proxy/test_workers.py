@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import flows
-from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, visit, workers
+from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, named, visit, workers
 
 pytestmark = pytest.mark.netns
 SAMPLE = 'netplane_service_connections_total{namespace="default",port="80",protocol="TCP",service="web"}'
@@ -31,8 +31,7 @@ def several(world, api, start, tmp_path) -> Iterator[Supervisor]:
 
 
 def keepers(supervisor: Supervisor) -> list[int]:
-    assert supervisor.process is not None
-    return children(supervisor.process.pid)
+    return named(supervisor, "keeper")
 
 
 def open_many(world: Any, stack: ExitStack, count: int) -> list[socket.socket]:
@@ -163,6 +162,19 @@ def test_a_keeper_and_its_worker_lost_at_once_are_replaced(world, several) -> No
     eventually(lambda: victim not in keepers(several) and len(keepers(several)) == 2)
     for _ in range(10):
         assert visit(world) in ("web1", "web2")
+
+
+def test_a_lost_zygote_costs_nothing_and_the_next_keeper_comes_from_another(world, several) -> None:
+    (zygote,) = named(several, "zygote")
+    with ExitStack() as stack:
+        socks = open_many(world, stack, 60)
+        os.kill(zygote, signal.SIGKILL)
+        assert all_answer(socks)
+        victim = keepers(several)[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: victim not in keepers(several) and several.ask("status")["flows"] == 60)
+        assert named(several, "zygote") != [zygote]
+        assert all_answer(socks)
 
 
 def test_the_start_up_message_says_what_fits(world, several) -> None:
