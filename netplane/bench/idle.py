@@ -1,7 +1,8 @@
 """How many connections does a proxy hold, and what does an idle one cost? All its processes are counted.
 
 Why apart from ``bench.proxy``: ten thousands of connections take more descriptors than one process may have, so
-here the proxy needs several workers, and the load several clients and servers.
+here the proxy needs several workers, and the load several clients and servers. Memory is the proportional set size:
+what the processes share counts once, and pages of programs less where others on the machine run the same.
 """
 
 import tempfile
@@ -11,19 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from netplane.bench.place import CLUSTER_IP, PORT, SERVED, SERVER, Place, family, memory_bytes, place
+from netplane.bench.statistics import summarize
 from netplane.errors import PeerError
 
 A_CLIENT = 5000  # connections of one client process
 SETTLE = 2.0  # seconds in which what only a start or the opening took is given back
 
 
-def measure(connections: int, workers: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One row a figure. Raises ConfigError, PeerError."""
+def measure(connections: int, workers: int, rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """One row a figure: its median and its bootstrap 95 % interval. Raises ConfigError, PeerError."""
+    found: dict[str, list[float]] = {}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}: {connections} connections")
+        for figure, value in _round(connections, workers, say).items():
+            found.setdefault(figure, []).append(value)
+    rows = []
+    for figure, values in found.items():
+        summary = summarize(values)
+        rows.append({"figure": figure, "value": summary.median, "low": summary.low, "high": summary.high})
+    return rows
+
+
+def _round(connections: int, workers: int, say: Callable[[str], None]) -> dict[str, float]:
     # A Service for each client: the kernel looks long for a free port where most of those to one address are taken.
-    services = {
-        (CLUSTER_IP, PORT + number): [(SERVER, SERVED + number)]
-        for number in range(-(-connections // A_CLIENT))
-    }
+    clients = -(-connections // A_CLIENT)
+    services = {(CLUSTER_IP, PORT + number): [(SERVER, SERVED + number)] for number in range(clients)}
     with (
         tempfile.TemporaryDirectory(prefix="np-bench-") as directory,
         place(Path(directory), say, haproxy=False, services=services, workers=workers) as here,
@@ -32,26 +45,19 @@ def measure(connections: int, workers: int, say: Callable[[str], None]) -> list[
         time.sleep(SETTLE)
         before, processes = memory_bytes(pid), len(family(pid))
         began = time.monotonic()
-        for number, start in enumerate(range(0, connections, A_CLIENT)):
-            count = min(A_CLIENT, connections - start)
-            say(f"{start + count} connections")
-            _open(here, PORT + number, count)
+        for number in range(clients):
+            _open(here, PORT + number, min(A_CLIENT, connections - number * A_CLIENT))
         took = time.monotonic() - began
         time.sleep(SETTLE)
         after, processes_after = memory_bytes(pid), len(family(pid))
-        return [
-            {"figure": "connections", "value": connections, "unit": ""},
-            {"figure": "opened in", "value": took, "unit": "s"},
-            {"figure": "processes before", "value": processes, "unit": ""},
-            {"figure": "processes with them", "value": processes_after, "unit": ""},
-            {"figure": "memory before", "value": before / 2**20, "unit": "MiB"},
-            {"figure": "memory with them", "value": after / 2**20, "unit": "MiB"},
-            {
-                "figure": "memory of a connection",
-                "value": (after - before) / connections / 1024,
-                "unit": "KiB",
-            },
-        ]
+    return {
+        "opened in, s": took,
+        "processes before": processes,
+        "processes with them": processes_after,
+        "memory before, MiB": before / 2**20,
+        "memory with them, MiB": after / 2**20,
+        "memory of a connection, KiB": (after - before) / connections / 1024,
+    }
 
 
 def _open(here: Place, port: int, count: int) -> None:

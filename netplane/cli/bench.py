@@ -44,7 +44,7 @@ LOSSES = {
     "median": "SLOWEST EXCHANGE MS, MEDIAN",
     "longest": "LONGEST",
 }
-IDLE = {"figure": "FIGURE", "value": "VALUE", "unit": "UNIT"}
+IDLE = {"figure": "FIGURE", "value": "MEDIAN", "low": "95 %, FROM", "high": "TO"}
 DATAPATH = {
     "measure": "MEASURE",
     "subject": "SUBJECT",
@@ -112,8 +112,9 @@ def proxy(rounds: int, seconds: float, output: str) -> None:
 @bench.command()
 @click.option("--connections", default=20_000, show_default=True, help="Open at once, and idle.")
 @click.option("--workers", default=0, show_default=True, help="Worker processes to begin with; 0: chosen.")
+@click.option("--rounds", default=5, show_default=True, help="Each with a proxy of its own.")
 @output_option
-def idle(connections: int, workers: int, output: str) -> None:
+def idle(connections: int, workers: int, rounds: int, output: str) -> None:
     """What idle connections cost the userspace proxy: memory of all its processes, and how many it takes.
 
     \b
@@ -122,8 +123,12 @@ def idle(connections: int, workers: int, output: str) -> None:
     """
     from netplane.bench.idle import measure
 
-    rows = measure(connections, workers, say)
-    show([{**row, "value": round(row["value"], 2)} for row in rows], IDLE, output)
+    rows = measure(connections, workers, rounds, say)
+    show(
+        [{**row, **{key: round(row[key], 2) for key in ("value", "low", "high")}} for row in rows],
+        IDLE,
+        output,
+    )
 
 
 @bench.command()

@@ -1,6 +1,9 @@
 """clone(2) as the workers need it: a child that shares its parent's table of descriptors, or its parent's parent.
 
-Why not ``os.fork``: it can do neither.
+Why not ``os.fork``: it can do neither. The interpreter is not told of the child either (``PyOS_AfterFork_Child``):
+what it would mend are the locks that other threads held, and mending costs each child 0.7 MiB, for a page is no longer
+shared once anything on it is used. So this is safe only in a process that has never had a second thread, and the child
+makes the same random choices as its parent until ``random.seed`` is called.
 """
 
 import ctypes
@@ -24,29 +27,13 @@ class _CloneArgs(ctypes.Structure):
 
 
 def clone_with_table() -> int:
-    """As ``os.fork``, but parent and child have one table of descriptors. Raises OSError.
-
-    The child's interpreter is told as ``os.fork`` tells it, for it will have a loop and threads; the parent's is not,
-    for it has none. Safe only where the process has no other thread.
-    """
-    pid, number = _clone(CLONE_FILES, signal.SIGCHLD)
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-    elif pid < 0:
-        raise OSError(number, os.strerror(number), "clone3")
-    return pid
+    """As ``os.fork``, but parent and child have one table of descriptors. Raises OSError."""
+    return _clone(CLONE_FILES, signal.SIGCHLD)
 
 
 def clone_sibling() -> int:
-    """As ``os.fork``, but the child is a child of this process's parent. Raises OSError.
-
-    The interpreter is told nothing, for what it would mend (locks of other threads, most of all) costs the child
-    0.6 MiB of pages: safe only where no other thread was ever begun, and for a child that begins none.
-    """
-    pid, number = _clone(CLONE_PARENT, 0)
-    if pid < 0:
-        raise OSError(number, os.strerror(number), "clone3")
-    return pid
+    """As ``os.fork``, but the child is a child of this process's parent. Raises OSError."""
+    return _clone(CLONE_PARENT, 0)
 
 
 def name_process(name: bytes) -> None:
@@ -54,8 +41,10 @@ def name_process(name: bytes) -> None:
     _libc.prctl(PR_SET_NAME, name)
 
 
-def _clone(flags: int, exit_signal: int) -> tuple[int, int]:
-    """The child's pid, or below zero and the error's number."""
+def _clone(flags: int, exit_signal: int) -> int:
     arguments = _CloneArgs(flags=flags, exit_signal=exit_signal)
     pid = int(_libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments)))
-    return pid, ctypes.get_errno()
+    if pid < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "clone3")
+    return pid

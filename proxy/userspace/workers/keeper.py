@@ -8,6 +8,7 @@ hardly a way for it to die, and it may call clone(2) at any time.
 
 import logging
 import os
+import random
 import signal
 import socket
 import time
@@ -75,6 +76,7 @@ def _start() -> int:
 def _work(channel: socket.socket, options: process.Options, ledger: Ledger, *, forsake: bool) -> None:
     status = 1
     name_process(WORKER)
+    random.seed()
     try:
         process.run(channel, options, ledger, forsake=forsake)
         status = 0

@@ -7,6 +7,7 @@ may be copied at any time, and lost without harm: the proxy starts another one w
 Run as ``python -m proxy.userspace.workers.zygote CHANNEL``: the number of a descriptor.
 """
 
+import ctypes
 import gc
 import logging
 import os
@@ -18,12 +19,16 @@ from proxy.userspace.workers import channel, keeper, process
 from proxy.userspace.workers.cloning import clone_sibling, name_process
 
 ZYGOTE = b"netplane-zygote"  # as ps(1) shows it
+M_MMAP_THRESHOLD = -3  # malloc.h; mallopt(3)
+LARGE = 64 * 1024  # bytes: more than the largest read (32 KiB), less than a table of many connections
 log = logging.getLogger(__name__)
 
 
 def serve(proxy: socket.socket) -> None:
     """Start a keeper for each message that has a channel for it, until the proxy is gone."""
     name_process(ZYGOTE)
+    # A table that has become smaller goes back to the system at once, and not into a heap that never shrinks.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
     gc.collect()
     gc.freeze()  # a collection in a child would write to every page
     while (asked := channel.receive(proxy)) is not None:
