@@ -79,6 +79,13 @@ class NetlinkSocket:
         failed = self._failed(first, first + len(messages), whole=True)
         return next(iter(failed.values()), 0)
 
+    def replay(self, data: bytearray, asked: int, *, whole: bool = False) -> dict[int, int]:
+        """Messages that are numbered from 1, ``asked`` the one that is answered in any case: errno by number, of those
+        that failed; ``whole`` for nfnetlink. Raises OSError.
+        """
+        self._socket.send(data)
+        return {number: status for number, status in self._failed(1, asked, whole=whole).items() if status}
+
     def _send(self, messages: Sequence[bytearray], last: bytearray) -> int:
         """The number of the first; ``last`` is answered even when it succeeds."""
         first = self._sequence + 1
@@ -153,6 +160,13 @@ class HostSockets:
             if self._nftables is None:
                 self._nftables = NetlinkSocket(NETFILTER)
             return self._nftables.transaction(messages)
+
+    def replay(self, data: bytearray, asked: int) -> dict[int, int]:
+        """nftables: a transaction that is put together already (``NetlinkSocket.replay``)."""
+        with self._lock:
+            if self._nftables is None:
+                self._nftables = NetlinkSocket(NETFILTER)
+            return self._nftables.replay(data, asked, whole=True)
 
     def close(self) -> None:
         """Close what is open."""

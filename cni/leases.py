@@ -41,7 +41,7 @@ class _Row:
 
     lease: Lease
     number: int = 0
-    written: int = 0
+    written: int | None = None
 
 
 class Leases:
@@ -104,15 +104,22 @@ class Leases:
                 if self._last.get(key) == address:  # nobody came after us
                     self._last[key] = before[key]
             raise
-        row.written = self._disk.ask()
         return row.lease
+
+    def sync(self, attachment: Attachment) -> None:
+        """Begin to put the row on the disk, for ``confirm`` to wait for: right before the caller is in the kernel for
+        long, because it is done by another thread.
+        """
+        row = self._rows.get(attachment)
+        if row is not None:
+            row.written = self._disk.ask()
 
     def confirm(self, attachment: Attachment) -> None:
         """Everything is made, and the row on the disk: `live`."""
         row = self._rows.get(attachment)
         if row is not None:
             with self._refusals("write"):
-                self._disk.wait(row.written)
+                self._disk.wait(self._disk.ask() if row.written is None else row.written)
             self._set_state(row, State.LIVE)
 
     def begin_release(self, attachment: Attachment) -> Lease | None:

@@ -8,20 +8,18 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from cni import firewall, templates
+from cni import firewall, messages, plan, recipes, templates
 from cni.bandwidth import LATENCY_MS
 from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
-from cni.firewall import Element
 from cni.kernel import HostSockets, NetlinkSocket
+from cni.lease import Lease
 from cni.plan import (
-    LINK_GROUP,
-    ROUTE_PROTOCOL,
     CreateVeth,
     DefaultRoute,
     DeleteLink,
@@ -41,13 +39,12 @@ from cni.plan import (
     Transmit,
     Where,
 )
+from cni.recipes import Part, Recipe
 from netplane.errors import KernelError, NetplaneError
 from netplane.linux import nft, sysctl
 from netplane.linux.rtnl import rtnl
 
-_LOOPBACK = 1
 _DOOMED = 0x4E500000  # the group of links that are deleted together, and a number below 2 ** 20
-_NFPROTO_INET = 1
 _FIRST_INDEX, _INDICES = 1 << 20, 1 << 20  # links of ours, above what the kernel gives by itself
 _INDEX_TRIES = 64
 _TBF_HANDLE, _ROOT = 0x10000, 0xFFFFFFFF  # 1:, TC_H_ROOT
@@ -68,12 +65,63 @@ def apply(
     done: list[Step] = []
     with _Worker.open(netns, sockets) as worker:
         try:
-            for batch in batches(steps):
+            for batch in messages.batches(steps):
                 done += batch  # first: one that failed may have been done all the same
                 worker.do(batch)
         except BaseException as failure:
             _take_back(worker, (undo(step) for step in reversed(done)), failure)
             raise
+
+
+def attach(lease: Lease, sockets: HostSockets, netns: int, begin: Callable[[], None]) -> None:
+    """``plan.attach`` by its recipe where it has one, and nothing of it where it fails, as ``apply`` says.
+
+    ``begin`` is called before the first message: what is to be done beside this.
+    """
+    kind = recipes.kind(lease)
+    recipe = recipes.of(kind) if kind is not None and sockets.ipv6 else None
+    if recipe is None or not _follow(recipe, lease, sockets, netns, begin):
+        begin()
+        apply(plan.attach(lease), sockets, netns, undo=lambda step: plan.undo(step, lease))
+
+
+def _follow(
+    recipe: Recipe, lease: Lease, sockets: HostSockets, netns: int, begin: Callable[[], None]
+) -> bool:
+    """False where the pair could not be made, and so nothing was: the steps say why, or find another index."""
+    values = recipes.values(lease, index_of(lease.terms.link), netns)
+    sends = [part if isinstance(part, Setting) else (part, part.fill(values)) for part in recipe]
+    reached = 0
+    with _Worker.open(netns, sockets) as worker:
+        try:
+            begin()
+            for send in sends:
+                reached += 1  # first: what failed may have been done all the same
+                if isinstance(send, Setting):
+                    worker.do([send])
+                elif (failed := worker.replay(*send)) and reached == 1:
+                    return False
+                elif failed:
+                    _mend(send[0], failed, _steps(lease)[reached - 1], sockets)
+        except BaseException as failure:
+            done = itertools.chain.from_iterable(_steps(lease)[:reached])
+            _take_back(worker, (plan.undo(step, lease) for step in reversed(list(done))), failure)
+            raise
+    return True
+
+
+def _steps(lease: Lease) -> list[list[Step]]:
+    """One list a part of a recipe."""
+    return list(messages.batches(plan.attach(lease)))
+
+
+def _mend(part: Part, failed: Mapping[int, int], steps: Sequence[Step], sockets: HostSockets) -> None:
+    """An nftables table that is not there, or not whole, can be. Raises KernelError naming the step that failed."""
+    if part.where is None:
+        _change_firewall([step for step in steps if isinstance(step, Firewall)], sockets)
+        return
+    number, status = next(iter(failed.items()))
+    raise KernelError(f"cannot {describe(steps[number - 1])}: {os.strerror(status)}")
 
 
 def detach(sockets: HostSockets, burst: Sequence[tuple[Step, ...]]) -> list[BaseException | None]:
@@ -95,27 +143,6 @@ def _alone(steps: tuple[Step, ...], sockets: HostSockets) -> NetplaneError | Non
     except NetplaneError as error:
         return error
     return None
-
-
-def batches(steps: Iterable[Step]) -> Iterator[list[Step]]:
-    """Steps that can be done in one go, in order."""
-    for _, together in itertools.groupby(steps, _place):
-        yield list(together)
-
-
-def _place(step: Step) -> object:
-    """Where a step works; what makes or unmakes something that others need stands alone."""
-    match step:
-        case Neighbour() | LinkUp() | Transmit():
-            return step.where
-        case Label() | HostRoute() | NoMulticastRoute():
-            return Where.HOST
-        case NoLinkLocal() | PodAddress() | LocalRoute() | DefaultRoute():
-            return Where.POD
-        case DeleteLink() | Firewall():
-            return (type(step), getattr(step, "adding", False))
-        case _:
-            return type(step)
 
 
 class UndoFailedError(KernelError):
@@ -161,6 +188,19 @@ class _Worker:
         except OSError as error:
             raise KernelError(f"cannot {describe(steps[0])}: {error.strerror or error}") from error
 
+    def replay(self, part: Part, data: bytearray) -> Mapping[int, int]:
+        """A part of a recipe: errno of its messages that failed, by number. Raises KernelError."""
+        kernel = {Where.HOST: self._host, Where.POD: self._pod, None: self._sockets}[part.where]
+        if kernel is None:
+            raise KernelError("cannot enter the pod's network namespace: none was given")
+        try:
+            failed = kernel.replay(data, part.asked)
+        except OSError as error:
+            raise KernelError(f"cannot attach the pod: {error.strerror or error}") from error
+        return (
+            {n: status for n, status in failed.items() if (n, status) not in part.fine} if failed else failed
+        )
+
     def _do(self, steps: Sequence[Step]) -> None:
         match steps[0]:
             case CreateVeth():
@@ -182,67 +222,21 @@ class _Worker:
                 self._send(steps)
 
     def _send(self, steps: Sequence[Step]) -> None:
-        where = _place(steps[0])
+        where = messages.place(steps[0])
         link = self._host if where is Where.HOST else self._pod
         if link is None:
             raise KernelError("cannot enter the pod's network namespace: none was given")
         if not self._sockets.ipv6:
             steps = [step for step in steps if not isinstance(step, NoLinkLocal | NoMulticastRoute)]
-        for step, status in zip(steps, link.ask([self._message(step) for step in steps]), strict=True):
+        wanted = [messages.of(step, self._made, ipv6=self._sockets.ipv6) for step in steps]
+        for step, status in zip(steps, link.ask(wanted), strict=True):
             if status and not (status == errno.ESRCH and isinstance(step, NoMulticastRoute)):
                 raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
 
-    def _message(self, step: Step) -> bytearray:
-        match step:
-            case Label():
-                alias = step.text.encode()[:255].decode(errors="ignore")
-                ipv6 = step.ipv6 and self._sockets.ipv6
-                template = templates.label(len(alias.encode()), localnet=step.localnet, ipv6=ipv6)
-                return template.fill(index=self._host_index(step.link), alias=alias)
-            case NoLinkLocal():
-                return templates.no_link_local().fill(index=self._made)
-            case LinkUp():
-                index = _LOOPBACK if step.link == "lo" else self._made
-                return templates.link_up().fill(index=index)
-            case Transmit():
-                index = self._made if step.where is Where.POD else self._host_index(step.link)
-                return templates.get_link().fill(index=index)
-            case NoMulticastRoute():
-                return templates.no_multicast_route().fill(index=self._host_index(step.link))
-            case PodAddress():
-                return templates.address(step.address.version).fill(index=self._made, address=step.address)
-            case LocalRoute():
-                return templates.local_route(ROUTE_PROTOCOL).fill(index=self._made, address=step.address)
-            case Neighbour():
-                index = self._made if step.where is Where.POD else self._host_index(step.link)
-                template = templates.neighbour(step.address.version)
-                return template.fill(index=index, address=step.address, mac=step.mac)
-            case HostRoute():
-                template = templates.host_route(step.address.version, ROUTE_PROTOCOL)
-                return template.fill(index=self._host_index(step.link), address=step.address)
-            case DefaultRoute():  # beside another interface's: a container may have several of ours
-                template = templates.default_route(step.gateway.version, ROUTE_PROTOCOL)
-                return template.fill(index=self._made, gateway=step.gateway)
-        raise TypeError(f"{step} is no message")
-
-    def _host_index(self, link: str) -> int:
-        if self._made:
-            return self._made
-        try:
-            return socket.if_nametoindex(link)
-        except OSError:
-            raise KernelError(f"cannot find the link {link} in the host's network namespace") from None
-
     def _create(self, step: CreateVeth) -> None:
-        """Both ends get one index that we choose, so that nothing has to be looked up afterwards."""
-        template = templates.veth(len(step.host), len(step.pod.encode()))
-        values = {name: getattr(step, name) for name in ("host", "host_mac", "pod", "pod_mac", "mtu")}
-        start = int(step.host[2:], 16)
         for offset in range(_INDEX_TRIES):
-            index = _FIRST_INDEX + (start + offset) % _INDICES
-            (status,) = self._host.ask(
-                [template.fill(index=index, group=LINK_GROUP, netns=self._netns, **values)]
-            )
+            index = index_of(step.host, offset)
+            (status,) = self._host.ask([messages.veth(step, index, self._netns)])
             if status == 0:
                 self._made = index
                 return
@@ -251,7 +245,7 @@ class _Worker:
             if status == errno.EEXIST:
                 raise _exists(step)
             raise KernelError(f"cannot {describe(step)}: {os.strerror(status)}")
-        raise KernelError(f"cannot {describe(step)}: no free interface index from {start}")
+        raise KernelError(f"cannot {describe(step)}: no free interface index from {index_of(step.host)}")
 
     def _set(self, step: Setting) -> None:
         if step.name.startswith("net.ipv6.") and not self._sockets.ipv6:
@@ -284,6 +278,11 @@ class _Worker:
             raise KernelError(f"cannot {describe(DeleteLink(links[0]))}: {os.strerror(status)}")
 
 
+def index_of(link: str, offset: int = 0) -> int:
+    """The interface index that a pair gets, or the one after ``offset`` that are taken."""
+    return _FIRST_INDEX + (int(link[2:], 16) + offset) % _INDICES
+
+
 def _is_index_taken(index: int, own: str) -> bool:
     try:
         return socket.if_indextoname(index) != own
@@ -302,18 +301,10 @@ def _exists(step: CreateVeth) -> NetplaneError:
 
 def _change_firewall(steps: Sequence[Firewall], sockets: HostSockets) -> None:
     """All in one transaction; where that fails, each by its script."""
-    messages = [_element(step.adding, element) for step in steps for element in firewall.of_lease(step.lease)]
-    if sockets.transaction(messages):
+    changes = [message for step in steps for message in messages.elements(step.lease, adding=step.adding)]
+    if sockets.transaction(changes):
         for step in steps:
             nft.apply(firewall.attach(step.lease) if step.adding else firewall.detach(step.lease))
-
-
-def _element(adding: bool, element: Element) -> bytearray:
-    kind = templates.NFT_NEWSETELEM if adding else templates.NFT_DELSETELEM
-    key, value = firewall.packed(element.key), firewall.packed(element.value)
-    size = len(value) if adding else 0
-    template = templates.element(kind, _NFPROTO_INET, firewall.TABLE, element.name, len(key), size)
-    return template.fill(key=key, value=value) if size else template.fill(key=key)
 
 
 _WORDS: dict[type, str] = {

@@ -7,15 +7,15 @@ answers for another's address is not asked.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any
 
 from cni.bandwidth import Bucket
 from cni.lease import Lease
-from cni.netconf import NetworkConfig
 from cni.protocol import Attachment
 from cni.results import Address, Interface, Result, Route
 from netplane.config import IPAddress
@@ -206,6 +206,11 @@ def link_name(attachment: Attachment) -> str:
     return f"np{_digest(attachment)[:12]}"
 
 
+def label(attachment: Attachment) -> str:
+    """What whoever runs `ip link` reads of the host's end."""
+    return f"netplane {attachment}"
+
+
 def macs(attachment: Attachment) -> tuple[str, str]:
     """(host, pod): chosen by us, so that neighbour entries are known before the links are."""
     digest = _digest(attachment)
@@ -227,7 +232,7 @@ def attach(lease: Lease) -> tuple[Step, ...]:
     return (
         CreateVeth(link, host_mac, pod_link, pod_mac, lease.terms.mtu),
         *((Setting(_FORWARDING[6], "1"),) if 6 in versions else ()),
-        Label(link, f"netplane {lease.attachment}"[:255], bool(lease.terms.ports), _has_ipv6(lease)),
+        Label(link, label(lease.attachment), bool(lease.terms.ports), _has_ipv6(lease)),
         LinkUp(Where.HOST, link),
         LinkUp(Where.POD, "lo"),
         *((NoLinkLocal(pod_link),) if _has_ipv6(lease) and 6 not in versions else ()),
@@ -291,7 +296,7 @@ def undo(step: Step, lease: Lease) -> Step | None:
             return None
 
 
-def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
+def result(lease: Lease, dns: Mapping[str, Any], netns: str) -> Result:
     """What the runtime is told: exactly what ``attach`` made."""
     host_mac, pod_mac = ends(lease)
     mtu = lease.terms.mtu
@@ -306,7 +311,7 @@ def result(lease: Lease, config: NetworkConfig, netns: str) -> Result:
             for address in lease.addresses
         ),
         routes=tuple(_ROUTES[v] for v in versions),
-        dns=config.dns,
+        dns=dns,
     )
 
 

@@ -2,7 +2,7 @@
 
 import orjson
 
-from cni import netlink, observe, plan, results
+from cni import netlink, observe, plan, recipes, results
 from cni.check import differences
 from cni.errors import CniError, Code
 from cni.lease import Lease, State, Terms
@@ -44,9 +44,7 @@ def add(request: Request, node: Node, netns: int | None) -> bytes:
         delete(request.attachment, node)
     lease = _reserve(request, config, node, pod)
     _make(lease, node, pod)
-    made = plan.result(lease, config, request.netns)
-    whole = request.previous.followed_by(made) if request.previous is not None else made
-    return orjson.dumps(results.render(whole, request.version)) + b"\n"
+    return _rendered(request, config, lease)
 
 
 def delete(attachment: Attachment, node: Node) -> None:
@@ -121,7 +119,7 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
 def _make(lease: Lease, node: Node, netns: int) -> None:
     """All of it and written down as done, or nothing; where something may be left, the lease stays."""
     try:
-        netlink.apply(plan.attach(lease), node.sockets, netns, undo=lambda step: plan.undo(step, lease))
+        netlink.attach(lease, node.sockets, netns, lambda: node.leases.sync(lease.attachment))
     except netlink.UndoFailedError:
         node.leases.begin_release(lease.attachment)
         raise
@@ -134,6 +132,15 @@ def _make(lease: Lease, node: Node, netns: int) -> None:
         netlink.apply(plan.detach(lease), node.sockets)
         node.leases.release(lease.attachment)
         raise
+
+
+def _rendered(request: Request, config: NetworkConfig, lease: Lease) -> bytes:
+    kind = recipes.kind(lease)
+    if kind is not None and request.previous is None:
+        return recipes.answer(lease, request.netns, config.dns, kind, request.version)
+    made = plan.result(lease, config.dns, request.netns)
+    whole = request.previous.followed_by(made) if request.previous is not None else made
+    return orjson.dumps(results.render(whole, request.version)) + b"\n"
 
 
 def _pod_netns(request: Request, node: Node, netns: int | None) -> int:

@@ -229,33 +229,40 @@ def test_check_in_a_chain_compares_what_is_ours(node, pod, container, version):
 FAIL_AT = """
 import sys
 from pathlib import Path
-from cni import netlink
+from cni import messages, netlink
 from netplane.errors import KernelError
 countdown = Path(sys.argv[1], "countdown")
-netlink.batches = lambda steps: ([step] for step in steps)
-do = netlink._Worker.do
+messages.batches = lambda steps: ([step] for step in steps)
+do, replay = netlink._Worker.do, netlink._Worker.replay
+def count(what):
+    left = int(countdown.read_text())
+    countdown.write_text(str(left - 1))
+    if left == 0:
+        raise KernelError(f"cannot {what}: injected")
 def failing(self, steps):
     (step,) = steps
-    left = int(countdown.read_text())
     if type(step).__name__ != "DeleteLink" and getattr(step, "adding", True):
-        countdown.write_text(str(left - 1))
-        if left == 0:
-            raise KernelError(f"cannot {netlink.describe(step)}: injected")
+        count(netlink.describe(step))
     do(self, steps)
-netlink._Worker.do = failing
+def failing_replay(self, part, data):
+    count("replay")
+    return replay(self, part, data)
+netlink._Worker.do, netlink._Worker.replay = failing, failing_replay
 """
+SHAPED = {
+    "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}],
+    "bandwidth": {
+        "ingressRate": 8000000,
+        "ingressBurst": 800000,
+        "egressRate": 8000000,
+        "egressBurst": 800000,
+    },
+}
+PLAIN = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
 
 
-def test_an_add_that_fails_at_any_step_leaves_nothing_and_its_del_succeeds(tmp_path):
-    asked = {
-        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}],
-        "bandwidth": {
-            "ingressRate": 8000000,
-            "ingressBurst": 800000,
-            "egressRate": 8000000,
-            "egressBurst": 800000,
-        },
-    }
+@pytest.mark.parametrize("asked", [PLAIN, SHAPED], ids=["by its recipe", "step by step"])
+def test_an_add_that_fails_at_any_step_leaves_nothing_and_its_del_succeeds(tmp_path, asked):
     with cni_node(tmp_path, start=False) as node, pods(1) as (pod,):
         node.start(FAIL_AT)
         for number in range(100):

@@ -117,12 +117,12 @@ def test_a_stopped_daemon_finishes_what_it_has_begun(tmp_path):
     slow = """
 import threading
 from cni import netlink
-applied = netlink.apply
+applied = netlink.attach
 def slow(*args, **keys):
     print("begun", flush=True, file=__import__("sys").stderr)
     threading.Event().wait(1)
     applied(*args, **keys)
-netlink.apply = slow
+netlink.attach = slow
 """
     with cni_node(tmp_path, start=False) as node, pods(1) as (pod,), ThreadPoolExecutor(1) as threads:
         node.start(slow)

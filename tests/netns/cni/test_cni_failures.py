@@ -1,5 +1,6 @@
 """Everything that can end in the middle: a step that fails, a daemon killed, a namespace gone, a flushed table."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -7,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from cni import netlink, plan, verbs
+from cni import messages, netlink, plan, recipes, verbs
 from cni.errors import CniError, Code
 from cni.journal import Journal
 from cni.leases import Leases
@@ -36,23 +37,38 @@ class FailingWorker(netlink._Worker):
     def do(self, steps):
         (step,) = steps
         adding = not isinstance(step, plan.DeleteLink) and getattr(step, "adding", True)
-        type(self).countdown -= adding
-        failing = adding and type(self).countdown == -1
+        self._fail(lambda: super(FailingWorker, self).do(steps), counts=adding)
+
+    def replay(self, part, data):
+        return self._fail(lambda: super(FailingWorker, self).replay(part, data), counts=True)
+
+    def _fail(self, work, *, counts):
+        type(self).countdown -= counts
+        failing = counts and type(self).countdown == -1
         if failing and not self.after:
-            raise KernelError(f"cannot {netlink.describe(step)}: injected")
-        super().do(steps)
+            raise KernelError("cannot go on: injected")
+        result = work()
         if failing:
             raise KeyError("a bug after the step")
+        return result
 
 
 def one_by_one(steps):
     return ([step] for step in steps)
 
 
+@pytest.fixture(params=["by its recipe", "step by step"])
+def one_step_at_a_time(request, monkeypatch):
+    """The two ways an ADD is done, each with as many sends as there are steps."""
+    monkeypatch.setattr(messages, "batches", one_by_one)
+    found = recipes.of.__wrapped__
+    monkeypatch.setattr(recipes, "of", found if request.param == "by its recipe" else lambda _: None)
+
+
 @pytest.mark.parametrize("after", [False, True])
+@pytest.mark.usefixtures("one_step_at_a_time")
 def test_an_add_that_fails_at_any_step_leaves_nothing(tmp_path, monkeypatch, after):
     monkeypatch.setattr(netlink, "_Worker", FailingWorker)
-    monkeypatch.setattr(netlink, "batches", one_by_one)
     monkeypatch.setattr(FailingWorker, "after", after)
     with cni_node(tmp_path, start=False) as node, pods(1) as (pod,):
         leases = Leases(tmp_path / "var/lib/netplane/cni/leases.sqlite")
@@ -77,17 +93,19 @@ def test_an_add_that_fails_at_any_step_leaves_nothing(tmp_path, monkeypatch, aft
 
 KILL_IN = """
 import os, signal
-from cni import netlink, leases
+from cni import messages, netlink
 countdown = {number}
-do = netlink._Worker.do
-netlink.batches = lambda steps: ([step] for step in steps)
-def killed(self, steps):
-    global countdown
-    if countdown == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    countdown -= 1
-    do(self, steps)
-netlink._Worker.do = killed
+messages.batches = lambda steps: ([step] for step in steps)
+def killed(work):
+    def counted(*arguments):
+        global countdown
+        if countdown == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        countdown -= 1
+        return work(*arguments)
+    return counted
+netlink._Worker.do = killed(netlink._Worker.do)
+netlink._Worker.replay = killed(netlink._Worker.replay)
 """
 KILL_BEFORE_CONFIRM = """
 import os, signal
@@ -208,12 +226,12 @@ def test_what_was_made_before_a_reboot_is_freed(node: CniNode):
 SLOW = """
 import sys, threading
 from cni import netlink
-applied = netlink.apply
+applied = netlink.attach
 def slow(*args, **keys):
     print("begun", flush=True, file=sys.stderr)
     threading.Event().wait(0.5)
     applied(*args, **keys)
-netlink.apply = slow
+netlink.attach = slow
 """
 
 
@@ -240,14 +258,18 @@ def test_an_undo_that_fails_keeps_the_lease_until_it_can_be_done(tmp_path, monke
         leases = Leases(tmp_path / "var/lib/netplane/cni/leases.sqlite")
         environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}
         request = parse({**environment, "CNI_NETNS": netns_path(pod)}, json.dumps(network()).encode())
-        do = netlink._Worker.do
+        do, replay = netlink._Worker.do, netlink._Worker.replay
 
-        def refuse(self, steps):
-            if isinstance(steps[0], plan.Label | plan.DeleteLink):
+        def refuse_delete(self, steps):
+            if isinstance(steps[0], plan.DeleteLink):
                 raise KernelError(f"cannot {netlink.describe(steps[0])}: injected")
             do(self, steps)
 
-        monkeypatch.setattr(netlink._Worker, "do", refuse)
+        def refuse_label(self, part, data):
+            return {1: errno.EPERM} if b"netplane netplane/c/eth0" in data else replay(self, part, data)
+
+        monkeypatch.setattr(netlink._Worker, "do", refuse_delete)
+        monkeypatch.setattr(netlink._Worker, "replay", refuse_label)
         with entered_netns(node.netns), closing(Node(leases, "boot", Journal(tmp_path / "journal"))) as here:
             with pytest.raises(KernelError, match=r"label np.*delete the link"):
                 verbs.answer(request, here, pod)

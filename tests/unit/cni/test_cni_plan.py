@@ -8,7 +8,6 @@ import pytest
 from cni import firewall, plan
 from cni.check import Link, Observed, differences
 from cni.lease import Lease, State, Terms
-from cni.netconf import NetworkConfig
 from cni.plan import (
     CreateVeth,
     DefaultRoute,
@@ -97,7 +96,7 @@ def test_an_add_cut_short_at_any_step_is_undone(failing):
 
 
 def test_the_result_is_what_was_made():
-    result = plan.result(LEASE, NetworkConfig((), dns={"nameservers": ["10.96.0.10"]}), "/proc/7/ns/net")
+    result = plan.result(LEASE, {"nameservers": ["10.96.0.10"]}, "/proc/7/ns/net")
     host, pod = result.interfaces
     made = plan.attach(LEASE)[0]
     assert (host.name, host.mac, host.sandbox) == (made.host, made.host_mac, "")
@@ -146,7 +145,7 @@ def healthy():
 
 
 def previous():
-    return plan.result(LEASE, NetworkConfig(()), "/x")
+    return plan.result(LEASE, {}, "/x")
 
 
 def test_what_is_as_promised_has_no_difference_and_additions_are_tolerated():
