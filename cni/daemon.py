@@ -131,16 +131,16 @@ def _converse(connection: socket.socket, node: Node) -> None:
         begun = time.monotonic()
         try:
             status, stdout = answer(call, node)
+            wire.reply(connection, status, stdout)
+        except OSError as error:
+            log.warning("cannot answer %s: %s", _named(call), error.strerror or error)
+            return
         except Exception:  # the daemon outlives any one request
             log.exception("cannot answer %s", _named(call))
             return
         finally:
             if call.netns is not None:
                 os.close(call.netns)
-        try:
-            wire.reply(connection, status, stdout)
-        except OSError as error:
-            log.warning("cannot answer %s: %s", _named(call), error.strerror or error)
     if status == 0 and log.isEnabledFor(logging.DEBUG):  # what failed has been said; to say this costs 0.1 ms
         log.debug("%s: done in %.1f ms", _named(call), (time.monotonic() - begun) * 1000)
 

@@ -6,7 +6,6 @@ repeated is the same promise.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -92,4 +91,4 @@ class Journal:
 
 
 def _name(attachment: Attachment) -> str:
-    return f"{hashlib.sha256(str(attachment).encode()).hexdigest()[:32]}{_SUFFIX}"
+    return f"{attachment.digest()[:32]}{_SUFFIX}"

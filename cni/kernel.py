@@ -10,7 +10,6 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -126,22 +125,19 @@ class HostSockets:
         self._lock = threading.Lock()
         self._nftables: NetlinkSocket | None = None
 
-    @contextmanager
-    def route(self) -> Iterator[NetlinkSocket]:
-        """A socket for rtnetlink, nobody else's inside the block."""
+    def take(self) -> NetlinkSocket:
+        """A socket for rtnetlink, nobody else's until it is given back."""
         try:
-            kept = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            kept = NetlinkSocket()
-        try:
-            yield kept
-        except BaseException:
-            kept.close()  # an answer may still be in it
-            raise
-        if len(self._idle) < _IDLE:
-            self._idle.append(kept)
+            return NetlinkSocket()
+
+    def give_back(self, taken: NetlinkSocket, *, reusable: bool) -> None:
+        """``reusable``: no answer can still be in it."""
+        if reusable and len(self._idle) < _IDLE:
+            self._idle.append(taken)
         else:
-            kept.close()
+            taken.close()
 
     def pod(self, netns: int) -> NetlinkSocket:
         """A socket for rtnetlink of the namespace of a descriptor. Raises KernelError."""

@@ -253,7 +253,7 @@ class Leases:
                 return [operations[0](self._db)]
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                outcomes = [self._attempt(operation, alone=len(operations) == 1) for operation in operations]
+                outcomes = [self._attempt(operation) for operation in operations]
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -261,19 +261,12 @@ class Leases:
                 raise
         return outcomes
 
-    def _attempt(self, operation: Operation, *, alone: bool) -> Any:
-        """Its result, or the failure that left nothing of it. Raises where the whole transaction is lost."""
-        if alone:
-            return operation(self._db)
-        self._db.execute("SAVEPOINT operation")
-        outcome: Any
+    def _attempt(self, operation: Operation) -> Any:
+        """Its result, or its refusal, which comes before it writes anything. Any other failure is everybody's."""
         try:
-            outcome = operation(self._db)
+            return operation(self._db)
         except CniError as error:
-            self._db.execute("ROLLBACK TO operation")
-            outcome = error
-        self._db.execute("RELEASE operation")
-        return outcome
+            return error
 
     @contextmanager
     def _refusals(self, action: str) -> Iterator[None]:

@@ -22,7 +22,8 @@ class Locks:
     def held(self, attachment: Attachment) -> Iterator[None]:
         """Nobody else works on ``attachment`` inside the block, and nobody mends."""
         with self._changed:
-            self._changed.wait_for(lambda: attachment not in self._busy and not self._exclusive)
+            while attachment in self._busy or self._exclusive:
+                self._changed.wait()
             self._busy.add(attachment)
         try:
             yield

@@ -8,8 +8,9 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -17,7 +18,7 @@ from cni import firewall, messages, plan, recipes, templates
 from cni.bandwidth import LATENCY_MS
 from cni.conntrack import forget_udp
 from cni.errors import CniError, Code
-from cni.kernel import HostSockets, NetlinkSocket
+from cni.kernel import HostSockets
 from cni.lease import Lease
 from cni.plan import (
     CreateVeth,
@@ -63,7 +64,7 @@ def apply(
     naming the step, or CniError ALREADY_ATTACHED where the pod has a link of that name.
     """
     done: list[Step] = []
-    with _Worker.open(netns, sockets) as worker:
+    with _Worker(netns, sockets) as worker:
         try:
             for batch in messages.batches(steps):
                 done += batch  # first: one that failed may have been done all the same
@@ -73,12 +74,13 @@ def apply(
             raise
 
 
-def attach(lease: Lease, sockets: HostSockets, netns: int, begin: Callable[[], None]) -> None:
-    """``plan.attach`` by its recipe where it has one, and nothing of it where it fails, as ``apply`` says.
+def attach(
+    lease: Lease, kind: recipes.Kind | None, sockets: HostSockets, netns: int, begin: Callable[[], None]
+) -> None:
+    """``plan.attach``, by its recipe where a pod of this kind has one; where it fails nothing of it, as ``apply`` says.
 
     ``begin`` is called before the first message: what is to be done beside this.
     """
-    kind = recipes.kind(lease)
     recipe = recipes.of(kind) if kind is not None and sockets.ipv6 else None
     if recipe is None or not _follow(recipe, lease, sockets, netns, begin):
         begin()
@@ -92,7 +94,7 @@ def _follow(
     values = recipes.values(lease, index_of(lease.terms.link), netns)
     sends = [part if isinstance(part, Setting) else (part, part.fill(values)) for part in recipe]
     reached = 0
-    with _Worker.open(netns, sockets) as worker:
+    with _Worker(netns, sockets) as worker:
         try:
             begin()
             for send in sends:
@@ -165,21 +167,25 @@ def _take_back(worker: "_Worker", steps: Iterable[Step | None], failure: BaseExc
 class _Worker:
     """Two netlink sockets, and one batch of steps at a time."""
 
-    def __init__(
-        self, host: NetlinkSocket, pod: NetlinkSocket | None, netns: int, sockets: HostSockets
-    ) -> None:
-        self._host, self._pod, self._netns, self._sockets = host, pod, netns, sockets
+    def __init__(self, netns: int | None, sockets: HostSockets) -> None:
+        self._netns, self._sockets = -1 if netns is None else netns, sockets
         self._made = 0
+        self._host = sockets.take()
+        try:
+            self._pod = None if netns is None else sockets.pod(netns)
+        except BaseException:
+            sockets.give_back(self._host, reusable=True)
+            raise
 
-    @classmethod
-    @contextmanager
-    def open(cls, netns: int | None, sockets: HostSockets) -> Iterator["_Worker"]:
-        with sockets.route() as host:
-            if netns is None:
-                yield cls(host, None, -1, sockets)
-                return
-            with sockets.pod(netns) as pod:
-                yield cls(host, pod, netns, sockets)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pod is not None:
+            self._pod.close()
+        self._sockets.give_back(self._host, reusable=error is None)
 
     def do(self, steps: Sequence[Step]) -> None:
         """A batch. Raises KernelError naming the step that failed."""

@@ -6,11 +6,9 @@ route to the pod. Both neighbour entries are permanent, so the first packet wait
 answers for another's address is not asked.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
@@ -203,7 +201,7 @@ Step = (
 
 def link_name(attachment: Attachment) -> str:
     """The host's end: `np` and 12 hexadecimal digits of the attachment's identity."""
-    return f"np{_digest(attachment)[:12]}"
+    return f"np{attachment.digest()[:12]}"
 
 
 def label(attachment: Attachment) -> str:
@@ -213,7 +211,7 @@ def label(attachment: Attachment) -> str:
 
 def macs(attachment: Attachment) -> tuple[str, str]:
     """(host, pod): chosen by us, so that neighbour entries are known before the links are."""
-    digest = _digest(attachment)
+    digest = attachment.digest()
     pairs = [digest[i : i + 2] for i in range(12, 32, 2)]
     return ":".join(["02", *pairs[:5]]), ":".join(["06", *pairs[5:10]])
 
@@ -317,8 +315,3 @@ def result(lease: Lease, dns: Mapping[str, Any], netns: str) -> Result:
 
 def _has_ipv6(lease: Lease) -> bool:
     return lease.terms.mtu >= IPV6_MTU
-
-
-@lru_cache(maxsize=256)
-def _digest(attachment: Attachment) -> str:
-    return hashlib.sha256(str(attachment).encode()).hexdigest()

@@ -6,6 +6,7 @@ version (1), configuration (7 and 2), ``prevResult`` (6). DEL and GC read no mor
 name: what an ADD made can be taken away whatever became of the configuration since.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ class Attachment:
 
     def __str__(self) -> str:
         return f"{self.network}/{self.container_id}/{self.ifname}"
+
+    def digest(self) -> str:
+        """64 hexadecimal digits: names and addresses of what belongs to it are made from them."""
+        return _digest(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +255,11 @@ def _valid_attachments(document: Mapping[str, Any], network: str) -> frozenset[A
             )
         found.add(Attachment(network, *(str(name) for name in names)))
     return frozenset(found)
+
+
+@lru_cache(maxsize=256)
+def _digest(attachment: Attachment) -> str:
+    return hashlib.sha256(str(attachment).encode()).hexdigest()
 
 
 def _environment(cause: str, hint: str = "") -> CniError:

@@ -43,8 +43,9 @@ def add(request: Request, node: Node, netns: int | None) -> bytes:
     if node.journal.has(request.attachment):  # a DEL came before this, and could not be done yet
         delete(request.attachment, node)
     lease = _reserve(request, config, node, pod)
-    _make(lease, node, pod)
-    return _rendered(request, config, lease)
+    kind = recipes.kind(lease)
+    _make(lease, kind, node, pod)
+    return _rendered(request, config, lease, kind)
 
 
 def delete(attachment: Attachment, node: Node) -> None:
@@ -116,10 +117,10 @@ def _reserve(request: Request, config: NetworkConfig, node: Node, netns: int) ->
     return node.leases.reserve(attachment, config.pools, terms, config.ips)
 
 
-def _make(lease: Lease, node: Node, netns: int) -> None:
+def _make(lease: Lease, kind: recipes.Kind | None, node: Node, netns: int) -> None:
     """All of it and written down as done, or nothing; where something may be left, the lease stays."""
     try:
-        netlink.attach(lease, node.sockets, netns, lambda: node.leases.sync(lease.attachment))
+        netlink.attach(lease, kind, node.sockets, netns, lambda: node.leases.sync(lease.attachment))
     except netlink.UndoFailedError:
         node.leases.begin_release(lease.attachment)
         raise
@@ -134,8 +135,7 @@ def _make(lease: Lease, node: Node, netns: int) -> None:
         raise
 
 
-def _rendered(request: Request, config: NetworkConfig, lease: Lease) -> bytes:
-    kind = recipes.kind(lease)
+def _rendered(request: Request, config: NetworkConfig, lease: Lease, kind: recipes.Kind | None) -> bytes:
     if kind is not None and request.previous is None:
         return recipes.answer(lease, request.netns, config.dns, kind, request.version)
     made = plan.result(lease, config.dns, request.netns)
