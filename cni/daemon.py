@@ -30,7 +30,7 @@ from cni.journal import Journal, journal_path
 from cni.leases import Leases, store_path
 from cni.node import Node
 from netplane.config import Paths
-from netplane.errors import ConfigError, NetplaneError
+from netplane.errors import ConfigError, KernelError, NetplaneError, PeerError
 from netplane.runner import Daemon
 
 LISTENER_NAME = "cni"
@@ -187,7 +187,7 @@ def _listen(path: Path, daemon: Daemon) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {path}: {error.strerror}") from None
+        raise KernelError(f"cannot listen on {path}: {error.strerror}") from None
     return listener
 
 
@@ -198,10 +198,10 @@ def _only_one(state: Path) -> IO[bytes]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = path.open("wb")
     except OSError as error:
-        raise ConfigError(f"cannot open {path}: {error.strerror}") from None
+        raise KernelError(f"cannot open {path}: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise ConfigError(f"cannot start: another netplane CNI daemon uses {path.parent}") from None
+        raise PeerError(f"cannot start: another netplane CNI daemon uses {path.parent}") from None
     return lock

@@ -182,6 +182,6 @@ def test_the_daemon_says_why_it_cannot_start(tmp_path):
     root.mkdir()
     with cni_node(root, start=False) as node:
         node.start(expect_ready=False)
-        assert node.died() == 1
+        assert node.died() == 2
         assert "100 bytes" in node.log
         assert "Traceback" not in node.log
