@@ -85,7 +85,12 @@ def test_a_recipe_sends_what_the_plan_says(lease, index, netns):
     assert filled == list(sent(lease, index, netns))
 
 
-@given(LEASES, st.sampled_from(VERSIONS), st.text(min_size=1), st.sampled_from([{}, {"nameservers": ["10.96.0.10"]}]))
+@given(
+    LEASES,
+    st.sampled_from(VERSIONS),
+    st.text(min_size=1),
+    st.sampled_from([{}, {"nameservers": ["10.96.0.10"]}]),
+)
 def test_a_recipe_answers_what_was_made(lease, version, netns, dns):
     kind = recipes.kind(lease)
     assert kind is not None
