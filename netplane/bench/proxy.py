@@ -6,7 +6,6 @@ ratio belongs to one round, and its median over all rounds comes with a bootstra
 path runs twice a round: the ratio of its two runs (A/A) shows what differences mean nothing.
 """
 
-import os
 import random
 import tempfile
 import time
@@ -75,11 +74,6 @@ def measure(rounds: int, seconds: float, say: Callable[[str], None]) -> list[dic
         say(f"memory of {IDLE} idle connections")
         rows += _memory(here, pids)
     return rows
-
-
-def load_average() -> str:
-    """How busy the machine was, to be said beside every figure."""
-    return " ".join(f"{value:.1f}" for value in os.getloadavg())
 
 
 def _empty() -> Figures:

@@ -1,71 +1,40 @@
 """`netplane bench`: what netplane costs, measured on this machine beside what it is compared with."""
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from netplane.cli import figures
 from netplane.cli.main import say
-from netplane.cli.output import dump, output_option, show, table
+from netplane.cli.output import dump, output_option, show
 
-PROXY = {
-    "measure": "MEASURE",
-    "figure": "FIGURE",
-    "path": "PATH",
-    "median": "MEDIAN",
-    "unit": "UNIT",
-    "ratio": "NETPLANE/PATH",
-    "interval": "95 %",
-}
-CNI = {
-    "network": "NETWORK",
-    "figure": "FIGURE",
-    "ours": "NETPLANE",
-    "theirs": "REFERENCE",
-    "ratio": "TIMES BETTER",
-    "target": "ASKED",
-    "verdict": "VERDICT",
-}
-API = {
-    "measure": "MEASURE",
-    "figure": "FIGURE",
-    "median": "MEDIAN",
-    "unit": "UNIT",
-    "interval": "95 %",
-    "p99": "P99",
-}
-LOSSES = {
-    "loss": "LOST",
-    "connections": "CONNECTIONS",
-    "cut": "CUT",
-    "median": "SLOWEST EXCHANGE MS, MEDIAN",
-    "longest": "LONGEST",
-}
-IDLE = {"figure": "FIGURE", "value": "MEDIAN", "low": "95 %, FROM", "high": "TO"}
-DATAPATH = {
-    "measure": "MEASURE",
-    "subject": "SUBJECT",
-    "rate": "MEDIAN",
-    "unit": "UNIT",
-    "cpu": "CPU µS (S/GB)",
-    "direct": "× DIRECT",
-    "nftables": "× NFTABLES",
-    "kubeProxy": "× KUBE-PROXY'S NFT",
-}
-SYNC = {
-    "subject": "SUBJECT",
-    "services": "SERVICES",
-    "load": "LOAD S",
-    "loadInterval": "95 %",
-    "work": "PROCESSOR S",
-    "update": "ONE ENDPOINT MS",
-    "updateInterval": "95 %",
-    "p99": "P99",
-}
-PROGRAMMING = {"count": "SERVICES", "median": "MEDIAN MS", "low": "LOW", "high": "HIGH", "p99": "P99"}
+Figure = Mapping[str, Any]
+
+
+def report(
+    measure: Callable[[], Sequence[Figure]],
+    columns: Mapping[str, str],
+    row: Callable[[Figure], Figure],
+    output: str,
+) -> None:
+    """Measure, and show: a row of text for each figure, or all of them as they are; and how busy the machine was."""
+    before = _load_average()
+    found = measure()
+    after = _load_average()
+    if output == "table":
+        show([row(one) for one in found], columns, output)
+        say(f"load averages of this machine before {before}, after {after}")
+    else:
+        dump({"loadBefore": before, "loadAfter": after, "figures": found}, output)
+
+
+def _load_average() -> str:
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())
 
 
 @click.group()
@@ -91,22 +60,7 @@ def proxy(rounds: int, seconds: float, output: str) -> None:
     """
     from netplane.bench import proxy as measured
 
-    before = measured.load_average()
-    rows = measured.measure(rounds, seconds, say)
-    if output != "table":
-        dump({"loadBefore": before, "loadAfter": measured.load_average(), "figures": rows}, output)
-        return
-    shown = [
-        {
-            **row,
-            "median": f"{row['median']:.2f}",
-            "ratio": f"{row['ratio']:.2f}" if row.get("ratio") else "",
-            "interval": f"{row['low']:.2f}-{row['high']:.2f}" if row.get("low") else "",
-        }
-        for row in rows
-    ]
-    click.echo(table(shown, PROXY), nl=False)
-    say(f"load averages of this machine before {before}, after {measured.load_average()}")
+    report(lambda: measured.measure(rounds, seconds, say), figures.PROXY, figures.proxy, output)
 
 
 @bench.command()
@@ -123,12 +77,7 @@ def idle(connections: int, workers: int, rounds: int, output: str) -> None:
     """
     from netplane.bench.idle import measure
 
-    rows = measure(connections, workers, rounds, say)
-    show(
-        [{**row, **{key: round(row[key], 2) for key in ("value", "low", "high")}} for row in rows],
-        IDLE,
-        output,
-    )
+    report(lambda: measure(connections, workers, rounds, say), figures.IDLE, figures.idle, output)
 
 
 @bench.command()
@@ -144,12 +93,7 @@ def losses(connections: int, rounds: int, output: str) -> None:
     """
     from netplane.bench.losses import measure
 
-    rows = measure(connections, rounds, say)
-    show(
-        [{**row, "median": round(row["median"]), "longest": round(row["longest"])} for row in rows],
-        LOSSES,
-        output,
-    )
+    report(lambda: measure(connections, rounds, say), figures.LOSSES, figures.losses, output)
 
 
 @bench.command()
@@ -173,37 +117,15 @@ def datapath(
     from netplane.bench import datapath as measured
     from netplane.bench import many as crowded
     from netplane.bench.plot import bars
-    from netplane.bench.proxy import load_average
 
-    before = load_average()
-    rows = measured.measure(rounds, seconds, only, say)
-    if plot:
-        plot.write_text(
-            bars(rows, measured.DIRECT, frozenset({"userspace", measured.NFTABLES, measured.EBPF}))
-        )
-    if many:
-        rows += crowded.measure(rounds, seconds, only, say)
-    if output != "table":
-        dump({"loadBefore": before, "loadAfter": load_average(), "figures": rows}, output)
-        return
-    click.echo(table([_datapath_row(row) for row in rows], DATAPATH), nl=False)
-    say(f"load averages of this machine before {before}, after {load_average()}")
+    def measure() -> Sequence[Figure]:
+        rows = measured.measure(rounds, seconds, only, say)
+        if plot:
+            ours = frozenset({"userspace", measured.NFTABLES, measured.EBPF})
+            plot.write_text(bars(rows, measured.DIRECT, ours))
+        return [*rows, *crowded.measure(rounds, seconds, only, say)] if many else rows
 
-
-def _datapath_row(row: Mapping[str, Any]) -> dict[str, str]:
-    def ratio(base: str) -> str:
-        found = row.get(base)
-        return f"{found['ratio']:.2f} [{found['low']:.2f} {found['high']:.2f}]" if found else ""
-
-    summary = row.get("summary")
-    return {
-        **{key: str(row[key]) for key in ("measure", "subject", "unit")},
-        "rate": _interval(summary) if summary else f"{row['rate']:.1f}",
-        "cpu": f"{row['cpu']:.2f}" if "cpu" in row else "",
-        "direct": ratio("direct"),
-        "nftables": ratio("nftables"),
-        "kubeProxy": ratio("kube-proxy's nftables"),
-    }
+    report(measure, figures.DATAPATH, figures.datapath, output)
 
 
 @bench.command()
@@ -220,34 +142,11 @@ def cni(count: int, bursts: int, output: str) -> None:
       netplane bench cni --count 50
     """
     from netplane.bench.cni import measure
-    from netplane.bench.proxy import load_average
 
-    before = load_average()
-    measured = measure(count, bursts, say)
-    if output != "table":
-        figures = [{**asdict(one), "verdict": one.verdict} for one in measured]
-        dump({"loadBefore": before, "loadAfter": load_average(), "figures": figures}, output)
-        return
-    show([_cni_row({**asdict(one), "verdict": one.verdict}) for one in measured], CNI, output)
-    say(f"load averages of this machine before {before}, after {load_average()}")
+    def measured() -> Sequence[Figure]:
+        return [{**asdict(one), "verdict": one.verdict} for one in measure(count, bursts, say)]
 
-
-def _cni_row(one: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "network": f"{one['network']} / {one['reference']}",
-        "figure": one["figure"],
-        "ours": _interval(one["ours"]),
-        "theirs": _interval(one["theirs"]),
-        "ratio": f"{one['ratio']:.1f} [{one['low']:.1f} {one['high']:.1f}]",
-        "target": "" if one["target"] is None else f"{one['target']:g}",
-        "verdict": one["verdict"],
-    }
-
-
-def _interval(summary: Mapping[str, Any]) -> str:
-    """Median, and the interval that holds it with 95 %."""
-    digits = 2 if summary["median"] < 10 else 1 if summary["median"] < 100 else 0
-    return f"{summary['median']:.{digits}f} [{summary['low']:.{digits}f} {summary['high']:.{digits}f}]"
+    report(measured, figures.CNI, figures.cni, output)
 
 
 @bench.command()
@@ -265,24 +164,9 @@ def api(watchers: int, rate: int, seconds: float, pods: int, readers: int, outpu
       netplane bench api --watchers 200 --seconds 5
     """
     from netplane.bench.api import Plan, measure
-    from netplane.bench.proxy import load_average
 
-    before = load_average()
-    rows = measure(Plan(watchers, rate, seconds, pods, readers), say)
-    if output != "table":
-        dump({"loadBefore": before, "loadAfter": load_average(), "figures": rows}, output)
-        return
-    shown = [
-        {
-            **row,
-            "median": f"{row['median']:.2f}",
-            "interval": f"{row['low']:.2f}-{row['high']:.2f}" if "low" in row else "",
-            "p99": f"{row['p99']:.2f}" if "p99" in row else "",
-        }
-        for row in rows
-    ]
-    click.echo(table(shown, API), nl=False)
-    say(f"load averages of this machine before {before}, after {load_average()}")
+    plan = Plan(watchers, rate, seconds, pods, readers)
+    report(lambda: measure(plan, say), figures.API, figures.api, output)
 
 
 @bench.command()
@@ -306,16 +190,11 @@ def programming(count: int, kubeconfig: Path, output: str) -> None:
     from netplane.kube.client import Client
     from netplane.kube.kubeconfig import Kubeconfig
 
-    async def run() -> dict[str, Any]:
+    async def run() -> list[Figure]:
         async with Client(Kubeconfig.load(kubeconfig)) as client:
-            return asdict(await measure(client, count))
+            return [asdict(await measure(client, count))]
 
-    found = asyncio.run(run())
-    if output != "table":
-        dump(found, output)
-        return
-    shown = {key: str(value) if key == "count" else f"{value * 1000:.1f}" for key, value in found.items()}
-    show([shown], PROGRAMMING, output)
+    report(lambda: asyncio.run(run()), figures.PROGRAMMING, figures.programming, output)
 
 
 @bench.command()
@@ -337,21 +216,9 @@ def sync(services: int, beside: int, endpoints: int, loads: int, updates: int, o
     from netplane.bench import sync as measuring
 
     sizes = [("netplane", beside), ("kube-proxy", beside), ("netplane", services)]
-    rows = measuring.measure(sizes, endpoints=endpoints, loads=loads, updates=updates)
-    show(
-        [
-            {
-                "subject": row.subject,
-                "services": row.services,
-                "load": f"{row.load.median:.3f}",
-                "loadInterval": f"{row.load.low:.3f}-{row.load.high:.3f}",
-                "work": f"{row.work.median:.3f}",
-                "update": f"{row.update.median * 1000:.2f}",
-                "updateInterval": f"{row.update.low * 1000:.2f}-{row.update.high * 1000:.2f}",
-                "p99": f"{row.update.p99 * 1000:.2f}",
-            }
-            for row in rows
-        ],
-        SYNC,
-        output,
-    )
+
+    def measure() -> Sequence[Figure]:
+        rows = measuring.measure(sizes, endpoints=endpoints, loads=loads, updates=updates)
+        return [asdict(row) for row in rows]
+
+    report(measure, figures.SYNC, figures.sync, output)

@@ -7,7 +7,6 @@ Own messages (linux/netfilter/nfnetlink_conntrack.h): a flow is read in a few mi
 """
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -15,21 +14,18 @@ from dataclasses import dataclass
 
 from netplane.errors import KernelError
 from netplane.linux.nlattr import attribute, attributes, number
+from netplane.linux.nlmsg import ACK, DUMP, NETFILTER, REQUEST, message, messages, opened, refusal
 
 TCP, UDP, SCTP = 6, 17, 132
 DST_NAT = 0x20  # IPS_DST_NAT
 SEEN_REPLY = 0x2  # IPS_SEEN_REPLY
 
-_NETFILTER = 12
 _GET, _DELETE = 0x0101, 0x0102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_…
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_ERROR, _DONE = 2, 3
 _ORIGINAL, _REPLY, _STATUS, _ID, _STATUS_MASK = 1, 2, 3, 12, 26
 _IP, _PROTOCOL = 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _ADDRESSES = {4: (1, 2), 6: (3, 4)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-_HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBH")
 _READ_BYTES = 1 << 17
 _SECONDS = 30
@@ -70,8 +66,8 @@ def flows(version: int, *, translated: bool = False) -> list[Flow]:
     translated. Blocking. Raises KernelError.
     """
     wanted = number(_STATUS, DST_NAT) + number(_STATUS_MASK, DST_NAT) if translated else b""
-    with _opened() as sock:
-        _send(sock, _GET, _REQUEST | _DUMP, version, wanted)
+    with opened(NETFILTER, _SECONDS) as sock:
+        _send(sock, _GET, REQUEST | DUMP, version, wanted)
         found = [_read(version, body) for body in _answers(sock)]
     # Kernels before 5.18 do not filter by status.
     return [flow for flow in found if flow is not None and (flow.translated or not translated)]
@@ -80,9 +76,9 @@ def flows(version: int, *, translated: bool = False) -> list[Flow]:
 def forget(unwanted: Iterable[Flow]) -> int:
     """Delete entries; how many were still there. Blocking. Raises KernelError."""
     count = 0
-    with _opened() as sock:
+    with opened(NETFILTER, _SECONDS) as sock:
         for flow in unwanted:
-            _send(sock, _DELETE, _REQUEST | _ACK, flow.version, flow.handle)
+            _send(sock, _DELETE, REQUEST | ACK, flow.version, flow.handle)
             try:
                 list(_answers(sock))
             except KernelError as error:
@@ -99,16 +95,10 @@ def forget_where(matches: Callable[[Flow], bool], *, translated: bool = False) -
     return forget(found) if found else 0
 
 
-def _opened() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SECONDS, 0))
-    return sock
-
-
 def _send(sock: socket.socket, kind: int, flags: int, version: int, data: bytes) -> None:
     body = _GENERIC.pack(_FAMILY[version], 0, 0) + data
     try:
-        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        sock.send(message(kind, flags, body))
     except OSError as error:
         raise _trouble(error) from error
 
@@ -120,18 +110,14 @@ def _answers(sock: socket.socket) -> Iterator[bytes]:
             data = sock.recv(_READ_BYTES)
         except OSError as error:
             raise _trouble(error) from error
-        offset = 0
-        while offset + _HEADER.size <= len(data):
-            size, kind, *_ = _HEADER.unpack_from(data, offset)
-            body = data[offset + _HEADER.size : offset + size]
-            offset += (size + 3) & ~3
-            if kind in (_ERROR, _DONE):
-                status = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
-                if status > 0:
-                    refused = OSError(status, os.strerror(status))
-                    raise _trouble(refused) from refused
+        for one in messages(data):
+            if not one.ends:
+                yield bytes(one.body[_GENERIC.size :])
+            elif one.status > 0:
+                refused = refusal(one.status)
+                raise _trouble(refused) from refused
+            else:
                 return
-            yield body[_GENERIC.size :]
 
 
 def _trouble(error: OSError) -> KernelError:

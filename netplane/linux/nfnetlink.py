@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Self
 
 from netplane.errors import KernelError
+from netplane.linux import nlmsg
 from netplane.linux.nfrules import Chain
 from netplane.linux.nlattr import attribute, attributes, text
+from netplane.linux.nlmsg import ACK, APPEND, CREATE, DUMP, INTERRUPTED, REQUEST
 
-NETFILTER = 12  # NETLINK_NETFILTER, which Python's socket module does not name
 INET = 1  # NFPROTO_INET
 FAMILIES = {"inet": INET, "ip": 2, "ip6": 10}
 
@@ -31,19 +32,14 @@ _NEW_CHAIN, _NEW_RULE, _DELETE_RULE = 0x0A03, 0x0A06, 0x0A08
 _GET_TABLE, _GET_CHAIN, _GET_RULE = 0x0A01, 0x0A04, 0x0A07
 _BEGIN, _END = 0x10, 0x11
 _SUBSYSTEM = 10
-_REQUEST, _ACK, _CREATE, _APPEND, _DUMP = 0x1, 0x4, 0x400, 0x800, 0x300
-_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
-_ERROR, _DONE = 2, 3
 _TABLE, _SET, _ELEMENTS, _LIST_ELEMENT = 1, 2, 3, 1
 _KEY, _DATA, _USERDATA, _KEY_END = 1, 2, 6, 10
 _VALUE, _VERDICT, _CODE, _CHAIN = 1, 2, 1, 2
 _DROP, _GOTO, _JUMP = 0, -4, -3
 _COMMENT = 0  # NFTNL_UDATA_SET_ELEM_COMMENT
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _GENERIC = struct.Struct("=BBH")  # struct nfgenmsg
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
-_STATUS = struct.Struct("=i")
 _LARGEST = 60_000  # bytes of elements a message: an attribute's length has 16 bits
 _READ_BYTES = 1 << 17
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -74,8 +70,7 @@ class Tables:
     """One netlink socket in the network namespace of the thread that opened it. Blocking."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SECONDS, 0))
+        self._socket = nlmsg.opened(nlmsg.NETFILTER, _SECONDS)
         self._room = 0
         self._sequence = 0
 
@@ -103,26 +98,26 @@ class Tables:
         for edit in edits:
             elements = (head + tail for head, tail in (edit.add or {}).items())
             bodies += [
-                _Body(_NEW, _CREATE, edit.name, _of_set(table, edit.name) + p) for p in _portions(elements)
+                _Body(_NEW, CREATE, edit.name, _of_set(table, edit.name) + p) for p in _portions(elements)
             ]
         if not bodies:
             return
         first = self._sequence + 1
-        messages = [self._message(_BEGIN, _REQUEST, _GENERIC.pack(0, 0, socket.htons(_SUBSYSTEM)))]
+        messages = [self._message(_BEGIN, REQUEST, _GENERIC.pack(0, 0, socket.htons(_SUBSYSTEM)))]
         family_and = _GENERIC.pack(FAMILIES[family], 0, 0)
-        messages += [self._message(b.kind, _REQUEST | _ACK | b.flags, family_and + b.data) for b in bodies]
-        messages.append(self._message(_END, _REQUEST, _GENERIC.pack(0, 0, socket.htons(_SUBSYSTEM))))
+        messages += [self._message(b.kind, REQUEST | ACK | b.flags, family_and + b.data) for b in bodies]
+        messages.append(self._message(_END, REQUEST, _GENERIC.pack(0, 0, socket.htons(_SUBSYSTEM))))
         self._send(b"".join(messages))
         for sequence, status in self._statuses(first + 1, len(bodies)):
             if status:
                 failed = bodies[max(0, sequence - first - 1)]
                 verb = "delete from" if failed.kind == _DELETE else "add to"
-                raise KernelError(f"cannot {verb} {family} {table} {failed.name}: {os.strerror(-status)}")
+                raise KernelError(f"cannot {verb} {family} {table} {failed.name}: {os.strerror(status)}")
 
     def has_table(self, family: str, table: str) -> bool:
         """Whether there is such a table. Raises KernelError."""
         found: list[bytes] = []
-        self._send(self._message(_GET_TABLE, _REQUEST | _DUMP, _GENERIC.pack(FAMILIES[family], 0, 0)))
+        self._send(self._message(_GET_TABLE, REQUEST | DUMP, _GENERIC.pack(FAMILIES[family], 0, 0)))
         self._listing(found.append)
         return any(attributes(body).get(1) == table.encode() + b"\0" for body in found)
 
@@ -132,7 +127,7 @@ class Tables:
         for kind, name in ((_GET_CHAIN, 3), (_GET_RULE, 2)):
             bodies: list[bytes] = []
             body = _GENERIC.pack(FAMILIES[family], 0, 0) + text(_TABLE, table)
-            self._send(self._message(kind, _REQUEST | _DUMP, body))
+            self._send(self._message(kind, REQUEST | DUMP, body))
             self._listing(bodies.append)
             for listed in map(attributes, bodies):
                 if listed.get(_TABLE) == table.encode() + b"\0":
@@ -144,20 +139,20 @@ class Tables:
         """Head → tail of a set's elements; None where there is no such set. Raises KernelError."""
         body = _GENERIC.pack(FAMILIES[family], 0, 0) + _of_set(table, name)
         for _ in range(_LISTING_TRIES):
-            self._send(self._message(_GET, _REQUEST | _DUMP, body))
+            self._send(self._message(_GET, REQUEST | DUMP, body))
             found: dict[bytes, bytes] = {}
             status, whole = self._listing(partial(_read_elements, found))
-            if status == -errno.ENOENT:
+            if status == errno.ENOENT:
                 return None
             if status:
-                raise KernelError(f"cannot list {family} {table} {name}: {os.strerror(-status)}")
+                raise KernelError(f"cannot list {family} {table} {name}: {os.strerror(status)}")
             if whole:
                 return found
         raise KernelError(f"cannot list {family} {table} {name}: it changes all the time")
 
     def _message(self, kind: int, flags: int, body: bytes) -> bytes:
         self._sequence += 1
-        return _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body
+        return nlmsg.message(kind, flags, body, self._sequence)
 
     def _send(self, data: bytes) -> None:
         if len(data) + 4096 > self._room:
@@ -170,38 +165,33 @@ class Tables:
         except OSError as error:
             raise KernelError(f"cannot speak to nftables: {error.strerror}") from None
 
-    def _messages(self) -> Iterator[tuple[int, int, int, memoryview]]:
-        """Type, flags, sequence number and body of each message; ends with the datagram."""
+    def _heard(self) -> Iterator[nlmsg.Message]:
+        """The messages of the next datagram."""
         try:
-            data = memoryview(self._socket.recv(_READ_BYTES))
+            return nlmsg.messages(self._socket.recv(_READ_BYTES))
         except OSError as error:
             raise KernelError(f"cannot hear from nftables: {error.strerror}") from None
-        offset = 0
-        while offset + _HEADER.size <= len(data):
-            size, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            yield kind, flags, sequence, data[offset + _HEADER.size : offset + size]
-            offset += (size + 3) & ~3
 
     def _statuses(self, first: int, count: int) -> Iterator[tuple[int, int]]:
         """What the kernel says to each of ``count`` messages; it stops at the one that BEGIN itself failed by."""
         heard = 0
         while heard < count:
-            for kind, _, sequence, body in self._messages():
-                if kind == _ERROR and first - 1 <= sequence < first + count:
-                    heard += sequence >= first
-                    yield sequence, _STATUS.unpack_from(body)[0]
+            for one in self._heard():
+                if one.kind == nlmsg.ERROR and first - 1 <= one.sequence < first + count:
+                    heard += one.sequence >= first
+                    yield one.sequence, one.status
 
     def _listing(self, read: Callable[[bytes], object]) -> tuple[int, bool]:
-        """Gives each body to ``read``; the errno (negative, or 0), and whether nothing changed meanwhile."""
+        """Gives each body to ``read``; the errno (or 0), and whether nothing changed meanwhile."""
         whole = True
         while True:
-            for kind, flags, sequence, body in self._messages():
-                if sequence != self._sequence:
+            for one in self._heard():
+                if one.sequence != self._sequence:
                     continue
-                whole = whole and not flags & _INTERRUPTED
-                if kind in (_ERROR, _DONE):
-                    return (_STATUS.unpack_from(body)[0] if len(body) >= _STATUS.size else 0), whole
-                read(bytes(body[_GENERIC.size :]))
+                whole = whole and not one.flags & INTERRUPTED
+                if one.ends:
+                    return one.status, whole
+                read(bytes(one.body[_GENERIC.size :]))
 
 
 def head(key: bytes, end: bytes | None = None) -> bytes:
@@ -282,10 +272,10 @@ def _of_set(table: str, name: str) -> bytes:
 def _of_chain(table: str, chain: Chain) -> Iterator[_Body]:
     """The chain, without the rules it had, with those it is to have."""
     place = text(1, table) + text(2, chain.name)
-    yield _Body(_NEW_CHAIN, _CREATE, chain.name, text(1, table) + text(3, chain.name))
+    yield _Body(_NEW_CHAIN, CREATE, chain.name, text(1, table) + text(3, chain.name))
     yield _Body(_DELETE_RULE, 0, chain.name, place)
     for rule in chain.rules:
-        yield _Body(_NEW_RULE, _CREATE | _APPEND, chain.name, place + attribute(4, b"".join(rule)))
+        yield _Body(_NEW_RULE, CREATE | APPEND, chain.name, place + attribute(4, b"".join(rule)))
 
 
 def _portions(elements: Iterable[bytes]) -> Iterator[bytes]:

@@ -15,14 +15,12 @@ from typing import Self
 
 from netplane.errors import KernelError
 from netplane.linux.namespaces import socket_in
+from netplane.linux.nlmsg import ACK, DONE, DUMP, REQUEST, message, messages
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 ESTABLISHED, SYN_SENT, CLOSE_WAIT = 1 << 1, 1 << 2, 1 << 8
 CONNECTED = ESTABLISHED | SYN_SENT | CLOSE_WAIT  # states in which a socket's peer may still be spoken to
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_HEADER = struct.Struct("=IHHII")
 _ASK = struct.Struct("=BBBxI")  # inet_diag_req_v2 before its socket: family, protocol, extensions, states
 _ID = struct.Struct("=2s2s16s16sIQ")  # inet_diag_sockid: ports, addresses, interface, cookie
 _HEAD = struct.Struct("=BBBB")  # inet_diag_msg before its socket: family, state, timer, retransmits
@@ -60,45 +58,35 @@ class Sockets:
         found: list[Socket] = []
         for family in (socket.AF_INET, socket.AF_INET6):
             ask = _ASK.pack(family, protocol, 0, CONNECTED) + bytes(_ID.size)
-            self._send(SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, ask)
+            self._sock.send(message(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, ask))
             found.extend(self._answers(protocol))
         return found
 
     def end(self, sock: Socket) -> bool:
         """Abort it: its program reads ECONNABORTED, TCP's peer a reset. False where it has ended by itself."""
         ask = _ASK.pack(sock.family, sock.protocol, 0, 0xFFFFFFFF) + sock.raw
-        self._send(SOCK_DESTROY, _REQUEST | _ACK, ask)
-        code = struct.unpack_from("=i", self._sock.recv(4096), _HEADER.size)[0]
-        if code == 0:
+        self._sock.send(message(SOCK_DESTROY, REQUEST | ACK, ask))
+        status = next(messages(self._sock.recv(4096))).status
+        if status == 0:
             return True
-        if -code in (errno.ENOENT, errno.ESTALE):
+        if status in (errno.ENOENT, errno.ESTALE):
             return False
-        if -code in (errno.EOPNOTSUPP, 524):
+        if status in (errno.EOPNOTSUPP, 524):
             raise KernelError(
                 "cannot end connections to removed endpoints: the kernel has no SOCK_DESTROY",
                 "It needs CONFIG_INET_DIAG_DESTROY, and inet_diag's udp_diag for UDP",
             )
-        raise KernelError(f"cannot end a connection to {sock.peer[0]}: {os.strerror(-code)}")
-
-    def _send(self, kind: int, flags: int, body: bytes) -> None:
-        self._sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        raise KernelError(f"cannot end a connection to {sock.peer[0]}: {os.strerror(status)}")
 
     def _answers(self, protocol: int) -> Iterator[Socket]:
         while True:
-            data = self._sock.recv(1 << 18)
-            at = 0
-            while at < len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
-                body = data[at + _HEADER.size : at + length]
-                at += -(-length // 4) * 4
-                if kind == _NLMSG_DONE:
+            for one in messages(self._sock.recv(1 << 18)):
+                if not one.ends:
+                    yield _parse(protocol, bytes(one.body))
+                elif one.kind == DONE or one.status == errno.ENOENT:  # no udp_diag, no IPv6: nothing to list
                     return
-                if kind == _NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", body)[0]
-                    if code == errno.ENOENT:  # no udp_diag, no IPv6: nothing to list
-                        return
-                    raise KernelError(f"cannot list sockets: {os.strerror(code)}")
-                yield _parse(protocol, body)
+                else:
+                    raise KernelError(f"cannot list sockets: {os.strerror(one.status)}")
 
 
 def _parse(protocol: int, body: bytes) -> Socket:

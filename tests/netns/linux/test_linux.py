@@ -62,6 +62,7 @@ def test_nft_of_a_process_with_many_descriptors(netns: int) -> None:
 
 def test_sysctl_says_whether_it_changed(netns: int) -> None:
     with entered_netns(netns):
+        sysctl.write("net.ipv4.ip_forward", "0")  # a new namespace may have what this machine has
         assert sysctl.write("net.ipv4.ip_forward", "1")
         assert not sysctl.write("net.ipv4.ip_forward", "1")
         with pytest.raises(KernelError, match=r"cannot read sysctl net\.ipv4\.nothing"):
