@@ -1,6 +1,6 @@
 """The nouns: what this node does, as it says itself. They look and never change anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import click
 from netplane.cli.main import root_option
 from netplane.cli.output import dump, output_option, show
 
+Found = Sequence[Mapping[str, Any]]
 SERVICES = {
     "service": "SERVICE",
     "frontends": "FRONTENDS",
@@ -28,37 +29,32 @@ FLOWS = {
 STATUS = {"part": "PART", "state": "STATE", "detail": "DETAIL"}
 
 
-def _targets(root: Path) -> Sequence[Mapping[str, Any]]:
-    """As the proxy reads them from the kernel; where none runs, as the kernel has them all the same."""
+def _asked(root: Path, what: str, of_the_kernel: Callable[[], Found]) -> Found:
+    """As the proxy says; where none runs, as the kernel has it all the same."""
     from netplane.config import Paths
     from netplane.errors import PeerError
+    from proxy.userspace import observe
+
+    try:
+        found: Found = observe.ask(Paths(root.absolute()).proxy_socket, what)
+    except PeerError:
+        found = of_the_kernel()
+        if not found:
+            raise
+    return found
+
+
+def _targets(root: Path) -> Found:
     from proxy.codec import encode_targets
     from proxy.nftables import observe as table
-    from proxy.userspace import observe
 
-    try:
-        found: Sequence[Mapping[str, Any]] = observe.ask(Paths(root.absolute()).proxy_socket, "targets")
-    except PeerError:
-        found = encode_targets(table.targets())
-        if not found:
-            raise
-    return found
+    return _asked(root, "targets", lambda: encode_targets(table.targets()))
 
 
-def _flows(root: Path) -> Sequence[Mapping[str, Any]]:
-    """The same for connections."""
-    from netplane.config import Paths
-    from netplane.errors import PeerError
+def _flows(root: Path) -> Found:
     from proxy.nftables import flows as translated
-    from proxy.userspace import observe
 
-    try:
-        found: Sequence[Mapping[str, Any]] = observe.ask(Paths(root.absolute()).proxy_socket, "flows")
-    except PeerError:
-        found = translated.describe()
-        if not found:
-            raise
-    return found
+    return _asked(root, "flows", translated.describe)
 
 
 @click.command()

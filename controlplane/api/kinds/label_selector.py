@@ -5,7 +5,7 @@ Source: Kubernetes `apimachinery/pkg/apis/meta/v1/validation/validation.go`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from controlplane.api.kinds import causes, names
@@ -24,27 +24,33 @@ def selector_causes(selector: Mapping[str, Any], path: str) -> list[Cause]:
 
 
 def _expression_causes(expression: Mapping[str, Any], path: str) -> list[Cause]:
-    found = []
-    operator, values = expression.get("operator") or "", expression.get("values") or []
-    if operator in ("In", "NotIn"):
-        if not values:
-            detail = "must be specified when `operator` is 'In' or 'NotIn'"
-            found.append(causes.required(f"{path}.values", detail))
-    elif operator in ("Exists", "DoesNotExist"):
-        if values:
-            detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-            found.append(causes.forbidden(f"{path}.values", detail))
-    else:
-        found.append(causes.invalid(f"{path}.operator", operator, "not a valid selector operator"))
-    key = expression.get("key") or ""
-    if wrong := names.qualified_name(key):
-        found.append(causes.invalid(f"{path}.key", key, wrong))
-    found += [
-        causes.invalid(f"{path}.values[{index}]", value, wrong)
-        for index, value in enumerate(values)
-        if (wrong := names.label_value(value))
+    values = expression.get("values") or []
+    return [
+        *operator_causes(expression.get("operator") or "", values, path),
+        *key_causes(expression.get("key") or "", path),
+        *(
+            causes.invalid(f"{path}.values[{index}]", value, wrong)
+            for index, value in enumerate(values)
+            if (wrong := names.label_value(value))
+        ),
     ]
-    return found
+
+
+def operator_causes(operator: str, values: Sequence[object], path: str) -> list[Cause]:
+    """What is wrong with an operator, or with how many values it was given. Node selectors have these too."""
+    if operator in ("In", "NotIn"):
+        detail = "must be specified when `operator` is 'In' or 'NotIn'"
+        return [] if values else [causes.required(f"{path}.values", detail)]
+    if operator in ("Exists", "DoesNotExist"):
+        detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+        return [causes.forbidden(f"{path}.values", detail)] if values else []
+    return [causes.invalid(f"{path}.operator", operator, "not a valid selector operator")]
+
+
+def key_causes(key: str, path: str) -> list[Cause]:
+    """What is wrong with the label's name."""
+    wrong = names.qualified_name(key)
+    return [causes.invalid(f"{path}.key", key, wrong)] if wrong else []
 
 
 def selector_matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

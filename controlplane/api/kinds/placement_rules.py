@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from controlplane.api.kinds import causes, names
-from controlplane.api.kinds.label_selector import selector_causes
+from controlplane.api.kinds.label_selector import key_causes, operator_causes, selector_causes
 from netplane.kube.errors import Cause
 from netplane.kube.objects import Object
 
@@ -89,25 +89,12 @@ def _term_causes(term: Fields, path: str) -> list[Cause]:
 
 def _expression_causes(expression: Fields, path: str) -> list[Cause]:
     operator, values = expression.get("operator") or "", expression.get("values") or []
-    found: list[Cause] = []
-    if operator in ("In", "NotIn"):
-        if not values:
-            detail = "must be specified when `operator` is 'In' or 'NotIn'"
-            found.append(causes.required(f"{path}.values", detail))
-    elif operator in ("Exists", "DoesNotExist"):
-        if values:
-            detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-            found.append(causes.forbidden(f"{path}.values", detail))
-    elif operator in ("Gt", "Lt"):
-        if len(values) != 1:
-            detail = "must be specified single value when `operator` is 'Lt' or 'Gt'"
-            found.append(causes.required(f"{path}.values", detail))
+    if operator in ("Gt", "Lt"):
+        detail = "must be specified single value when `operator` is 'Lt' or 'Gt'"
+        found = [] if len(values) == 1 else [causes.required(f"{path}.values", detail)]
     else:
-        found.append(causes.invalid(f"{path}.operator", operator, "not a valid selector operator"))
-    key = expression.get("key") or ""
-    if wrong := names.qualified_name(key):
-        found.append(causes.invalid(f"{path}.key", key, wrong))
-    return found
+        found = operator_causes(operator, values, path)
+    return [*found, *key_causes(expression.get("key") or "", path)]
 
 
 def _field_causes(field: Fields, path: str) -> list[Cause]:
