@@ -21,12 +21,12 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import listen, load_pair, serving, tls_context
-from controlplane.api.pod_admission import Patience
 from controlplane.api.publish import Published, keep_published, publish
-from controlplane.api.route import catalog
+from controlplane.api.requests.route import catalog
 from controlplane.api.streams.agents import Agents
 from controlplane.api.streams.proxy import AgentProxy
-from controlplane.api.writes import Machinery
+from controlplane.api.writing.pod_admission import Patience
+from controlplane.api.writing.writes import Machinery
 from controlplane.auth import join
 from controlplane.auth.pki import Authority
 from controlplane.auth.tokens import load_issuer

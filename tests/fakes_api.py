@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from controlplane.api.patch import merge_patch
+from controlplane.api.writing.patch import merge_patch
 from netplane.errors import PeerError
 from netplane.kube import errors
 from netplane.kube.cache import Cache

@@ -24,6 +24,8 @@ FOUNDATION = {
 }
 # The controllers' own floors: facts, the loop that runs them, and rooms that do not know each other.
 CONTROLLERS = FOUNDATION | {f"controlplane.controllers.{name}" for name in ("actions", "options", "facts")}
+# The API server's floors: what the kinds are, the cluster in memory, what is asked, reading, writing; the door on top.
+API = FOUNDATION | {"controlplane.auth", "controlplane.store", "controlplane.api.kinds"}
 ALLOWED: dict[str, set[str]] = {
     "netplane": set(),
     "netplane.errors": set(),
@@ -36,6 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "cni": FOUNDATION,
     "proxy": FOUNDATION,
     "controlplane": FOUNDATION | {"controlplane"},
+    "controlplane.api.memory": API,
+    "controlplane.api.requests": API | {"controlplane.api.memory", "controlplane.api.schema"},
+    "controlplane.api.reading": API | {"controlplane.api.memory", "controlplane.api.failures"},
+    "controlplane.api.writing": API
+    | {f"controlplane.api.{room}" for room in ("memory", "requests", "reading", "ownership", "schema")},
     "controlplane.controllers.facts": CONTROLLERS,
     "controlplane.controllers.loop": CONTROLLERS,
     **{
@@ -79,13 +86,13 @@ PURE = (
     "cni/results.py",
     "cni/wishes.py",
     "controlplane/api/kinds/allocation.py",
-    "controlplane/api/lifecycle.py",
-    "controlplane/api/patch.py",
-    "controlplane/api/records.py",
-    "controlplane/api/route.py",
-    "controlplane/api/selection.py",
-    "controlplane/api/strategic.py",
-    "controlplane/api/tables.py",
+    "controlplane/api/writing/lifecycle.py",
+    "controlplane/api/writing/patch.py",
+    "controlplane/api/memory/records.py",
+    "controlplane/api/requests/route.py",
+    "controlplane/api/reading/selection.py",
+    "controlplane/api/writing/strategic.py",
+    "controlplane/api/memory/tables.py",
     "controlplane/auth/authz.py",
     "controlplane/auth/impersonation.py",
     "controlplane/controllers/workloads/replicaset.py",

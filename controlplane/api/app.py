@@ -8,18 +8,18 @@ from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
-from controlplane.api.admission import Admission, AllocateService
-from controlplane.api.bodies import MAX_BODY
-from controlplane.api.callers import Callers
 from controlplane.api.discovery import Discovery
-from controlplane.api.fanout import Fanout
 from controlplane.api.http import ApiServer, Doors
-from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.measures import Measures
-from controlplane.api.pod_admission import USUAL, Patience
-from controlplane.api.route import catalog
-from controlplane.api.writes import Machinery
+from controlplane.api.memory.hub import Hub
+from controlplane.api.reading.fanout import Fanout
+from controlplane.api.requests.bodies import MAX_BODY
+from controlplane.api.requests.callers import Callers
+from controlplane.api.requests.route import catalog
+from controlplane.api.writing.admission import Admission, AllocateService
+from controlplane.api.writing.pod_admission import USUAL, Patience
+from controlplane.api.writing.writes import Machinery
 from controlplane.auth.tokens import Issuer
 from controlplane.store.contract import Delete, Stale, Store, StoreError
 from netplane.kube.objects import Object, meta, parse_time

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.represent import JSON, media_ranges
-from controlplane.api.route import verbs_of
+from controlplane.api.reading.represent import JSON, media_ranges
+from controlplane.api.requests.route import verbs_of
 from netplane.kube.errors import no_such_path
 from netplane.kube.objects import Object
 

@@ -12,31 +12,32 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from controlplane.api import reads, views, watches
-from controlplane.api.applies import apply
-from controlplane.api.authorization import authorize
-from controlplane.api.bodies import APPLY_PATCH, OBJECT_TYPES, an_object, decode, media_type
-from controlplane.api.callers import Callers
-from controlplane.api.deletes import delete, delete_collection
 from controlplane.api.discovery import VERSION, Discovery
-from controlplane.api.evictions import evict
 from controlplane.api.failures import failure
-from controlplane.api.fanout import Fanout
 from controlplane.api.kinds.kind import Asker
-from controlplane.api.lifecycle import delete_options
 from controlplane.api.measures import Measures
-from controlplane.api.orders import dry_if_said, order_for, stored
-from controlplane.api.patch import PATCHES
-from controlplane.api.represent import JSON, Representation, negotiate
-from controlplane.api.route import Catalog, Route, find
+from controlplane.api.reading import reads, watches
+from controlplane.api.reading.fanout import Fanout
+from controlplane.api.reading.represent import JSON, Representation, negotiate
+from controlplane.api.reading.selection import flag, parse
+from controlplane.api.reading.watches import Watcher
+from controlplane.api.requests.authorization import authorize
+from controlplane.api.requests.bodies import APPLY_PATCH, OBJECT_TYPES, an_object, decode, media_type
+from controlplane.api.requests.callers import Callers
+from controlplane.api.requests.route import Catalog, Route, find
 from controlplane.api.schema.openapi import ROOT as OPENAPI
 from controlplane.api.schema.openapi import OpenApi
-from controlplane.api.selection import flag, parse
 from controlplane.api.streams.proxy import SUBRESOURCES as STREAMS
-from controlplane.api.subresources import SCALE_KIND, bind, finalize, scale_of, write_scale
-from controlplane.api.tokens import request_token
-from controlplane.api.watches import Watcher
-from controlplane.api.writes import Machinery, Order, apply_patch, create, replace
+from controlplane.api.writing import views
+from controlplane.api.writing.applies import apply
+from controlplane.api.writing.deletes import delete, delete_collection
+from controlplane.api.writing.evictions import evict
+from controlplane.api.writing.lifecycle import delete_options
+from controlplane.api.writing.orders import dry_if_said, order_for, stored
+from controlplane.api.writing.patch import PATCHES
+from controlplane.api.writing.subresources import SCALE_KIND, bind, finalize, scale_of, write_scale
+from controlplane.api.writing.tokens import request_token
+from controlplane.api.writing.writes import Machinery, Order, apply_patch, create, replace
 from controlplane.auth.authn import User
 from controlplane.auth.authz import JOIN_PATH, METRICS_PATH, allowed_path
 from controlplane.store.contract import StoreError

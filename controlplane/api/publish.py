@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.api.kinds.priorityclasses import SYSTEM, system_class
-from controlplane.api.patch import MERGE_PATCH
-from controlplane.api.records import key_for
-from controlplane.api.route import Catalog, Route
-from controlplane.api.writes import Machinery, Order, apply_patch, create
+from controlplane.api.memory.records import key_for
+from controlplane.api.requests.route import Catalog, Route
+from controlplane.api.writing.patch import MERGE_PATCH
+from controlplane.api.writing.writes import Machinery, Order, apply_patch, create
 from controlplane.auth.authn import User
 from controlplane.auth.identities import MASTERS
 from controlplane.store.contract import StoreError

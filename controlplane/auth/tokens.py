@@ -2,7 +2,7 @@
 
 The format is Kubernetes' own (a JWT whose claim ``kubernetes.io`` names the account and what the token is bound to),
 signed with ECDSA P-256 by a key that does nothing else. Whether the account still exists is not said here: see
-`controlplane.api.callers`.
+`controlplane.api.requests.callers`.
 Source: RFC 7519; Kubernetes `pkg/serviceaccount/claims.go`.
 """
 

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import asynccontextmanager
 
-from controlplane.api.patch import merge_patch
+from controlplane.api.writing.patch import merge_patch
 from netplane.errors import PeerError
 from netplane.kube import errors
 from netplane.kube.client import ObjectList

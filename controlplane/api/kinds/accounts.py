@@ -1,4 +1,4 @@
-"""ServiceAccount: a name that pods run under, and for which tokens are issued (`controlplane.api.tokens`).
+"""ServiceAccount: a name that pods run under, and for which tokens are issued (`controlplane.api.writing.tokens`).
 
 Source: Kubernetes `pkg/apis/core/validation/validation.go` (ValidateServiceAccount).
 """

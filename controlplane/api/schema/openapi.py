@@ -13,8 +13,8 @@ import orjson
 
 from controlplane.api.discovery import BODIES, VERSION
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.represent import JSON
-from controlplane.api.route import verbs_of
+from controlplane.api.reading.represent import JSON
+from controlplane.api.requests.route import verbs_of
 from controlplane.api.schema.build import META, references
 from controlplane.api.schema.data import definition_name, definitions
 from netplane.kube.errors import no_such_path

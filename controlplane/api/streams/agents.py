@@ -11,8 +11,8 @@ from typing import Self
 
 import aiohttp
 
-from controlplane.api.hub import Hub
-from controlplane.api.records import key_for
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import key_for
 from netplane.errors import ConfigError
 from netplane.kube.errors import StatusError, bad_request, unavailable
 from netplane.kube.objects import Object, name_of

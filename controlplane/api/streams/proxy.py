@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp import WSCloseCode, WSMsgType, web
 from multidict import MultiMapping
 
-from controlplane.api.selection import flag
+from controlplane.api.reading.selection import flag
 from controlplane.api.streams.agents import MAX_MESSAGE, Agents, refusal, unreachable
 from controlplane.api.streams.containers import container_of
 from netplane.kube.errors import StatusError, bad_request

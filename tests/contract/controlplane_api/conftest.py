@@ -20,7 +20,7 @@ from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import listen, serving, tls_context
 from controlplane.api.publish import Published, publish
-from controlplane.api.route import catalog
+from controlplane.api.requests.route import catalog
 from controlplane.api.streams.agents import Agents
 from controlplane.api.streams.proxy import AgentProxy
 from controlplane.auth.files import write_cluster

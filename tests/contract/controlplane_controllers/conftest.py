@@ -14,7 +14,7 @@ from controlplane.api.http import Doors
 from controlplane.api.kinds.allocation import ServiceAllocator
 from controlplane.api.kinds.registry import KINDS
 from controlplane.api.listening import tls_context
-from controlplane.api.pod_admission import Patience
+from controlplane.api.writing.pod_admission import Patience
 from controlplane.auth.pki import Authority, new_key
 from controlplane.auth.tokens import Issuer
 from controlplane.store.sqlite import SQLiteStore

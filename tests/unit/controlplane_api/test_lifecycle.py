@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from controlplane.api import lifecycle
-from controlplane.api.lifecycle import DeleteOptions
+from controlplane.api.writing import lifecycle
+from controlplane.api.writing.lifecycle import DeleteOptions
 from netplane.kube.errors import StatusError
 from netplane.kube.resources import DEPLOYMENTS, NAMESPACES, PODS
 

@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.api import strategic
 from controlplane.api.kinds.shapes import ListOf
-from controlplane.api.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, apply, json_patch, merge_patch
 from controlplane.api.schema.published import shape_of
-from controlplane.api.strategic import DIRECTIVE, ORDER_PREFIX, strategic_merge
+from controlplane.api.writing import strategic
+from controlplane.api.writing.patch import (
+    JSON_PATCH,
+    MERGE_PATCH,
+    STRATEGIC_PATCH,
+    apply,
+    json_patch,
+    merge_patch,
+)
+from controlplane.api.writing.strategic import DIRECTIVE, ORDER_PREFIX, strategic_merge
 from netplane.kube.errors import StatusError
 from netplane.kube.resources import DEPLOYMENTS, ENDPOINTSLICES, NODES, PODS, SERVICES
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.api import bodies
+from controlplane.api.requests import bodies
 from controlplane.api.schema import data
 from controlplane.api.schema.protobuf import PROTOBUF, decode
 from netplane.errors import ConfigError

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from controlplane.api.records import Record
-from controlplane.api.represent import Representation, negotiate
-from controlplane.api.tables import age, duration
+from controlplane.api.memory.records import Record
+from controlplane.api.memory.tables import age, duration
+from controlplane.api.reading.represent import Representation, negotiate
 from netplane.kube.errors import StatusError
 from tests.unit.controlplane_api.plain_kinds import PLAIN_PODS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.api.route import catalog, find
+from controlplane.api.requests.route import catalog, find
 from netplane.kube.errors import StatusError
 from tests.unit.controlplane_api.plain_kinds import PLAIN
 

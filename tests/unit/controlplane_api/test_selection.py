@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.api.selection import Continue, parse
+from controlplane.api.reading.selection import Continue, parse
 from netplane.kube.errors import StatusError
 from tests.unit.controlplane_api.plain_kinds import PLAIN_PODS
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.api.kinds.shapes import prune, unknown
+from controlplane.api.requests.strict import repeated
 from controlplane.api.schema.published import shape_of
-from controlplane.api.strict import repeated
 from netplane.kube.resources import DEPLOYMENTS
 
 JSON = "application/json"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.api.fanout import Fanout, word_for
-from controlplane.api.records import Record, Transition
-from controlplane.api.represent import Representation
-from controlplane.api.selection import parse
-from controlplane.api.watches import MAX_BUFFERED, Watcher
+from controlplane.api.memory.records import Record, Transition
+from controlplane.api.reading.fanout import Fanout, word_for
+from controlplane.api.reading.represent import Representation
+from controlplane.api.reading.selection import parse
+from controlplane.api.reading.watches import MAX_BUFFERED, Watcher
 from tests.unit.controlplane_api.plain_kinds import PLAIN, PLAIN_PODS
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

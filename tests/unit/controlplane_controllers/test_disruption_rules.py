@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from controlplane.api.evictions import charged, counts_for_a_budget, goes_free
+from controlplane.api.writing.evictions import charged, counts_for_a_budget, goes_free
 from controlplane.controllers.workloads.disruption import Expectation, expect, wanted_status
 from netplane.kube.errors import StatusError
 from netplane.kube.objects import condition, rfc3339, set_condition

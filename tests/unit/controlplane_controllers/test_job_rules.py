@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.api.patch import merge_patch
+from controlplane.api.writing.patch import merge_patch
 from controlplane.controllers.actions import Create, Delete, Patch, Record
 from controlplane.controllers.workloads.job import decide, job_key
 from controlplane.controllers.workloads.job_rules import backoff_left, manage, verdict

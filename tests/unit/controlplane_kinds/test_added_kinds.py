@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.api.kinds.listed import LISTED
 from controlplane.api.kinds.registry import KINDS
-from controlplane.api.pod_admission import Patience, give_account, give_priority, give_tolerations
+from controlplane.api.writing.pod_admission import Patience, give_account, give_priority, give_tolerations
 from netplane.kube.errors import StatusError
 from netplane.kube.resources import (
     CONFIGMAPS,

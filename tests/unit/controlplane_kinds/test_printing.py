@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from controlplane.api.kinds.registry import KINDS
-from controlplane.api.tables import cells, table
+from controlplane.api.memory.tables import cells, table
 from netplane.kube.resources import (
     DEPLOYMENTS,
     ENDPOINTS,

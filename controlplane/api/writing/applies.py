@@ -5,13 +5,13 @@ Source: "Server-Side Apply" of the Kubernetes documentation; ``apiserver/pkg/end
 
 from typing import Any
 
-from controlplane.api import lifecycle
 from controlplane.api.kinds.shapes import unknown
+from controlplane.api.memory.records import Record
 from controlplane.api.ownership import managers, tracking
-from controlplane.api.records import Record
 from controlplane.api.schema.published import shape_of
-from controlplane.api.transactions import Decision, transact
-from controlplane.api.writes import Machinery, Order, alteration, check_fields, creation, drafted
+from controlplane.api.writing import lifecycle
+from controlplane.api.writing.transactions import Decision, transact
+from controlplane.api.writing.writes import Machinery, Order, alteration, check_fields, creation, drafted
 from netplane.kube.errors import bad_request, conflict, not_found
 from netplane.kube.objects import Object, meta, rfc3339
 

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from aiohttp import web
 
-from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Authenticated
-from controlplane.api.records import key_for
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import key_for
 from controlplane.auth.authn import User, of_certificate, of_claims
 from controlplane.auth.impersonation import impersonated
 from controlplane.auth.tokens import Issuer, Named

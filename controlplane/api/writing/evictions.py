@@ -7,12 +7,12 @@ its 429.
 from dataclasses import replace
 from typing import Any
 
-from controlplane.api import lifecycle
-from controlplane.api.deletes import delete
-from controlplane.api.hub import Hub
-from controlplane.api.records import Record, key_for
-from controlplane.api.transactions import Act, Decision, transact
-from controlplane.api.writes import Machinery, Order
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import Record, key_for
+from controlplane.api.writing import lifecycle
+from controlplane.api.writing.deletes import delete
+from controlplane.api.writing.transactions import Act, Decision, transact
+from controlplane.api.writing.writes import Machinery, Order
 from netplane.kube.errors import bad_request, internal, not_found, refused, too_many_requests
 from netplane.kube.objects import (
     Object,

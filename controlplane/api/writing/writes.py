@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from controlplane.api import lifecycle, patch
-from controlplane.api.admission import Admission
-from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
 from controlplane.api.kinds.shapes import prune, unknown
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import Record
 from controlplane.api.ownership import tracking
 from controlplane.api.ownership.managers import UPDATE, Manager
-from controlplane.api.records import Record
-from controlplane.api.route import Route
+from controlplane.api.requests.route import Route
 from controlplane.api.schema.published import shape_of
-from controlplane.api.transactions import Act, Decision, transact
+from controlplane.api.writing import lifecycle, patch
+from controlplane.api.writing.admission import Admission
+from controlplane.api.writing.transactions import Act, Decision, transact
 from controlplane.auth.authn import User
 from controlplane.auth.authz import restriction
 from netplane.kube.errors import StatusError, already_exists, bad_request, invalid, not_found, refused

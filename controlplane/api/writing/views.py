@@ -7,12 +7,12 @@ applies.
 from dataclasses import replace
 from typing import Any
 
-from controlplane.api import lifecycle, patch, writes
-from controlplane.api.bodies import APPLY_PATCH
 from controlplane.api.kinds.kind import View
-from controlplane.api.records import Record
+from controlplane.api.memory.records import Record
+from controlplane.api.requests.bodies import APPLY_PATCH
 from controlplane.api.schema.published import shape_of
-from controlplane.api.writes import Machinery, Order
+from controlplane.api.writing import lifecycle, patch, writes
+from controlplane.api.writing.writes import Machinery, Order
 from netplane.kube.errors import invalid, unsupported_media_type
 from netplane.kube.objects import Object, name_of
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from controlplane.api import reads
-from controlplane.api.callers import BOUND
 from controlplane.api.kinds import causes
 from controlplane.api.kinds.shapes import type_errors
-from controlplane.api.records import key_for
+from controlplane.api.memory.records import key_for
+from controlplane.api.reading import reads
+from controlplane.api.requests.callers import BOUND
 from controlplane.api.schema.published import shape_of
-from controlplane.api.writes import Machinery, Order
+from controlplane.api.writing.writes import Machinery, Order
 from controlplane.auth.tokens import Claims, Issuer, Named
 from netplane.kube.errors import Cause, StatusError, bad_request, conflict, invalid, not_found
 from netplane.kube.objects import Object, meta, rfc3339, uid_of

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 
 from controlplane.api.failures import failure
-from controlplane.api.fanout import Fanout, word_for
-from controlplane.api.hub import Hub, replayed
-from controlplane.api.records import Record, Transition, key_for, prefix_of
-from controlplane.api.represent import Representation, error_event
-from controlplane.api.selection import ListOptions
+from controlplane.api.memory.hub import Hub, replayed
+from controlplane.api.memory.records import Record, Transition, key_for, prefix_of
+from controlplane.api.reading.fanout import Fanout, word_for
+from controlplane.api.reading.represent import Representation, error_event
+from controlplane.api.reading.selection import ListOptions
 from controlplane.store.contract import Compacted, Future, StoreError
 from netplane.kube.errors import StatusError, expired
 

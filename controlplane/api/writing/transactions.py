@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.records import Record, key_for, stored
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import Record, key_for, stored
 from controlplane.store.contract import Delete, Operation, Put, Stale
 from netplane.kube.errors import conflict
 from netplane.kube.objects import Object

@@ -6,12 +6,12 @@ Source: Kubernetes' pod lifecycle ("Termination of Pods"), "Finalizers", "Garbag
 from dataclasses import replace
 from typing import Any
 
-from controlplane.api import lifecycle
-from controlplane.api.lifecycle import DeleteOptions
-from controlplane.api.reads import Listing
-from controlplane.api.records import Record
-from controlplane.api.transactions import Act, Decision, transact
-from controlplane.api.writes import Machinery, Order, check_user
+from controlplane.api.memory.records import Record
+from controlplane.api.reading.reads import Listing
+from controlplane.api.writing import lifecycle
+from controlplane.api.writing.lifecycle import DeleteOptions
+from controlplane.api.writing.transactions import Act, Decision, transact
+from controlplane.api.writing.writes import Machinery, Order, check_user
 from netplane.kube.errors import StatusError, not_found, refused
 from netplane.kube.objects import Object, name_of, uid_of
 from netplane.kube.resources import JOBS, NAMESPACES, Resource

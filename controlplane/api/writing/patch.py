@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from controlplane.api.kinds.shapes import ANY, Shape
-from controlplane.api.strategic import strategic_merge
+from controlplane.api.writing.strategic import strategic_merge
 from netplane.kube.errors import StatusError, bad_request
 from netplane.kube.objects import Object
 

@@ -8,13 +8,13 @@ Source: Kubernetes API conventions, "Subresources"; ``registry/core/pod/storage`
 from dataclasses import replace
 from typing import Any
 
-from controlplane.api import lifecycle, patch
 from controlplane.api.kinds.kind import Column, Kind
 from controlplane.api.kinds.listed import listed_kind
 from controlplane.api.kinds.printing import AGE, NAME
-from controlplane.api.records import Record
-from controlplane.api.transactions import Act, Decision, transact
-from controlplane.api.writes import Machinery, Order, check_user, update
+from controlplane.api.memory.records import Record
+from controlplane.api.writing import lifecycle, patch
+from controlplane.api.writing.transactions import Act, Decision, transact
+from controlplane.api.writing.writes import Machinery, Order, check_user, update
 from netplane.kube.errors import Cause, bad_request, conflict, invalid, not_found
 from netplane.kube.objects import Object, is_deleting, labels_of, meta, name_of, rfc3339, set_condition
 from netplane.kube.resources import NAMESPACES, PODS, Resource

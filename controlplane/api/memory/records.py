@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.tables import cells, partial
+from controlplane.api.memory.tables import cells, partial
 from netplane.kube.objects import Object, meta
 from netplane.kube.resources import Resource
 

@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Protocol
 
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.records import Record, Transition
-from controlplane.api.represent import Representation
-from controlplane.api.selection import ListOptions, Selection
+from controlplane.api.memory.records import Record, Transition
+from controlplane.api.reading.represent import Representation
+from controlplane.api.reading.selection import ListOptions, Selection
 from netplane.kube.resources import Resource
 
 log = logging.getLogger(__name__)

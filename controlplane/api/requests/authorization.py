@@ -5,7 +5,7 @@ Source: kube-apiserver's ``request/requestinfo.go`` (a field selector on the nam
 
 from collections.abc import Iterable, Mapping
 
-from controlplane.api.route import Route
+from controlplane.api.requests.route import Route
 from controlplane.auth.authn import User
 from controlplane.auth.authz import allowed, unrelated
 from netplane.kube.errors import StatusError, forbidden

@@ -6,11 +6,11 @@ Source: ``metav1.{Create,Update,Patch,Delete}Options`` and their validation.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from controlplane.api.bodies import APPLY_PATCH, media_type
-from controlplane.api.route import Route
-from controlplane.api.selection import flag
-from controlplane.api.strict import repeated
-from controlplane.api.writes import Order
+from controlplane.api.reading.selection import flag
+from controlplane.api.requests.bodies import APPLY_PATCH, media_type
+from controlplane.api.requests.route import Route
+from controlplane.api.requests.strict import repeated
+from controlplane.api.writing.writes import Order
 from controlplane.auth.authn import User
 from netplane.kube.errors import StatusError, bad_request
 

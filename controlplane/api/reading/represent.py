@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from controlplane.api.kinds.kind import Kind, View
-from controlplane.api.records import Record, Transition
-from controlplane.api.tables import partial, table
+from controlplane.api.memory.records import Record, Transition
+from controlplane.api.memory.tables import partial, table
 from netplane.kube.errors import bad_request, not_acceptable
 from netplane.kube.objects import Object
 

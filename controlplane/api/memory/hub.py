@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.records import Record, Transition, prefix_of
+from controlplane.api.memory.records import Record, Transition, prefix_of
 from controlplane.store.contract import Event, Store
 from netplane.kube.resources import Resource
 

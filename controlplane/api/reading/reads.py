@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.records import Record, key_for, prefix_of
-from controlplane.api.selection import Continue, ListOptions
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import Record, key_for, prefix_of
+from controlplane.api.reading.selection import Continue, ListOptions
 from controlplane.store.contract import Compacted, Future
 from netplane.kube.errors import expired, not_found, too_large_resource_version
 

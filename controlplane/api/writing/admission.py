@@ -6,11 +6,17 @@ Each returns guards: operations that make the commit fail if what the rule looke
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from controlplane.api import lifecycle
-from controlplane.api.hub import Hub
 from controlplane.api.kinds.kind import Kind
-from controlplane.api.pod_admission import USUAL, Patience, give_account, give_priority, give_tolerations
-from controlplane.api.records import key_for
+from controlplane.api.memory.hub import Hub
+from controlplane.api.memory.records import key_for
+from controlplane.api.writing import lifecycle
+from controlplane.api.writing.pod_admission import (
+    USUAL,
+    Patience,
+    give_account,
+    give_priority,
+    give_tolerations,
+)
 from controlplane.store.contract import Check, Operation, Put
 from netplane.kube.errors import Cause, invalid, not_found
 from netplane.kube.objects import Object, name_of
