@@ -96,7 +96,7 @@ class Hosted:
         return self._make()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     def stop(self, *, keep: bool = False) -> None:
         try:

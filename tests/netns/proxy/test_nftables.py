@@ -1,6 +1,7 @@
 """What the kernel remembers of clients, and when it is made to forget: affinity, and flows of gone endpoints."""
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -15,6 +16,7 @@ from netplane.linux.rtnl import rtnl
 from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Snapshot, Target
 from proxy.nftables import observe, probe, ruleset
 from proxy.nftables.datapath import NftablesDataPath
+from proxy.nftables.flows import describe
 from tests import flows
 from tests.fakes_datapath import Hosted
 from tests.netns.proxy.conftest import node
@@ -179,6 +181,36 @@ def test_a_connection_goes_on_while_everything_changes(world, hosted) -> None:
             assert stream.read(100) == b"x" * 100
 
 
+IPPROTO_SCTP = 132
+
+
+def sctp_socket() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_SCTP)
+    except OSError as error:
+        pytest.skip(f"expected skip: this kernel has no SCTP (CONFIG_IP_SCTP): {error.strerror}")
+
+
+def test_sctp_is_translated(world, hosted) -> None:
+    with world.run("web1", sctp_socket) as listener, world.run("client", sctp_socket) as client:
+        listener.bind(("0.0.0.0", flows.PORT))
+        listener.listen()
+        sync(hosted, {Frontend(ADDRESS, 80, Protocol.SCTP): target("web1")})
+        client.settimeout(5)
+        client.connect((str(ADDRESS), 80))
+        listener.settimeout(5)
+        served, peer = listener.accept()
+        with served:
+            assert peer[0] == flows.ADDRESSES["client"]
+            client.sendall(b"hello")
+            assert served.recv(100) == b"hello"
+        (flow,) = world.run("n1", describe)
+        assert (flow["frontend"], flow["endpoint"]) == (
+            f"{ADDRESS}:80/sctp",
+            f"{flows.ADDRESSES['web1']}:8080",
+        )
+
+
 def test_a_new_process_changes_only_what_differs(world, hosted) -> None:
     """It finds endpoints where the last process left them, and mends what somebody broke."""
     want = {TCP: target("web1", "web2", "remote"), UDP: target("web1")}
@@ -277,3 +309,19 @@ def test_what_the_rules_say_can_be_read() -> None:
     text = ruleset.frame(replace(node(), node_port_networks=node().pod_cidrs))
     assert "guard ip daddr 10.96.0.0/12 meta l4proto { tcp, udp } socket wildcard 1 goto refuse" in text
     assert "arrive4 ip daddr != 10.244.1.0/24 return" in text
+
+
+def test_whoever_lists_the_machines_rules_can_read_ours(world, hosted) -> None:
+    """`nft` ends by an assertion over rules that it cannot put in words (1.0.6), and with it every listing."""
+    six = Pool(tuple(Endpoint(ip_address(f"fd00:10:244:1::{n}"), 80) for n in (1, 2)))
+    targets = {TCP: target("web1", "web2", affinity=60), NODE_PORT: target("web1", affinity=60)}
+    for address, port in (("fd00:10:96::1", 80), ("::", 30178)):
+        sticky = Target(ServicePort("default", "six", "80"), six, six, 60, keep_outside_address=True)
+        targets[Frontend(ip_address(address), port, Protocol.TCP)] = sticky
+    sync(hosted, targets)
+    netns = world.netns["n1"]
+    command = ["nsenter", f"--net=/proc/self/fd/{netns}", "nft", "list", "table", "inet", "netplane_services"]
+    done = subprocess.run(command, pass_fds=[netns], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ip saddr . ip daddr @hairpin4 snat ip to 192.168.77.11 fully-random" in done.stdout
+    assert "dnat ip to meta priority . ip saddr map @clients4" in done.stdout
