@@ -9,7 +9,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,10 +34,11 @@ from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.health import Health
 from proxy.health_checks import HealthChecks
-from proxy.metrics import SyncMetrics, TrafficCollector
+from proxy.metrics import SyncMetrics, TrafficCollector, export_takeovers
 from proxy.modes import Forwarding, Mode
 from proxy.syncer import GRACE, Syncer
 from proxy.userspace.datapath import UserspaceDataPath
+from proxy.userspace.takeover import Takeover
 from proxy.userspace.workers.counts import Counts
 from proxy.userspace.workers.crew import MOST, Crew, justified
 from proxy.wanted import Wanted, node_port_networks
@@ -146,6 +147,11 @@ class _Agent:
         self._checks = HealthChecks(lambda: self._health.alive(time()))
         self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
         self._export_staleness()
+        self._takeovers: dict[str, Callable[[], Takeover]] = {
+            "restart": lambda: self._crew.inherited,
+            "kill": lambda: self._crew.recovered,
+        }
+        export_takeovers(self._registry, self._takeovers)
         ejected = Gauge(
             "netplane_proxy_ejected_endpoints",
             "Endpoints that new connections pass over, because connects to them failed",
@@ -232,8 +238,9 @@ class _Agent:
     async def _go_on(self) -> None:
         """Take over the flows that a process before us was carrying."""
         await self._syncer.synced_once.wait()
-        if taken := await self._crew.inherit():
-            log.info("took over %d flows", taken)
+        taken = await self._crew.inherit()
+        if taken.flows:
+            log.info("took over %s", taken)
 
     async def _reload(self) -> None:
         """SIGHUP: look at the kernel again now."""
@@ -308,6 +315,7 @@ class _Agent:
             "flows": self._crew.active + len(await self._datapath.translated()),
             "room": self._crew.room,
             "ejected": self._crew.ejected,
+            "takeovers": {cause: last().encode() for cause, last in self._takeovers.items()},
             "unserved": [str(entry) for entry in report.unserved],
             "problems": [
                 *(self._syncer.snapshot.problems if self._syncer.snapshot else ()),

@@ -6,6 +6,7 @@ somebody asks. Buckets are kube-proxy's (``pkg/proxy/metrics``), so that its das
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from proxy.diff import diff
 from proxy.model import Frontend, Protocol, ServicePort, Snapshot, Target, WhenEmpty
+from proxy.userspace.takeover import Takeover
 from proxy.userspace.traffic import CONNECT_BUCKETS, Traffic
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
@@ -106,6 +108,28 @@ class SyncMetrics:
         for family in families:
             for policy in ("internal", "external"):
                 self.no_local.labels(family, policy).set(self._silent[family, policy])
+
+
+def export_takeovers(registry: CollectorRegistry, last: Mapping[str, Callable[[], Takeover]]) -> None:
+    """How the last take-over of flows went, by its cause."""
+    flows = Gauge("netplane_proxy_takeover_flows", "Flows that went on", ("cause",), registry=registry)
+    pause = Gauge(
+        "netplane_proxy_takeover_longest_pause_seconds",
+        "For how long one of them was not relayed, at most",
+        ("cause",),
+        registry=registry,
+    )
+    for cause, ask in last.items():
+        flows.labels(cause).set_function(partial(_flows, ask))
+        pause.labels(cause).set_function(partial(_longest, ask))
+
+
+def _flows(ask: Callable[[], Takeover]) -> float:
+    return ask().flows
+
+
+def _longest(ask: Callable[[], Takeover]) -> float:
+    return ask().longest
 
 
 def _silence(frontend: Frontend, target: Target) -> tuple[str, str]:

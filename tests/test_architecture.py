@@ -62,7 +62,8 @@ ALLOWED: dict[str, set[str]] = {
     "netplane.bench": FOUNDATION
     | {"netplane.lab", "proxy.datapath", "cni.install", "cni.client", "controlplane.auth"}
     | {"proxy.model", "proxy.ebpf.pins", "proxy.ebpf.routes", "proxy.ebpf.tables"}
-    | {"proxy.nftables.datapath", "proxy.targets"},
+    | {"proxy.nftables.datapath", "proxy.targets"}
+    | {"proxy.userspace.observe"},
     "netplane.lab": FOUNDATION
     | {"netplane.debug", "netplane.machine", "controlplane.auth", "cni.install"}
     | {f"netplane.node.supervise.{name}" for name in ("control", "files", "logs", "notify", "process")},

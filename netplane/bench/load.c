@@ -8,16 +8,24 @@
  *   load idle ADDRESS PORT SECONDS PARALLEL       open, one exchange each, say "ready", and wait
  *   load pace ADDRESS PORT RATE PARALLEL          the same, then RATE exchanges a second over them all in turn,
  *                                                 until a line comes; the slowest is printed in place of the seconds
+ *   load probe ADDRESS PORT INTERVAL PARALLEL     a stamped message on each connection every INTERVAL seconds, until
+ *                                                 a line comes: how long each was on its way, either way, by the
+ *                                                 kernel's own clock readings at its arrival, so that neither end's
+ *                                                 own slowness counts. Slowest in place of the seconds.
+ * Probes and the servers that they reach run before everything else (SCHED_FIFO, or else nice -20).
  * A client prints one line: count seconds p50 p99 failures (bytes for bulk; times in microseconds).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,13 +54,71 @@ static void watch(int fd, unsigned events, int op) {
     if (epoll_ctl(set, op, fd, &e)) die("epoll_ctl");
 }
 
+/* -- stamped messages: what a probe sends, and what it gets back -------------------------------------------- */
+
+struct stamps {
+    char kind, pad[7];
+    double asked, arrived, answered; /* CLOCK_REALTIME, as the kernel stamps arrivals */
+    char rest[SIZE - 32];
+};
+
+static double real(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void hurry(void) {
+    struct sched_param first = {.sched_priority = 1};
+    if (sched_setscheduler(0, SCHED_FIFO, &first) && setpriority(PRIO_PROCESS, 0, -20)) perror("priority");
+}
+
+static void stamp(int fd) {
+    int one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
+}
+
+/* One message, and when its last byte arrived; what came together was together on its way. 0: the end, -1: none. */
+static ssize_t take(int fd, struct stamps *message, double *arrived) {
+    char notes[256];
+    struct iovec into = {message, sizeof *message};
+    struct msghdr asked = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = notes, .msg_controllen = sizeof notes};
+    ssize_t got = recvmsg(fd, &asked, 0);
+    *arrived = real();
+    if (got > 0)
+        for (struct cmsghdr *note = CMSG_FIRSTHDR(&asked); note; note = CMSG_NXTHDR(&asked, note))
+            if (note->cmsg_level == SOL_SOCKET && note->cmsg_type == SCM_TIMESTAMPNS) {
+                struct timespec at;
+                memcpy(&at, CMSG_DATA(note), sizeof at);
+                if (at.tv_sec) *arrived = at.tv_sec + at.tv_nsec / 1e9;
+            }
+    return got;
+}
+
+static void answer_stamped(int fd) {
+    struct stamps message;
+    ssize_t got;
+    while ((got = take(fd, &message, &message.arrived)) > 0) {
+        message.answered = real();
+        if (write(fd, &message, sizeof message) != sizeof message) break;
+    }
+    if (!got) close(fd);
+}
+
 static void serve(int fd) { /* the first byte says what is wanted */
+    if (!mode_of[fd] && recv(fd, &mode_of[fd], 1, MSG_PEEK) == 1 && mode_of[fd] == 'w') {
+        hurry();
+        stamp(fd);
+    }
+    if (mode_of[fd] == 'w') {
+        answer_stamped(fd);
+        return;
+    }
     ssize_t n = read(fd, block, BLOCK);
     if (n <= 0) {
         close(fd);
         return;
     }
-    if (!mode_of[fd]) mode_of[fd] = block[0];
     if (mode_of[fd] == 'd') return;
     if (write(fd, block, n) != n || mode_of[fd] == 'c') close(fd);
 }
@@ -82,10 +148,12 @@ static void server(int port) {
     }
 }
 
-static void done(int fd) {
+static void note(double seconds) {
     if (count == room) times = realloc(times, (room = room ? 2 * room : 65536) * sizeof *times);
-    times[count++] = now() - begun[fd];
+    times[count++] = seconds;
 }
+
+static void done(int fd) { note(now() - begun[fd]); }
 
 static int dial(struct sockaddr_in *to, char first) {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
@@ -231,6 +299,60 @@ static void pace(struct sockaddr_in *to, double rate, int parallel) {
     }
 }
 
+static void probe(struct sockaddr_in *to, double interval, int parallel) {
+    struct stamps message = {.kind = 'w'};
+    double slowest = 0, arrived, *due = calloc(parallel, sizeof *due), end = 0;
+    int *fds = calloc(parallel, sizeof *fds);
+    long sent = 0;
+    for (int i = 0; i < parallel; i++) {
+        int fd = fds[i] = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+        if (fd < 0 || connect(fd, (void *)to, sizeof *to)) die("connect");
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        stamp(fd);
+        if (write(fd, &message, SIZE) != SIZE || take(fd, &message, &arrived) != SIZE) die("exchange");
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        watch(fd, EPOLLIN, EPOLL_CTL_ADD);
+    }
+    hurry();
+    watch(0, EPOLLIN, EPOLL_CTL_ADD);
+    puts("ready");
+    fflush(stdout);
+    for (int i = 0; i < parallel; i++) due[i] = real() + interval * (i + 1) / parallel;
+    while (!end || (count + failures < sent && real() < end)) {
+        double now = real(), next = now + interval;
+        for (int i = 0; i < parallel && !end; i++) {
+            if (due[i] <= now) {
+                message.asked = real();
+                sent++;
+                if (write(fds[i], &message, SIZE) != SIZE) failures++;
+                while (due[i] <= now) due[i] += interval;
+            }
+            if (due[i] < next) next = due[i];
+        }
+        struct timespec until = {.tv_nsec = (next > (now = real()) ? next - now : 0) * 1e9};
+        struct epoll_event events[256];
+        int n = epoll_pwait2(set, events, 256, &until, NULL);
+        for (int i = 0; i < n; i++) {
+            ssize_t got;
+            int fd = events[i].data.fd;
+            if (fd == 0) { /* the last ones may take a second to come back */
+                end = real() + 1;
+                watch(0, 0, EPOLL_CTL_DEL);
+                continue;
+            }
+            while ((got = take(fd, &message, &arrived)) == SIZE) {
+                double up = message.arrived - message.asked, down = arrived - message.answered;
+                note(up > down ? up : down);
+                if (times[count - 1] > slowest) slowest = times[count - 1];
+            }
+            if (got == 0) watch(fd, 0, EPOLL_CTL_DEL);
+        }
+    }
+    qsort(times, count, sizeof *times, by_value);
+    printf("%ld %.6f %.1f %.1f %ld\n", count, slowest, times[count / 2] * 1e6, times[(long)(count * 0.99)] * 1e6,
+           sent - count);
+}
+
 int main(int argc, char **argv) {
     set = epoll_create1(0);
     if (argc == 3) server(atoi(argv[2]));
@@ -243,6 +365,8 @@ int main(int argc, char **argv) {
         bulk(&to, seconds, parallel);
     else if (!strcmp(argv[1], "pace"))
         pace(&to, seconds, parallel);
+    else if (!strcmp(argv[1], "probe"))
+        probe(&to, seconds, parallel);
     else
         client(&to, !strcmp(argv[1], "connect") ? 'c' : !strcmp(argv[1], "idle") ? 'i' : 'e', seconds, parallel);
     return 0;

@@ -139,16 +139,20 @@ def place(
     services: Services = ONE,
     workers: int = 0,
     supervised: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Place]:
     """Namespaces, the load's servers, netplane and HAProxy, all answering. Raises ConfigError, PeerError.
 
     ``services``: what is proxied, all to endpoints in the server's namespace.
-    ``supervised``: the proxy is a daemon of ``netplane supervise``, which may restart it.
+    ``supervised``: the proxy is a daemon of ``netplane supervise``, which may restart it. ``environment``: variables
+    it has beside ours.
     """
     served = sorted({port for endpoints in services.values() for _, port in endpoints})
     with linked(directory, build_load(directory), served) as made:
         say("starting the proxies")
-        start_netplane(made, services=services, workers=workers, supervised=supervised)
+        start_netplane(
+            made, services=services, workers=workers, supervised=supervised, environment=environment
+        )
         if haproxy:
             start_haproxy(made)
         yield made
@@ -239,6 +243,7 @@ def start_netplane(
     *,
     workers: int = 0,
     supervised: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """The daemon, from a snapshot on the disk, until it serves. Raises PeerError."""
     root = made.directory / "root"
@@ -261,7 +266,8 @@ def start_netplane(
     command = ["unshare", "--mount", "--", *command]
     log = made.directory / "netplane.log"
     with log.open("ab") as output:
-        made.start("node", command, stdout=output, stderr=output)
+        variables = {**os.environ, **(environment or {})}
+        made.start("node", command, stdout=output, stderr=output, env=variables)
     made.wait_for(CLUSTER_IP, PORT, log)
     if mode == "ebpf":
         _wait_for_hooks(made)

@@ -82,7 +82,7 @@ def idle(connections: int, workers: int, rounds: int, output: str) -> None:
 
 @bench.command()
 @click.option("--connections", default=5000, show_default=True, help="Open at once, and all in use.")
-@click.option("--rounds", default=5, show_default=True, help="Of each loss, in random order.")
+@click.option("--rounds", default=20, show_default=True, help="Of each loss, in random order.")
 @output_option
 def losses(connections: int, rounds: int, output: str) -> None:
     """What open connections notice when a process of the userspace proxy is restarted or killed.

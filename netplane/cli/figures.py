@@ -33,8 +33,10 @@ LOSSES = {
     "loss": "LOST",
     "connections": "CONNECTIONS",
     "cut": "CUT",
-    "median": "SLOWEST EXCHANGE MS, MEDIAN",
-    "longest": "LONGEST",
+    "stoodStill": "STOOD STILL MS, MEDIAN",
+    "stoodStillLongest": "LONGEST",
+    "slowest": "SLOWEST MESSAGE MS, MEDIAN",
+    "slowestLongest": "LONGEST",
 }
 IDLE = {"figure": "FIGURE", "value": "MEDIAN", "low": "95 %, FROM", "high": "TO"}
 DATAPATH = {
@@ -133,7 +135,12 @@ def idle(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def losses(row: Mapping[str, Any]) -> dict[str, Any]:
     """Of ``netplane bench losses``."""
-    return {**row, "median": round(row["median"]), "longest": round(row["longest"])}
+    shown = dict(row)
+    for figure in ("stoodStill", "slowest"):
+        summary = row[figure]
+        shown[figure] = _interval(summary) if summary else ""
+        shown[f"{figure}Longest"] = f"{summary['largest']:.1f}" if summary else ""
+    return shown
 
 
 def programming(row: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
 from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
+from proxy.userspace.takeover import Takeover
 from proxy.userspace.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -126,12 +127,13 @@ class Holder:
                     break
         if not batch:
             return
+        since = monotonic()
         for flow in batch:
             for side in sides(flow):
                 self._poller.forget(side)
         try:
             assert self._successor is not None
-            send(self._successor, batch)
+            send(self._successor, batch, since)
             taken = self._successor.recv(1) == b"+"
         except OSError:
             taken = False
@@ -160,8 +162,11 @@ def sides(flow: Flow) -> tuple[Side, Side]:
 # -- one message ---------------------------------------------------------------------------------------
 
 
-def send(sock: socket.socket, flows: Iterable[Flow]) -> None:
-    """Flows as one message: what they are as JSON, and their descriptors in the same order."""
+def send(sock: socket.socket, flows: Iterable[Flow], since: float) -> None:
+    """Flows as one message: what they are as JSON, and their descriptors in the same order.
+
+    ``since``: the moment from which nobody relays them, in monotonic seconds.
+    """
     entries: list[dict[str, Any]] = []
     descriptors = array.array("i")
     for flow in flows:
@@ -171,7 +176,7 @@ def send(sock: socket.socket, flows: Iterable[Flow]) -> None:
             if side.pipe is not None:
                 descriptors.extend((side.pipe.reader, side.pipe.writer))
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-    sock.sendmsg([orjson.dumps({"format": FORMAT, "flows": entries})], rights)
+    sock.sendmsg([orjson.dumps({"format": FORMAT, "since": since, "flows": entries})], rights)
 
 
 def _describe(flow: Flow) -> dict[str, Any]:
@@ -188,8 +193,8 @@ def _describe(flow: Flow) -> dict[str, Any]:
     }
 
 
-def receive(sock: socket.socket) -> tuple[list[Mapping[str, Any]], list[int]]:
-    """A message's flows and descriptors; no flows at its end. Raises BlockingIOError, OSError, ValueError."""
+def receive(sock: socket.socket) -> tuple[Mapping[str, Any], list[int]]:
+    """A message and its descriptors; empty at the end. Raises BlockingIOError, OSError, ValueError."""
     size = array.array("i").itemsize
     space = socket.CMSG_SPACE(253 * size)
     message, notes, flags, _ = sock.recvmsg(LARGEST, space, socket.MSG_CMSG_CLOEXEC)
@@ -198,14 +203,14 @@ def receive(sock: socket.socket) -> tuple[list[Mapping[str, Any]], list[int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % size])
     if not message:
-        return [], []
+        return {}, []
     document = orjson.loads(message)
     cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
     if cut or document["format"] != FORMAT:
         for fd in descriptors:
             os.close(fd)
         raise ValueError("cut short: no descriptor is left" if cut else f"format {document['format']}")
-    return document["flows"], list(descriptors)
+    return document, list(descriptors)
 
 
 # -- the successor -------------------------------------------------------------------------------------
@@ -216,18 +221,22 @@ class Heir:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self.taken = 0
+        self.flows = 0
+        self.longest = 0.0
 
     def take(self, sock: socket.socket) -> bool:
         """Take one batch and say so; False where there is no more, or the holder is gone."""
-        entries, descriptors = receive(sock)
+        message, descriptors = receive(sock)
+        if not message:
+            return False
         rest = iter(descriptors)
-        for entry in entries:
+        for entry in message["flows"]:
             self._adopt(entry, rest)
-            self.taken += 1
-        if entries:
-            sock.send(b"+")
-        return bool(entries)
+            self.flows += 1
+        now = monotonic()
+        self.longest = max(self.longest, now - message.get("since", now))  # older ones do not say it
+        sock.send(b"+")
+        return True
 
     def _adopt(self, entry: Mapping[str, Any], descriptors: Iterable[int]) -> None:
         rest = iter(descriptors)
@@ -245,8 +254,8 @@ class Heir:
         self._worker.limit_age(flow)
 
 
-async def inherit(worker: Worker, path: Path) -> int:
-    """Take over all flows of the holder at ``path``; how many."""
+async def inherit(worker: Worker, path: Path) -> Takeover:
+    """Take over all flows of the holder at ``path``."""
     heir = Heir(worker)
     ended = asyncio.Event()
 
@@ -264,11 +273,11 @@ async def inherit(worker: Worker, path: Path) -> int:
     loop = asyncio.get_running_loop()
     connection = connect(path)
     if connection is None:
-        return 0
+        return Takeover()
     with connection as sock:
         loop.add_reader(sock, take, sock)
         try:
             await ended.wait()
         finally:
             loop.remove_reader(sock)
-    return heir.taken
+    return Takeover(heir.flows, heir.longest)

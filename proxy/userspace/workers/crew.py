@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from netplane.errors import KernelError
 from proxy.model import Frontend, NodeFacts, Protocol, Target
 from proxy.userspace import handover
+from proxy.userspace.takeover import Takeover
 from proxy.userspace.traffic import Traffic, TrafficKey
 from proxy.userspace.workers import counts
 from proxy.userspace.workers.process import Options
@@ -50,6 +51,7 @@ class Crew:
         self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
         self._node: NodeFacts | None = None
         self._lives = 0
+        self.inherited = Takeover()  # the last time that flows were handed over
         for _ in range(max(workers, len(self._former))):
             self._add()
 
@@ -79,13 +81,16 @@ class Crew:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     if former is not None:
-                        tasks.create_task(remote.inherit(str(former)))
+                        tasks.create_task(self._inherit(remote, former))
                     await remote.live(Options(str(path), self._deadline, self._drain))
                 log.warning("%s has lost its keeper: another worker takes its flows over", remote.name)
                 former = path
             except* KernelError as errors:  # as where there are no more processes to be had
                 log.warning("%s is away: %s", remote.name, errors.exceptions[0])
             await asyncio.sleep(0.0 if monotonic() - began > SHORT_LIFE else SHORT_LIFE)
+
+    async def _inherit(self, remote: Remote, former: Path) -> None:
+        self.inherited = await remote.inherit(str(former))
 
     def _add(self) -> Remote:
         remote = Remote(f"worker {len(self._remotes)}", self._starter)
@@ -144,11 +149,13 @@ class Crew:
         """Learn the counters as they are now."""
         await self._each(Remote.refresh)
 
-    async def inherit(self) -> int:
-        """Take over the flows of proxies before this one; how many. Call it after the first sync."""
+    async def inherit(self) -> Takeover:
+        """Take over the flows of proxies before this one. Call it after the first sync."""
         workers = len(self._remotes)
         former = enumerate(self._former)
-        return sum(await asyncio.gather(*(self._remotes[n % workers].inherit(str(p)) for n, p in former)))
+        found = await asyncio.gather(*(self._remotes[n % workers].inherit(str(p)) for n, p in former))
+        self.inherited = Takeover.of(found)
+        return self.inherited
 
     async def describe(self) -> list[dict[str, Any]]:
         """All flows in words."""
@@ -177,6 +184,11 @@ class Crew:
     def room(self) -> int:
         """How many more connections the workers there are have room for."""
         return sum(remote.room for remote in self._remotes)
+
+    @property
+    def recovered(self) -> Takeover:
+        """Flows that workers which were killed have left to those there are."""
+        return Takeover.of(remote.recovered for remote in self._remotes)
 
     @property
     def ejected(self) -> list[str]:

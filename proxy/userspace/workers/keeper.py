@@ -29,16 +29,17 @@ def keep(channel: socket.socket, options: process.Options) -> int:
     """Until a worker has ended in order; the exit status."""
     ledger = Ledger()
     name_process(KEEPER)
-    short = 0
+    short, died = 0, time.monotonic()
     while True:
         began = time.monotonic()
         pid = _start()
         if pid == 0:
-            _work(channel, options, ledger, forsake=short >= LOST)
+            _work(channel, options, ledger, died, forsake=short >= LOST)
         _, status = os.waitpid(pid, 0)
+        died = time.monotonic()
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return 0
-        lived = time.monotonic() - began
+        lived = died - began
         failed = lived < SHORT_LIFE and os.waitstatus_to_exitcode(status) != -signal.SIGKILL
         short = short + 1 if failed else 0
         if short > LOST and _is_over(channel):
@@ -73,12 +74,14 @@ def _start() -> int:
         return os.fork()
 
 
-def _work(channel: socket.socket, options: process.Options, ledger: Ledger, *, forsake: bool) -> None:
+def _work(
+    channel: socket.socket, options: process.Options, ledger: Ledger, died: float, *, forsake: bool
+) -> None:
     status = 1
     name_process(WORKER)
     random.seed()
     try:
-        process.run(channel, options, ledger, forsake=forsake)
+        process.run(channel, options, ledger, died, forsake=forsake)
         status = 0
     except BaseException:
         log.exception("bug in a worker, please report it")

@@ -19,9 +19,11 @@ from proxy.codec import decode_frontend, decode_node, decode_targets
 from proxy.userspace import handover
 from proxy.userspace.ledger import Ledger
 from proxy.userspace.worker import Worker
-from proxy.userspace.workers import channel, recovery
+from proxy.userspace.workers import channel
 from proxy.userspace.workers.channel import Message
 from proxy.userspace.workers.counts import decode_key, encode_traffic
+from proxy.userspace.workers.descriptors import table
+from proxy.userspace.workers.recovery import Recovery, end_all
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +42,29 @@ class Options:
     drain: float
 
 
-def run(proxy: socket.socket, options: Options, ledger: Ledger, *, forsake: bool) -> None:
-    """Until the proxy has gone and no flow is left. ``forsake``: end what a worker before this one has left."""
-    left = recovery.table() - {0, 1, 2, proxy.fileno()}
+def run(proxy: socket.socket, options: Options, ledger: Ledger, died: float, *, forsake: bool) -> None:
+    """Until the proxy has gone and no flow is left.
+
+    ``died``: when there was a worker last, in monotonic seconds. ``forsake``: end what that one has left.
+    """
+    left = table() - {0, 1, 2, proxy.fileno()}
     gc.set_threshold(YOUNG_OBJECTS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_live(proxy, options, ledger, left, forsake=forsake))
+        runner.run(_live(proxy, options, ledger, left, died, forsake=forsake))
 
 
 async def _live(
-    proxy: socket.socket, options: Options, ledger: Ledger, left: set[int], *, forsake: bool
+    proxy: socket.socket, options: Options, ledger: Ledger, left: set[int], died: float, *, forsake: bool
 ) -> None:
     worker = Worker(deadline=options.deadline, ledger=ledger)
     if forsake:
-        recovery.forsake(worker, left)
+        end_all(worker, left)
         left = set()
-    found = recovery.recover(worker, left)
-    if found.flows or found.fresh or found.reset:
-        counts = len(found.flows), len(found.fresh), found.reset
-        log.info("%d flows go on, %d clients begin anew, %d sockets were reset", *counts)
+    recovery = Recovery(worker, left, died)
+    recovery.begin()
     async with asyncio.TaskGroup() as tasks:
-        service = Service(worker, proxy, found, tasks)
+        tasks.create_task(recovery.go_on())
+        service = Service(worker, proxy, recovery, tasks)
         await service.over.wait()
     # The channel stays open: one that follows us, should we be killed now, finds its end there and holds as well.
     if service.hold:
@@ -86,11 +90,11 @@ class Service:
     """Does what the proxy asks, until it says stop or is no more (``over``)."""
 
     def __init__(
-        self, worker: Worker, proxy: socket.socket, found: recovery.Found, tasks: asyncio.TaskGroup
+        self, worker: Worker, proxy: socket.socket, recovery: Recovery, tasks: asyncio.TaskGroup
     ) -> None:
         self._worker = worker
         self._proxy = proxy
-        self._found = found
+        self._recovery = recovery
         self._tasks = tasks
         self._me = os.getpid()
         self.over = asyncio.Event()
@@ -140,16 +144,17 @@ class Service:
             worker.point(frontend, target, new.get(frontend))
         worker.forget(decode_key(entry) for entry in message["forget"])
         if message["complete"]:
-            recovery.resolve(worker, self._found)
+            self._recovery.resolve()
 
     def _report(self, *, with_traffic: bool) -> Message:
         worker = self._worker
         worker.forget(())  # those whose last flow has ended by now
         traffic = encode_traffic(worker.traffic) if with_traffic else None
         return {
-            "active": worker.active,
+            "active": worker.active + self._recovery.waiting,
             "room": worker.room,
             "most": worker.engine.limit // 2,
+            "recovered": self._recovery.takeover.encode(),
             "ejected": worker.ejected,
             "traffic": traffic,
         }
@@ -158,7 +163,8 @@ class Service:
         if message["op"] == "flows":
             self._answer(message, {"flows": await self._worker.describe()})
         else:
-            self._answer(message, {"taken": await handover.inherit(self._worker, Path(message["path"]))})
+            taken = await handover.inherit(self._worker, Path(message["path"]))
+            self._answer(message, {"taken": taken.encode()})
 
     def _answer(self, message: Message, answer: Message) -> None:
         self._say({"id": message["id"], **answer})

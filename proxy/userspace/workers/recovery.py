@@ -3,105 +3,203 @@
 Why this is safe: no byte is in user space between two events, so a killed worker can have lost one at most in the
 midst of one read and its write. The kernel counts both sides; where what was read is not what was given, bytes
 are missing, and the flow ends by RST: a client may lose its connection, and never gets a wrong stream.
+
+Why in two steps: to watch all connections takes a few milliseconds, to look at them all twenty times as long. So
+those at which something happens are looked at when it does, and the others in between, when there is time.
 """
 
-import errno
+import asyncio
+import logging
 import os
-import socket
-import stat
-import struct
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from fcntl import ioctl
-from functools import lru_cache
-from ipaddress import ip_address
+from itertools import islice
+from time import monotonic
 
-from proxy.model import Endpoint, Frontend, IPAddress, Protocol, ServicePort
+from proxy.model import Protocol, ServicePort
 from proxy.userspace.flow import Flow
 from proxy.userspace.pipes import Pipe
-from proxy.userspace.relaying import RESET
+from proxy.userspace.relay import READING
+from proxy.userspace.takeover import Takeover
 from proxy.userspace.worker import Former, Worker
-from proxy.userspace.workers.reckoning import Side, outcome
+from proxy.userspace.workers import descriptors
+from proxy.userspace.workers.reckoning import outcome
 
-UNREAD, UNSENT = 0x541B, 0x5411  # SIOCINQ (also FIONREAD of a pipe), SIOCOUTQ: tcp(7)
-INFO_SIZE = 136  # struct tcp_info up to tcpi_bytes_received (linux/tcp.h)
-ACKED_AND_RECEIVED = struct.Struct("=QQ")
-ACKED_AT = 120
-TRIES = 100  # readings of a socket that changes all the time
+log = logging.getLogger(__name__)
+
+BATCH = 16  # connections or other descriptors that are looked at before events get their turn
 UNKNOWN = ServicePort("", "", "")
 
 
-@dataclass(slots=True)
-class Found:
-    """What was recovered. ``fresh``: accepted clients for whom nothing was done yet."""
+class Recovery:
+    """What one worker makes of what another one left. ``left``: its descriptors. ``died``: when (monotonic seconds).
 
-    flows: list[Flow]
-    fresh: list[int]
-    reset: int = 0
+    ``begin``, then ``go_on`` beside the event loop; ``resolve`` once the listeners are known again.
+    """
 
+    def __init__(self, worker: Worker, left: set[int], died: float) -> None:
+        self._worker = worker
+        self._peers = worker.ledger.peers
+        self._pipes = worker.ledger.pipes
+        self._died = died
+        self._left = left
+        self._waiting: dict[int, tuple[Waiting, Waiting]] = {}  # both sides, by the client's descriptor
+        self._unplaced: list[Flow] = []
+        self._fresh: list[int] = []  # accepted clients for whom nothing was done yet
+        self._broken: list[int] = []  # to be closed outside of a batch of events, of which some may be theirs
+        self._resolved = False
+        self.flows = self.reset = self.fresh = 0
+        self._longest = 0.0  # that a flow stood still which had something to be relayed
 
-def recover(worker: Worker, left: set[int]) -> Found:
-    """Go on with every whole flow among the descriptors that were left; what is none is closed."""
-    found = Found([], [])
-    used: set[int] = set()
-    broken: set[int] = set()
-    for client in sorted(left):
-        endpoint = worker.ledger.peers[client]
-        if not endpoint:
-            continue
-        flow = _resume(worker, client, endpoint) if endpoint in left else None
+    @property
+    def waiting(self) -> int:
+        """Connections that nobody has looked at yet; they are open and watched."""
+        return len(self._waiting)
+
+    @property
+    def takeover(self) -> Takeover:
+        """What has gone on so far, and all that is watched."""
+        return Takeover(self.flows + self.waiting, self._longest)
+
+    def begin(self) -> None:
+        """Watch every connection; go on with those that have a pipe at once, for they hold bytes or are in bulk."""
+        left, watch, busy = self._left, self._worker.engine.poller.add, []
+        for client, endpoint in enumerate(self._peers[: max(left, default=-1) + 1].tolist()):
+            if not endpoint or client not in left:
+                continue
+            if endpoint not in left:
+                self._peers[client] = 0  # and it is sorted out as any other
+                continue
+            sides = self._waiting[client] = (Waiting(self, client, client), Waiting(self, client, endpoint))
+            for side in sides:
+                watch(side, READING)
+                left.discard(side.fd)
+                if (ends := self._worker.ledger.pipe_of(side.fd)) is not None:
+                    left.difference_update(ends)
+                    busy.append(client)
+        for client in busy:
+            self.look_at(client, busy=True)
+        self._longest = max(self._longest, monotonic() - self._died)
+
+    async def go_on(self) -> None:
+        """Look at all that is left, some at a time."""
+        for number, fd in enumerate(self._left):
+            self._sort_out(fd, broken=False)
+            if number % BATCH == 0:
+                await asyncio.sleep(0)
+        self._left = set()
+        while self._waiting or self._broken:
+            for client in list(islice(self._waiting, BATCH)):
+                self.look_at(client, busy=False)
+            while self._broken:
+                self._sort_out(self._broken.pop(), broken=True)
+            await asyncio.sleep(0)
+        if self.flows or self.fresh or self.reset:
+            log.info(
+                "went on with %s; %d clients begin anew, %d sockets were reset",
+                self.takeover,
+                self.fresh,
+                self.reset,
+            )
+
+    def look_at(self, client: int, *, busy: bool) -> None:
+        """Go on with one connection, or end it. ``busy``: something has happened there."""
+        sides = self._waiting.pop(client, None)
+        if sides is None:
+            return
+        for side in sides:
+            self._worker.engine.poller.forget(side)
+        flow = _resume(self._worker, client, sides[1].fd)
         if flow is None:
-            worker.ledger.peers[client] = 0
-            broken |= {client, endpoint}
-            continue
-        found.flows.append(flow)
-        used |= {client, endpoint}
-        for side in (flow.client_side, flow.endpoint_side):
-            if side is not None and side.pipe is not None:
-                used |= {side.pipe.reader, side.pipe.writer}
-    for fd in left - used:
-        _sort_out(worker, fd, found, broken=fd in broken)
-    return found
+            self._peers[client] = 0
+            self._broken += [side.fd for side in sides]
+            return
+        self.flows += 1
+        if busy:
+            self._longest = max(self._longest, monotonic() - self._died)
+        if self._resolved:
+            self._place(flow)
+        else:
+            self._unplaced.append(flow)
 
+    def resolve(self) -> None:
+        """The listeners are known again: flows are counted where they belong, and clients who waited are served."""
+        self._resolved = True
+        for flow in self._unplaced:
+            self._place(flow)
+        for fd in self._fresh:
+            self._serve(fd)
+        self._unplaced.clear()
+        self._fresh.clear()
+        self._worker.forget([(UNKNOWN, Protocol.TCP)])
 
-def forsake(worker: Worker, left: set[int]) -> None:
-    """Close all that was left: going on with it has failed too often."""
-    for fd in left:
-        worker.ledger.peers[fd] = worker.ledger.pipes[fd] = 0
-        with suppress(OSError):
-            if _is_connection(fd):
-                _reset(fd)
-            else:
-                os.close(fd)
-
-
-def table() -> set[int]:
-    """All open descriptors of this process."""
-    names = os.listdir("/proc/self/fd")  # noqa: PTH208 - thousands, and only their numbers matter
-    return {fd for fd in map(int, names) if _is_open(fd)}  # not those that this look took
-
-
-def resolve(worker: Worker, found: Found) -> None:
-    """The listeners are known again: flows are counted where they belong, and clients who waited are served."""
-    for flow in found.flows:
-        listener = worker.served(flow.listener.frontend)
+    def _place(self, flow: Flow) -> None:
+        listener = self._worker.served(flow.listener.frontend)
         if listener is not None and flow.open and isinstance(flow.listener, Former):
             flow.traffic.active -= 1
             flow.listener, flow.traffic = listener, listener.traffic
             flow.traffic.active += 1
-            worker.limit_age(flow)
-    for fd in found.fresh:
-        try:
-            listener = worker.served(_frontend(fd))
+            self._worker.limit_age(flow)
+
+    def _serve(self, fd: int) -> None:
+        with suppress(OSError):  # it has gone meanwhile
+            listener = self._worker.served(descriptors.frontend(fd))
             if listener is not None:
-                worker.engine.serve_accepted(listener, fd, _name(fd, peer=True)[0])
-                continue
-        except OSError:
-            pass  # it has gone meanwhile
-        _reset(fd)
-    found.flows.clear()
-    found.fresh.clear()
-    worker.forget([(UNKNOWN, Protocol.TCP)])
+                client, _ = descriptors.name(fd, peer=True)
+                self._worker.engine.serve_accepted(listener, fd, client)
+                return
+        descriptors.reset(fd)
+
+    def _sort_out(self, fd: int, *, broken: bool) -> None:
+        """A descriptor of no whole flow: a client for whom nothing was done yet, or something to be ended."""
+        half_done = self._pipes[fd] != 0
+        self._pipes[fd] = 0
+        with suppress(OSError):
+            if not descriptors.is_connection(fd):
+                os.close(fd)
+                return
+            found = descriptors.reading(fd)
+            if found.untouched and not half_done:
+                self.fresh += 1
+                if self._resolved:
+                    self._serve(fd)
+                else:
+                    self._fresh.append(fd)
+            elif broken or found.open or half_done:
+                self.reset += 1
+                descriptors.reset(fd)
+            else:
+                os.close(fd)  # both directions were over; this passes the last FIN on
+
+
+class Waiting:
+    """A socket of a connection that nobody has looked at yet: whatever happens there, somebody does."""
+
+    __slots__ = ("_client", "_recovery", "fd", "mask")
+
+    def __init__(self, recovery: Recovery, client: int, fd: int) -> None:
+        self._recovery = recovery
+        self._client = client
+        self.fd = fd
+        self.mask = -1
+
+    def ready(self, events: int) -> None:
+        """Something has happened; whoever goes on with the socket is told again."""
+        self._recovery.look_at(self._client, busy=True)
+
+    def broken(self) -> None:
+        """A bug of ours met it: the connection is found in its turn."""
+
+
+def end_all(worker: Worker, left: Iterable[int]) -> None:
+    """Close all that was left: going on with it has failed too often."""
+    for fd in left:
+        worker.ledger.peers[fd] = worker.ledger.pipes[fd] = 0
+        with suppress(OSError):
+            if descriptors.is_connection(fd):
+                descriptors.reset(fd)
+            else:
+                os.close(fd)
 
 
 def _resume(worker: Worker, client: int, endpoint: int) -> Flow | None:
@@ -109,34 +207,17 @@ def _resume(worker: Worker, client: int, endpoint: int) -> Flow | None:
     fds = (client, endpoint)
     try:
         pipes = [_pipe(worker, fd) for fd in fds]
-        one, other = (_reading(fd) for fd in fds)
+        one, other = (descriptors.reading(fd) for fd in fds)
         halves = outcome(one, other, *(0 if pipe is None else pipe.held for pipe in pipes))
         if halves is None:
             return None
-        whom = Endpoint(*_known(*_name(endpoint, peer=True)))
-        flow = worker.former_flow(_frontend(client), UNKNOWN, _name(client, peer=True)[0], whom)
+        whose, _ = descriptors.name(client, peer=True)
+        frontend, whom = descriptors.frontend(client), descriptors.endpoint(endpoint)
+        flow = worker.former_flow(frontend, UNKNOWN, whose, whom)
     except OSError:
         return None
     worker.engine.adopt(flow, fds, halves, pipes)
     return flow
-
-
-def _sort_out(worker: Worker, fd: int, found: Found, *, broken: bool) -> None:
-    """A descriptor of no whole flow: a client for whom nothing was done yet, or something to be ended."""
-    half_done = worker.ledger.pipes[fd] != 0
-    worker.ledger.pipes[fd] = 0
-    with suppress(OSError):
-        if not _is_connection(fd):
-            os.close(fd)
-            return
-        reading = _reading(fd)
-        if reading.untouched and not half_done:
-            found.fresh.append(fd)
-        elif broken or reading.open or half_done:
-            found.reset += 1
-            _reset(fd)
-        else:
-            os.close(fd)  # both directions were over; this passes the last FIN on
 
 
 def _pipe(worker: Worker, fd: int) -> Pipe | None:
@@ -144,73 +225,4 @@ def _pipe(worker: Worker, fd: int) -> Pipe | None:
     if ends is None:
         return None
     reader, writer = ends
-    return Pipe(reader, writer, _number(reader, UNREAD))
-
-
-def _reading(fd: int) -> Side:
-    """What the kernel has counted, all at one moment. Raises OSError."""
-    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-    try:
-        unread = 0
-        for _ in range(TRIES):
-            unsent = _number(fd, UNSENT)
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_SIZE)
-            before, unread = unread, _number(fd, UNREAD)
-            # Nobody reads or writes here. So none unread after it means none before, and none unsent before it
-            # means none after; else the numbers must be the same before and after.
-            if unread == before and (not unsent or unsent == _number(fd, UNSENT)):
-                acked, received = ACKED_AND_RECEIVED.unpack_from(info, ACKED_AT)
-                return Side(info[0], received=received, unread=unread, acked=acked, unacked=unsent)
-    finally:
-        sock.detach()
-    raise OSError(errno.EAGAIN, "the socket does not come to rest")
-
-
-def _number(fd: int, request: int) -> int:
-    return int(struct.unpack("i", ioctl(fd, request, b"\0\0\0\0"))[0])
-
-
-def _frontend(client: int) -> Frontend:
-    return Frontend(*_known(*_name(client, peer=False)), Protocol.TCP)
-
-
-@lru_cache(4096)
-def _known(address: str, port: int) -> tuple[IPAddress, int]:
-    """Thousands of flows share few of these, and turning text into addresses is what costs most."""
-    return ip_address(address.partition("%")[0]), port
-
-
-def _name(fd: int, *, peer: bool) -> tuple[str, int]:
-    # The longer address has room for the shorter one; asking the family first would be three calls more.
-    sock = socket.SocketType(socket.AF_INET6, socket.SOCK_STREAM, 0, fd)
-    try:
-        address, port = (sock.getpeername() if peer else sock.getsockname())[:2]
-    finally:
-        sock.detach()
-    return address, port
-
-
-def _is_connection(fd: int) -> bool:
-    """Whether it is a TCP socket that does not listen."""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return False
-    sock = socket.socket(fileno=fd)
-    try:
-        if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return False
-        return not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    finally:
-        sock.detach()
-
-
-def _reset(fd: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd) as sock, suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    return Pipe(reader, writer, descriptors.number(reader, descriptors.UNREAD))

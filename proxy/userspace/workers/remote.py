@@ -16,6 +16,7 @@ from typing import Any
 from netplane.errors import KernelError
 from proxy.codec import encode_frontend, encode_node, encode_targets
 from proxy.model import Frontend, NodeFacts, Target
+from proxy.userspace.takeover import Takeover
 from proxy.userspace.traffic import TrafficKey
 from proxy.userspace.workers import channel, counts
 from proxy.userspace.workers.channel import Message
@@ -56,6 +57,7 @@ class Remote:
         self._last: counts.Counts = {}
         self.active = self.room = self.most = 0
         self.ejected: Sequence[str] = ()
+        self.recovered = Takeover()  # by the worker there is, from the one before it
 
     # -- what is wanted --------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class Remote:
             report = await self._ask({"op": "report", "traffic": traffic})
             self.active, self.room, self.most = report["active"], report["room"], report["most"]
             self.ejected = report["ejected"]
+            self.recovered = Takeover(*report["recovered"])
             if report["traffic"] is not None:
                 self._last = counts.decode_traffic(report["traffic"])
 
@@ -120,11 +123,11 @@ class Remote:
             return list((await self._ask({"op": "flows"}))["flows"])
         return []
 
-    async def inherit(self, path: str) -> int:
-        """Take over the flows of a holder; how many."""
+    async def inherit(self, path: str) -> Takeover:
+        """Take over the flows of a holder."""
         with suppress(Restarted, TimeoutError, OSError):
-            return int((await self._ask({"op": "inherit", "path": path}, seconds=60.0))["taken"])
-        return 0
+            return Takeover(*(await self._ask({"op": "inherit", "path": path}, seconds=60.0))["taken"])
+        return Takeover()
 
     def stop(self, *, hold: bool) -> None:
         """End. ``hold``: its flows wait for a successor, else they end as well."""

@@ -4,23 +4,46 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from time import monotonic
 
 import pytest
 
 from proxy.userspace.worker import Worker
-from proxy.userspace.workers import recovery
+from proxy.userspace.workers import descriptors
+from proxy.userspace.workers.recovery import Recovery, end_all
 
 
-def with_worker(check: Callable[[Worker], None]) -> None:
+def with_worker(check: Callable[[Worker], Awaitable[None]]) -> None:
     async def go() -> None:
         worker = Worker()
         try:
-            check(worker)
+            await check(worker)
         finally:
             await worker.close(keep=False)
 
     asyncio.run(go())
+
+
+async def recovered(worker: Worker, left: set[int]) -> Recovery:
+    """All that was left has been looked at, in its turn."""
+    recovery = Recovery(worker, left, monotonic())
+    recovery.begin()
+    await recovery.go_on()
+    return recovery
+
+
+def relayed(worker: Worker) -> tuple[socket.socket, socket.socket, set[int]]:
+    """A connection as another worker left it: its client's end, its server's, and our two descriptors."""
+    (client, ours), (to_endpoint, endpoint) = connected(), connected()
+    to_endpoint.setblocking(False)
+    os.set_blocking(ours, False)
+    theirs = to_endpoint.detach()  # the endpoint's socket must be one that called connect(2)
+    worker.ledger.peers[ours] = theirs
+    server = socket.socket(fileno=endpoint)
+    for sock in (client, server):
+        sock.settimeout(5)
+    return client, server, {ours, theirs}
 
 
 def connected() -> tuple[socket.socket, int]:
@@ -49,51 +72,75 @@ def is_open(fd: int) -> bool:
 
 
 def test_the_table_is_what_is_open() -> None:
-    found = recovery.table()
+    found = descriptors.table()
     assert all(map(is_open, found)), "a number that is free would soon be somebody else's"
     with socket.socket() as sock:
-        assert recovery.table() == found | {sock.fileno()}
+        assert descriptors.table() == found | {sock.fileno()}
 
 
-@pytest.mark.parametrize("end", [recovery.recover, recovery.forsake])
-def test_what_is_no_connection_is_closed(end: Callable[[Worker, set[int]], object]) -> None:
-    def check(worker: Worker) -> None:
+async def ended(worker: Worker, left: set[int]) -> None:
+    end_all(worker, left)
+
+
+@pytest.mark.parametrize("end", [recovered, ended])
+def test_what_is_no_connection_is_closed(end: Callable[[Worker, set[int]], Awaitable[object]]) -> None:
+    async def check(worker: Worker) -> None:
         left = odds_and_ends()
-        end(worker, left)
+        await end(worker, set(left))
         assert not any(map(is_open, left))
 
     with_worker(check)
 
 
-def test_a_whole_flow_goes_on_and_a_client_for_whom_nothing_was_done_waits() -> None:
-    def check(worker: Worker) -> None:
-        (one, client), (two, endpoint), (three, fresh) = connected(), connected(), connected()
-        with one, two, three:
-            # The endpoint's socket must be one that called connect(2): swap the ends.
-            theirs, ours = endpoint, two.detach()
-            worker.ledger.peers[client] = ours
-            found = recovery.recover(worker, {client, ours, fresh})
-            assert [flow.client_side.fd for flow in found.flows if flow.client_side] == [client]
-            assert (found.fresh, found.reset) == ([fresh], 0)
-            os.close(theirs)
+def test_whole_flows_go_on_and_a_client_for_whom_nothing_was_done_waits() -> None:
+    async def check(worker: Worker) -> None:
+        pairs, (three, fresh) = [relayed(worker) for _ in range(3)], connected()
+        with three:
+            found = await recovered(worker, {fresh}.union(*(left for _, _, left in pairs)))
+            assert (found.flows, found.fresh, found.reset) == (3, 1, 0)
+            assert (worker.active, found.waiting) == (3, 0)
+            for client, server, _ in pairs:
+                client.close()
+                server.close()
             os.close(fresh)
 
     with_worker(check)
 
 
-def test_a_flow_that_lost_a_byte_is_reset_at_both_ends() -> None:
-    def check(worker: Worker) -> None:
-        (one, client), (two, endpoint) = connected(), connected()
-        with one, socket.socket(fileno=endpoint) as server:
-            ours = two.detach()
-            worker.ledger.peers[client] = ours
-            one.sendall(b"x")
-            assert os.read(client, 1) == b"x", "read, and never written: as by a worker killed in between"
-            found = recovery.recover(worker, {client, ours})
-            assert (found.flows, found.fresh, found.reset) == ([], [], 2)
-            for sock in (one, server):
-                sock.settimeout(5)
-                with pytest.raises(ConnectionResetError):
-                    sock.recv(1)
+def test_a_flow_at_which_something_happens_does_not_wait_for_its_turn() -> None:
+    async def check(worker: Worker) -> None:
+        idle, busy = relayed(worker), relayed(worker)
+        busy[0].sendall(b"x")
+        recovery = Recovery(worker, idle[2] | busy[2], monotonic())
+        recovery.begin()
+        assert (recovery.waiting, worker.active) == (2, 0)
+        worker.engine.poller.dispatch()
+        assert (recovery.waiting, worker.active) == (1, 1)
+        assert await asyncio.to_thread(busy[1].recv, 1) == b"x"
+        busy[1].sendall(b"y")
+        assert await asyncio.to_thread(busy[0].recv, 1) == b"y"
+        await recovery.go_on()
+        assert (recovery.waiting, worker.active) == (0, 2)
+        for sock in (*idle[:2], *busy[:2]):
+            sock.close()
+
+    with_worker(check)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_flow_that_lost_a_byte_is_reset_at_both_ends(busy: bool) -> None:
+    async def check(worker: Worker) -> None:
+        client, server, left = relayed(worker)
+        client.sendall(b"x")
+        (ours,) = (fd for fd in left if worker.ledger.peers[fd])
+        await asyncio.to_thread(select.select, [ours], [], [], 5)
+        assert os.read(ours, 1) == b"x", "read, and never written: as by a worker killed in between"
+        if busy:
+            server.sendall(b"z")
+        found = await recovered(worker, left)
+        assert (found.flows, found.fresh, found.reset) == (0, 0, 2)
+        for sock in (client, server):
+            with sock, pytest.raises(ConnectionResetError):
+                sock.recv(1)
 
     with_worker(check)
