@@ -174,7 +174,7 @@ class Tables:
     def connections(self) -> dict[tuple[ServicePort, Protocol], int]:
         """Connections (for UDP: conversations) of each Service so far: the sum over all processors."""
         found = {}
-        for name, number in self._services.items():
+        for name, number in self._services.copy().items():  # a thread may be filling them in
             values = self.maps["counts"].get(_key(number)) or b""
             found[service_of(name), Protocol(name.rpartition("/")[2].upper())] = sum(
                 memoryview(values).cast("Q")

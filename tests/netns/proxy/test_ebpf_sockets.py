@@ -1,5 +1,6 @@
 """Sockets of a node told endpoints, in a real kernel: programs attached to a cgroup made for the test."""
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -86,6 +87,21 @@ def test_a_pod_connects_to_an_endpoint_and_believes_it_is_the_service(path, open
         answers.append(greeting(sock))
     assert {name for name, _ in answers} == {"web1", "web2"}
     assert {seen for _, seen in answers} == {flows.ADDRESSES["client"]}
+
+
+def test_connections_can_be_asked_for_while_services_are_filled_in(path) -> None:
+    """A metrics page comes when it comes: also in the second in which a process begins."""
+    many = {frontend(f"10.97.{n // 200}.{n % 200 + 1}"): target(WEB1, name=f"s{n}") for n in range(1000)}
+
+    async def ask_meanwhile() -> int:
+        async with asyncio.TaskGroup() as tasks:
+            syncing = tasks.create_task(path.datapath.sync(want(many)))
+            while not syncing.done():
+                path.datapath.connections()
+                await asyncio.sleep(0)
+        return len(path.datapath.connections())
+
+    assert path.call(ask_meanwhile()) == 1000
 
 
 def test_only_processes_of_the_node_are_told(path, world) -> None:
