@@ -32,6 +32,7 @@ from netplane.runner import Daemon
 from proxy import choice, kubeproxy
 from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
+from proxy.ebpf.hostrouting.deciding import HostRouting
 from proxy.health import Health
 from proxy.health_checks import HealthChecks
 from proxy.metrics import SyncMetrics, TrafficCollector, export_takeovers
@@ -51,7 +52,9 @@ class Settings:
     """``proxy.yaml``. ``node_addresses`` overrides what the Node object says; seconds where no unit is named.
 
     ``drain_seconds``: how long flows go on after a stop while no next proxy has taken them over.
-    ``workers``: processes that relay, to begin with (0: as many as the processors justify).
+    ``host_routing``: whether packets between pods of this node go past the host's stack in mode ebpf; ``auto``: where
+    only netplane has rules on the way. ``workers``: processes that relay, to begin with (0: as many as the processors
+    justify).
     """
 
     root: Path = Path("/")
@@ -59,6 +62,7 @@ class Settings:
     node_addresses: tuple[IPAddress, ...] = ()
     kubeconfig: Path | None = None
     mode: Mode = Mode.USERSPACE
+    host_routing: HostRouting = HostRouting.AUTO
     cluster_cidrs: tuple[IPNetwork, ...] = config.CLUSTER_CIDRS
     service_cidrs: tuple[IPNetwork, ...] = config.SERVICE_CIDRS
     node_port_addresses: tuple[str, ...] = ()
@@ -133,7 +137,7 @@ class _Agent:
             log.info("%s", why)
         if interpreted := compiled.why_interpreted():
             log.info("the relay runs as plain Python, slower a connection: %s", interpreted)
-        self._datapath = Forwarding(mode, relay, self._paths)
+        self._datapath = Forwarding(mode, relay, self._paths, settings.host_routing)
         self._syncer = Syncer(
             self._wanted,
             self._datapath,
@@ -183,7 +187,7 @@ class _Agent:
             self._go_on(),
             self._checks.run(),
             self._datapath.leave_behind(),
-            self._datapath.drain(),
+            self._datapath.tend(),
         ]
 
     async def _follow_all(self) -> None:
@@ -307,6 +311,7 @@ class _Agent:
         report = self._syncer.report
         return {
             "mode": self._datapath.name,
+            "hostRouting": self._datapath.host_routing,
             "leaving": self._datapath.leaving,
             "revision": report.revision,
             "frontends": len(self._datapath.targets),

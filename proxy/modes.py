@@ -15,10 +15,12 @@ from typing import Any
 
 from netplane.config import Paths
 from netplane.errors import KernelError, NetplaneError
+from netplane.linux.rtmessages import QUEUES, ROUTES, Notices
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
 from proxy.ebpf import datapath as hooks
 from proxy.ebpf.datapath import EbpfDataPath
+from proxy.ebpf.hostrouting.deciding import HostRouting
 from proxy.ebpf.probe import where
 from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, ServicePort, Snapshot, Target
 from proxy.nftables import flows as translated
@@ -58,17 +60,21 @@ USES: Mapping[Mode, frozenset[Trace]] = {
 }
 
 
-def _with_hooks(paths: Paths) -> DataPath:
+def _with_hooks(paths: Paths, routing: HostRouting) -> DataPath:
     at = where(paths)
-    return EbpfDataPath(NftablesDataPath(), cgroup=at.cgroup, mount=at.mount, directory=at.directory)
+    return EbpfDataPath(
+        NftablesDataPath(), cgroup=at.cgroup, mount=at.mount, directory=at.directory, host_routing=routing
+    )
 
 
-KERNEL: Mapping[Mode, Callable[[Paths], DataPath]] = {
-    Mode.NFTABLES: lambda _paths: NftablesDataPath(),
+KERNEL: Mapping[Mode, Callable[[Paths, HostRouting], DataPath]] = {
+    Mode.NFTABLES: lambda _paths, _routing: NftablesDataPath(),
     Mode.EBPF: _with_hooks,
 }
 SETTLE = 1.0  # seconds in which a handshake that began at a listener of ours ends there
-DRAIN_EVERY = 1.0  # seconds between two looks whether a time to drain is over
+TEND_EVERY = (
+    1.0  # seconds between two looks whether a time to drain is over, or the kernel's tables have changed
+)
 LEAVING_EVERY = 2.0  # seconds between two looks whether the last connection of a mode that was left has ended
 
 
@@ -79,10 +85,17 @@ class Forwarding:
     what the old one carries is left to it until it ends (``leave_behind``).
     """
 
-    def __init__(self, mode: Mode, relay: UserspaceDataPath, paths: Paths | None = None) -> None:
+    def __init__(
+        self,
+        mode: Mode,
+        relay: UserspaceDataPath,
+        paths: Paths | None = None,
+        host_routing: HostRouting = HostRouting.AUTO,
+    ) -> None:
         self.mode = mode
         self.relay = relay
         self._paths = paths or Paths()
+        self._host_routing = host_routing
         self._kernel = self._made(mode)
         self._loopback = Loopback()
         self._unheard = Unheard(mode)
@@ -140,8 +153,11 @@ class Forwarding:
                 await left.close(keep=True)
             self._settled_at = monotonic() + SETTLE
             self._leave_all_but(mode)
-        log.info("mode %s serves; connections of mode %s go on until they end", mode, before)
-        return f"mode {mode} serves; connections of mode {before} go on until they end"
+        done = f"mode {mode} serves; connections of mode {before} go on until they end"
+        if self.host_routing:
+            done += f"; host routing is {self.host_routing}"
+        log.info("%s", done)
+        return done
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What is being forwarded, as the kernel tells it."""
@@ -163,12 +179,22 @@ class Forwarding:
         """How many each Service port has had, where the kernel counts them."""
         return self._kernel.connections() if isinstance(self._kernel, EbpfDataPath) else {}
 
-    async def drain(self) -> None:
-        """Until cancelled: connections to endpoints that have left end when their Service says so."""
-        while True:
-            await asyncio.sleep(DRAIN_EVERY)
-            if isinstance(self._kernel, EbpfDataPath):
-                await self._kernel.end_due()
+    @property
+    def host_routing(self) -> str:
+        """How packets between pods of this node go, and why; "" in the modes that have no choice."""
+        return self._kernel.host_routing if isinstance(self._kernel, EbpfDataPath) else ""
+
+    async def tend(self) -> None:
+        """Until cancelled: what the kernel is to be told between two syncs, as pods come and go, and time passes."""
+        with Notices(ROUTES | QUEUES) as notices:
+            while True:
+                changed = await notices.heard(TEND_EVERY)
+                try:
+                    async with self._lock:
+                        if isinstance(self._kernel, EbpfDataPath):
+                            await self._kernel.tend(changed)
+                except NetplaneError as error:
+                    log.warning("cannot tend to mode %s, trying again: %s", self.name, error)
 
     async def close(self, *, keep: bool) -> None:
         """End it."""
@@ -205,7 +231,7 @@ class Forwarding:
         return replace(report, unserved=(*report.unserved, *beside.unserved))
 
     def _made(self, mode: Mode) -> DataPath | None:
-        return KERNEL[mode](self._paths) if mode in KERNEL else None
+        return KERNEL[mode](self._paths, self._host_routing) if mode in KERNEL else None
 
     def _leave_all_but(self, mode: Mode) -> None:
         self._leaving = set(Trace) - USES[mode]

@@ -3,9 +3,9 @@
 Why every subject has a node of its own: rules, hooks and conntrack of one would tax the others. Why slices: only what
 ran within the same seconds can be compared on a machine whose speed moves. Each round gives every subject one slice,
 in random order; a ratio belongs to one round, and its median over all rounds comes with a bootstrap 95 % interval.
-`direct` has a second node: the ratio of the two (A/A) shows what differences mean nothing. `direct` meets no netfilter;
-`past the Service` goes straight to the pod, too, but on a node in ebpf mode: what such a node costs every packet lies
-between these two, and what the hooks cost between it and `ebpf`.
+`direct` has a second node: the ratio of the two (A/A) shows what differences mean nothing. `direct` meets no netfilter.
+`past the Service` goes straight to the pod, too, but on a node in ebpf mode: what the hooks cost lies between it and
+`ebpf`; what the host's stack costs there, between `ebpf` and the same with legacy host routing.
 """
 
 import random
@@ -39,6 +39,7 @@ from netplane.bench.statistics import paired, percentile
 from netplane.errors import ConfigError, PeerError
 
 DIRECT, AGAIN, NFTABLES, EBPF, PAST = "direct", "direct again", "nftables", "ebpf", "past the Service"
+LEGACY = "ebpf, legacy host routing"
 KUBE_IPTABLES, KUBE_NFTABLES = "kube-proxy's iptables", "kube-proxy's nftables"
 # Measure → (the load's kind, parallel connections, unit).
 MEASURES: Mapping[str, tuple[str, int, str]] = {
@@ -64,6 +65,7 @@ def subjects() -> list[Subject]:
         Subject(DIRECT, _nothing, SERVER, SERVED),
         Subject(AGAIN, _nothing, SERVER, SERVED),
         *(Subject(mode, _netplane(mode)) for mode in ("userspace", NFTABLES, EBPF)),
+        Subject(LEGACY, _netplane(EBPF, "legacy")),
         Subject(PAST, _netplane(EBPF), SERVER, SERVED),
         Subject("haproxy", _haproxy, NODE, PLAIN),
         Subject("haproxy splice", _haproxy, NODE, SPLICE),
@@ -112,8 +114,8 @@ def _nothing(_place: Place) -> None:
     """Direct."""
 
 
-def _netplane(mode: str) -> Callable[[Place], None]:
-    return lambda place: start_netplane(place, mode)
+def _netplane(mode: str, host_routing: str = "auto") -> Callable[[Place], None]:
+    return lambda place: start_netplane(place, mode, host_routing=host_routing)
 
 
 def _haproxy(place: Place) -> None:

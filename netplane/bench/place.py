@@ -30,6 +30,7 @@ from proxy.ebpf.pins import missing_hooks
 NODE, CLIENT, SERVER = "192.0.2.1", "10.244.1.2", "10.244.1.3"
 CLUSTER_IP, PORT, SERVED = "10.96.0.1", 80, 8080
 PLAIN, SPLICE = 8001, 8002
+POD_ROUTES = 97  # the CNI plugin's route protocol: these are pods
 DEADLINE = 15.0  # seconds for a proxy to answer
 LOAD = Path(__file__).with_name("load.c")
 HAPROXY = """
@@ -208,7 +209,7 @@ def _link(made: Place) -> None:
             ipr.route("add", dst=f"{NODE}/32", oif=eth0, scope=253)
             ipr.route("add", dst="0.0.0.0/0", gateway=NODE, oif=eth0)
         with rtnl(node) as ipr:
-            ipr.route("add", dst=f"{address}/32", oif=index, scope=253)
+            ipr.route("add", dst=f"{address}/32", oif=index, scope=253, proto=POD_ROUTES)
     for name, settings in (
         ("node", {"net.ipv4.ip_forward": "1"}),
         ("client", {"net.ipv4.ip_local_port_range": "30000 60999", "net.ipv4.tcp_tw_reuse": "1"}),
@@ -244,6 +245,7 @@ def start_netplane(
     workers: int = 0,
     supervised: bool = False,
     environment: Mapping[str, str] | None = None,
+    host_routing: str = "auto",
 ) -> None:
     """The daemon, from a snapshot on the disk, until it serves. Raises PeerError."""
     root = made.directory / "root"
@@ -252,6 +254,7 @@ def start_netplane(
     state.mkdir(parents=True)
     (state / "proxy-snapshot.json").write_bytes(orjson.dumps(_snapshot(services)))
     settings = {"nodeName": "bench", "nodeAddresses": [NODE], "workers": workers, "mode": mode}
+    settings |= {} if host_routing == "auto" else {"hostRouting": host_routing}
     (etc / "proxy.yaml").write_text(yaml.safe_dump(settings))
     (etc / "proxy.kubeconfig").write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\n"

@@ -104,14 +104,22 @@ def node(
     type=click.Choice(("auto", "userspace", "nftables", "ebpf")),
     help="The data path.  [default: what the settings file says, or userspace]",
 )
-def proxy(root: Path, config: Path | None, kubeconfig: Path | None, mode: str | None) -> None:
+@click.option(
+    "--host-routing",
+    type=click.Choice(("auto", "bpf", "legacy")),
+    help="How packets between pods of this node go in mode ebpf: past the host's stack, or through it."
+    "  [default: what the settings file says, or auto: past it where no rules of others are there]",
+)
+def proxy(
+    root: Path, config: Path | None, kubeconfig: Path | None, mode: str | None, host_routing: str | None
+) -> None:
     """The proxy: makes Services' addresses work on this node.
 
     \b
     Example:
       netplane proxy --kubeconfig /etc/netplane/proxy.kubeconfig --mode auto
     """
-    run_daemon("proxy", "proxy.agent", root, config, kubeconfig, mode=mode)
+    run_daemon("proxy", "proxy.agent", root, config, kubeconfig, mode=mode, host_routing=host_routing)
 
 
 @click.command()

@@ -128,7 +128,9 @@ def _proxy(paths: Paths) -> tuple[bool, str]:
 
     found = observe.ask(paths.proxy_socket, "status")
     silent = found.get("apiSilentSeconds")
-    detail = f"{found['mode']}, {found['frontends']} frontends, {found['flows']} flows, revision {found['revision']}"
+    routing = f" (host routing {found['hostRouting']})" if found.get("hostRouting") else ""
+    detail = f"{found['mode']}{routing}, {found['frontends']} frontends, {found['flows']} flows"
+    detail += f", revision {found['revision']}"
     heard = "not yet since it was started" if silent is None else f"{silent:.0f} s ago"
     detail += f", heard of the API server {heard}"
     if interpreted := found.get("interpreted"):

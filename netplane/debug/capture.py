@@ -67,6 +67,10 @@ class View:
             rows = [row for row in self.rows if row.side == side]
             seen = packets.render(rows, self.names) or ["not observed"]
             lines += [f"{side.upper():<9} {seen[0]}", *seen[1:]]
+            if rows and all(row.inbound for row in rows):  # the programs at pods' links handed it over
+                lines.append(
+                    "          what it received came past the host's stack, and is not seen at this link"
+                )
         lines += [f"not observed: node {node} cannot be looked into from here" for node in self.unseen]
         return "\n".join([*lines, self._answer()]) + "\n"
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,11 @@ def collect(request: Request, node: str, root: Path) -> Facts:
     found: dict[str, int] = {}
     pods: dict[str, Pod] = {}
     routes: dict[str, Route] = {}
+    short = _short(root, problems) if request.pods else set()
     with rtnl() as ipr:
         for address in request.pods:
             attached = attachment(ipr, address)
-            pods[address] = _pod(attached)
+            pods[address] = replace(_pod(attached), short=address in short)
             if attached.inside:
                 found[address] = attached.inside.pid
             else:
@@ -169,6 +171,15 @@ def _told(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> d
         if frontend.protocol is Protocol.TCP and key in frontends:
             found[key] = tuple(map(str, route.endpoints))
     return found
+
+
+def _short(root: Path, problems: dict[str, str]) -> set[str]:
+    """The pods of this node that reach each other past the host's stack."""
+    try:
+        return set(map(str, hooks.short_cuts(Paths(root))))
+    except KernelError as error:
+        problems["bpf"] = str(error)
+        return set()
 
 
 def _targets(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> dict[str, tuple[str, ...]]:

@@ -82,13 +82,17 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod's attachment as this node's kernel has it. ``device``: the host's end of its link, "" without one."""
+    """A pod's attachment as this node's kernel has it. ``device``: the host's end of its link, "" without one.
+
+    ``short``: packets between it and others of its node that are short, too, go past the host's stack.
+    """
 
     device: str = ""
     routed: bool = False
     up: bool = False
     namespace: int = 0
     listeners: tuple[Listener, ...] = ()
+    short: bool = False
 
 
 @dataclass(frozen=True, slots=True)

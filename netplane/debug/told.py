@@ -52,7 +52,7 @@ def _branch(eyes: Eyes, intent: Intent, choice: Choice) -> Branch:
     out: list[Hop] = []
     if source.pod:
         out += ways.leave_pod(eyes, source.node, source.address, to)
-        out.append(ways.forwards(eyes, source.node))
+        out.append(ways.passes(eyes, intent, choice))
     out += ways.to_endpoint(eyes, direct, seen, source.node, translated=False)
     out += ways.into_endpoint(eyes, seen)
     back = ways.from_endpoint(eyes, direct, seen, source.node, translated=False)

@@ -74,7 +74,10 @@ def _leave(eyes: Eyes, intent: Intent, *, forwarded: bool) -> list[Hop]:
     if not source.pod:
         return []
     hops = ways.leave_pod(eyes, source.node, source.address, intent.address)
-    return [*hops, ways.forwards(eyes, source.node)] if forwarded else hops
+    if not forwarded:
+        return hops
+    straight = intent.choices[0] if intent.choices and not intent.balancer else None
+    return [*hops, ways.passes(eyes, intent, straight)]
 
 
 def _branch(eyes: Eyes, intent: Intent, choice: Choice, start: str, *, translated: bool) -> Branch:

@@ -45,6 +45,17 @@ def forwards(eyes: Eyes, node: str) -> Hop:
     return judged(node, allowed, text, "sysctl")
 
 
+def passes(eyes: Eyes, intent: Intent, choice: Choice | None = None) -> Hop:
+    """The source's node passes on what its pod sends; to a pod of its own maybe without its stack."""
+    node = intent.source.node
+    if choice is not None and choice.place.pod and choice.place.node == node:
+        here, there = (eyes.pod(node, end.address) for end in (intent.source, choice.place))
+        if here is not None and there is not None and here.short and there.short:
+            text = f"from {here.device} straight into the pod behind {there.device}, past the host's stack"
+            return judged(node, True, text, "BPF maps of the pods' links")
+    return forwards(eyes, node)
+
+
 def towards(eyes: Eyes, node: str, to: IPAddress, source: IPAddress | None, at: str) -> Hop:
     """A node's decision to send a packet on to another node (``at``), or out of the cluster ("")."""
     arriving = str(source) if source else ""

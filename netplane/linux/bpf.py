@@ -141,16 +141,34 @@ def loaded(
             raise KernelError(f"cannot open BPF object {path}: {explained(words, ctypes.get_errno())}")
         try:
             for name, where in (pinned or {}).items():
-                found = lib.call.bpf_object__find_map_by_name(handle, name.encode())
-                if not found or lib.call.bpf_map__set_pin_path(found, str(where).encode()) < 0:
-                    raise KernelError(f"cannot pin BPF map {name} at {where}")
+                _pin_or_use(handle, name, where)
             lib.set_constants(handle, constants)
             code = lib.call.bpf_object__load(handle)
             if code < 0:
                 raise KernelError(f"cannot load BPF programs of {path.name}: {explained(words, -code)}")
-            yield Object(handle)
-        finally:
+        except BaseException:
             lib.call.bpf_object__close(handle)
+            raise
+    try:
+        yield Object(handle)
+    finally:
+        lib.call.bpf_object__close(handle)
+
+
+def _pin_or_use(handle: int, name: str, where: Path) -> None:
+    """Before loading: a map is the one that is pinned, which is not compared (the kernel adds flags to some); else it
+    will be pinned there.
+    """
+    call = library().call
+    found = call.bpf_object__find_map_by_name(handle, name.encode())
+    there = opened(where) if found else None
+    if there is None:
+        code = call.bpf_map__set_pin_path(found, str(where).encode()) if found else -errno.ENOENT
+    else:
+        code = call.bpf_map__reuse_fd(found, there)
+        os.close(there)
+    if code < 0:
+        raise KernelError(f"cannot pin BPF map {name} at {where}: {os.strerror(-code)}")
 
 
 def pinned_map(path: Path) -> Map | None:
@@ -206,13 +224,16 @@ def detach(pin: Path) -> None:
     pin.unlink()
 
 
-def attached(cgroup: int, hook: int) -> list[int]:
-    """Ids of the programs that are attached to a cgroup itself at a hook. Raises KernelError."""
+def attached(target: int, hook: int) -> list[int]:
+    """Ids of the programs that are attached at a hook of a cgroup itself (a descriptor), or of a link (its index).
+
+    Raises KernelError.
+    """
     ids = (ctypes.c_uint32 * 64)()
     count = ctypes.c_uint32(64)
-    code = library().call.bpf_prog_query(cgroup, hook, 0, None, ids, ctypes.byref(count))
+    code = library().call.bpf_prog_query(target, hook, 0, None, ids, ctypes.byref(count))
     if code < 0:
-        raise KernelError(f"cannot ask which BPF programs a cgroup has: {os.strerror(-code)}")
+        raise KernelError(f"cannot ask which BPF programs are attached: {os.strerror(-code)}")
     return list(ids[: count.value])
 
 

@@ -17,7 +17,7 @@ from netplane.linux.nlattr import attribute, attributes, number
 from netplane.linux.nlmsg import ACK, DUMP, NETFILTER, REQUEST, message, messages, opened, refusal
 
 TCP, UDP, SCTP = 6, 17, 132
-DST_NAT = 0x20  # IPS_DST_NAT
+SRC_NAT, DST_NAT = 0x10, 0x20  # IPS_SRC_NAT, IPS_DST_NAT
 SEEN_REPLY = 0x2  # IPS_SEEN_REPLY
 
 _GET, _DELETE = 0x0101, 0x0102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_…
@@ -61,16 +61,17 @@ class Flow:
         return bool(self.status & DST_NAT)
 
 
-def flows(version: int, *, translated: bool = False) -> list[Flow]:
-    """All entries of an IP version, in the calling thread's network namespace; or those whose destination was
-    translated. Blocking. Raises KernelError.
+def flows(version: int, *, translated: bool = False, status: int = 0) -> list[Flow]:
+    """All entries of an IP version, in the calling thread's network namespace; or those with a bit of ``status``, such
+    as those whose destination was ``translated``. Blocking. Raises KernelError.
     """
-    wanted = number(_STATUS, DST_NAT) + number(_STATUS_MASK, DST_NAT) if translated else b""
+    status = DST_NAT if translated else status
+    wanted = number(_STATUS, status) + number(_STATUS_MASK, status) if status else b""
     with opened(NETFILTER, _SECONDS) as sock:
         _send(sock, _GET, REQUEST | DUMP, version, wanted)
         found = [_read(version, body) for body in _answers(sock)]
     # Kernels before 5.18 do not filter by status.
-    return [flow for flow in found if flow is not None and (flow.translated or not translated)]
+    return [flow for flow in found if flow is not None and flow.status & status == status]
 
 
 def forget(unwanted: Iterable[Flow]) -> int:

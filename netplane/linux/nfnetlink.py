@@ -25,11 +25,13 @@ from netplane.linux.nlattr import attribute, attributes, text
 from netplane.linux.nlmsg import ACK, APPEND, CREATE, DUMP, INTERRUPTED, REQUEST
 
 INET = 1  # NFPROTO_INET
-FAMILIES = {"inet": INET, "ip": 2, "ip6": 10}
+FAMILIES = {"inet": INET, "ip": 2, "ip6": 10, "netdev": 5}
 
 _NEW, _GET, _DELETE = 0x0A0C, 0x0A0D, 0x0A0E  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_…SETELEM
 _NEW_CHAIN, _NEW_RULE, _DELETE_RULE = 0x0A03, 0x0A06, 0x0A08
-_GET_TABLE, _GET_CHAIN, _GET_RULE = 0x0A01, 0x0A04, 0x0A07
+_GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_GENERATION = 0x0A01, 0x0A04, 0x0A07, 0x0A10
+_HOOK, _POLICY, _USE = 4, 5, 6  # NFTA_CHAIN_…
+_HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES = 1, 3, 4  # NFTA_HOOK_…
 _BEGIN, _END = 0x10, 0x11
 _SUBSYSTEM = 10
 _TABLE, _SET, _ELEMENTS, _LIST_ELEMENT = 1, 2, 3, 1
@@ -54,6 +56,21 @@ class Edit:
     name: str
     delete: Iterable[bytes] = ()
     add: Mapping[bytes, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseChain:
+    """A chain that the kernel asks. ``hook``: enum nf_inet_hooks, in family netdev nf_dev_hooks; ``drops``: by policy;
+    ``rules``: how many; ``devices``: the only ones it is asked for, ``name*`` for all that begin so.
+    """
+
+    family: str
+    table: str
+    name: str
+    hook: int
+    rules: int
+    drops: bool
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +137,23 @@ class Tables:
         self._send(self._message(_GET_TABLE, REQUEST | DUMP, _GENERIC.pack(FAMILIES[family], 0, 0)))
         self._listing(found.append)
         return any(attributes(body).get(1) == table.encode() + b"\0" for body in found)
+
+    def base_chains(self) -> list[BaseChain]:
+        """Those of all tables of FAMILIES, whoever made them. Raises KernelError."""
+        found: list[BaseChain] = []
+        for family, number in FAMILIES.items():
+            bodies: list[bytes] = []
+            self._send(self._message(_GET_CHAIN, REQUEST | DUMP, _GENERIC.pack(number, 0, 0)))
+            self._listing(bodies.append)
+            found += [_base_chain(family, said) for body in bodies if _HOOK in (said := attributes(body))]
+        return found
+
+    def generation(self) -> int:
+        """A number that every change of any table raises. Raises KernelError."""
+        found: list[bytes] = []
+        self._send(self._message(_GET_GENERATION, REQUEST | ACK, _GENERIC.pack(0, 0, 0)))
+        self._listing(found.append)
+        return int.from_bytes(attributes(found[0]).get(1, b""), "big") if found else 0
 
     def rules(self, family: str, table: str) -> dict[str, int]:
         """How many rules each chain of a table has. Raises KernelError."""
@@ -276,6 +310,30 @@ def _of_chain(table: str, chain: Chain) -> Iterator[_Body]:
     yield _Body(_DELETE_RULE, 0, chain.name, place)
     for rule in chain.rules:
         yield _Body(_NEW_RULE, CREATE | APPEND, chain.name, place + attribute(4, b"".join(rule)))
+
+
+def _base_chain(family: str, said: Mapping[int, bytes]) -> BaseChain:
+    hook = attributes(said[_HOOK])
+    names = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else []
+    names += _each(hook.get(_HOOK_DEVICES, b""))
+    return BaseChain(
+        family,
+        said[_TABLE].rstrip(b"\0").decode(),
+        said[3].rstrip(b"\0").decode(),
+        int.from_bytes(hook[_HOOK_NUMBER], "big"),
+        int.from_bytes(said.get(_USE, b""), "big"),
+        int.from_bytes(said.get(_POLICY, b"\1"), "big") == _DROP,
+        tuple(name[:-1].decode() if name.endswith(b"\0") else name.decode() + "*" for name in names),
+    )
+
+
+def _each(data: bytes) -> Iterator[bytes]:
+    """The values of a list, whose members are of one type."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        size = _ATTRIBUTE.unpack_from(data, offset)[0]
+        yield data[offset + _ATTRIBUTE.size : offset + size]
+        offset += max(_ATTRIBUTE.size, (size + 3) & ~3)
 
 
 def _portions(elements: Iterable[bytes]) -> Iterator[bytes]:

@@ -19,7 +19,10 @@ from typing import Any
 from netplane.errors import KernelError
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
-from proxy.ebpf import pins, sockets, tracking
+from proxy.ebpf import pins, sockets
+from proxy.ebpf.hostrouting import programs
+from proxy.ebpf.hostrouting.deciding import HostRouting
+from proxy.ebpf.hostrouting.shortway import ShortWay
 from proxy.ebpf.layout import address_bytes
 from proxy.ebpf.pins import Pins
 from proxy.ebpf.routes import Route, route_of
@@ -49,14 +52,23 @@ class EbpfDataPath:
     """See ``proxy.datapath.DataPath``. ``outside`` serves what the hooks do not.
 
     ``cgroup``: the cgroup v2 directory of the node, whose processes' sockets are told endpoints. ``mount``: where a
-    BPF file system is, or is to be, mounted; ``directory``: where on it the pins are. Lives in the node's network
-    namespace.
+    BPF file system is, or is to be, mounted; ``directory``: where on it the pins are. ``host_routing``: how packets
+    between this node's pods go. Lives in the node's network namespace.
     """
 
-    def __init__(self, outside: DataPath, *, cgroup: Path, mount: Path, directory: Path) -> None:
+    def __init__(
+        self,
+        outside: DataPath,
+        *,
+        cgroup: Path,
+        mount: Path,
+        directory: Path,
+        host_routing: HostRouting = HostRouting.AUTO,
+    ) -> None:
         self.outside = outside
         self._cgroup, self._mount = cgroup, mount
         self._pins = Pins(directory)
+        self._short = ShortWay(directory, host_routing)
         self._tables: Tables | None = None
         self._have: Mapping[Frontend, Target] = {}
         self._node: NodeFacts | None = None
@@ -89,7 +101,7 @@ class EbpfDataPath:
             self._forget()  # the next sync reads the kernel
             raise
         self._have = want.targets
-        cannot = (self._cannot_end,) if self._cannot_end else ()
+        cannot = tuple(filter(None, (self._cannot_end, self._short.problem)))
         return replace(report, warnings=(*report.warnings, *cannot), done=tuple(done))
 
     async def observe(self) -> Mapping[Frontend, Target]:
@@ -105,6 +117,7 @@ class EbpfDataPath:
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: programs, maps and links stay, and go on forwarding."""
         self._forget()
+        self._short.close()
         if not keep:
             await asyncio.to_thread(remove, self._mount, self._pins.directory)
         await self.outside.close(keep=keep)
@@ -114,8 +127,19 @@ class EbpfDataPath:
         """What was synced last."""
         return self._have
 
+    @property
+    def host_routing(self) -> str:
+        """How packets between pods of this node go, and why: ``bpf``, or ``legacy: ...``."""
+        return self._short.described
+
+    async def tend(self, changed: bool) -> None:
+        """Call it every second or so, and when the node's links or routes have ``changed``. Raises KernelError."""
+        if self._tables is not None:
+            await asyncio.to_thread(self._short.tend, changed)
+        await self.end_due()
+
     async def end_due(self) -> None:
-        """End the connections whose endpoint has left, and whose time to drain is over. Call it now and then."""
+        """End the connections whose endpoint has left, and whose time to drain is over."""
         now = monotonic()
         due = [ending for ending in self._endings if ending.due <= now]
         if due and self._tables is not None:
@@ -146,6 +170,7 @@ class EbpfDataPath:
             gone = _apply(tables, there, dict.fromkeys(have.keys() - targets.keys()))
             self._settle(tables, node)
             pins.attach(self._pins, made, self._cgroup)
+        self._short.settle()
         self._mended_at = monotonic()
         return gone
 
@@ -153,7 +178,6 @@ class EbpfDataPath:
         """What depends on the node alone."""
         if tables is not None:
             tables.serve_at(_node_port_addresses(node))
-        tracking.ensure(node)
         self._node = node
 
     def _follow(self, tables: Tables, want: Snapshot) -> list[Ending]:
@@ -176,7 +200,6 @@ class EbpfDataPath:
 
     def _mend(self, tables: Tables, *, maps_too: bool) -> list[str]:
         """Begin anew where somebody has taken a hook or a map away, or changed one; what was found, in words."""
-        done = tracking.ensure(self._node) if self._node is not None else []
         lost = [f"the hooks {', '.join(hooks)}"] if (hooks := pins.missing_hooks(self._cgroup)) else []
         if not self._pins.maps.is_dir():
             lost.append(f"the maps pinned in {self._pins.maps}")
@@ -185,8 +208,10 @@ class EbpfDataPath:
             lost.append(f"{len(changed)} frontends in the maps")
         if lost:
             self._forget()
+        else:
+            lost += self._short.settle()
         self._mended_at = monotonic()
-        return [*done, *lost]
+        return lost
 
     def _read(self) -> dict[Frontend, Route]:
         maps = self._pins.open_maps()
@@ -207,7 +232,7 @@ class EbpfDataPath:
 
 def remove(mount: Path, directory: Path) -> None:
     """Take everything away; what is not there is fine. Blocking."""
-    tracking.remove()
+    programs.remove(directory)
     pins.remove(Pins(directory))
     if mount != MACHINES_MOUNT:
         pins.unmount(mount)

@@ -35,10 +35,10 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _FRONTEND, _ENDPOINT = STRUCTS["frontend"], STRUCTS["endpoint"]
 
 
-def offsets(name: str) -> dict[str, int]:
+def offsets(fields: Mapping[str, tuple[tuple[str, str], ...]], name: str) -> dict[str, int]:
     """Where each member of a struct begins."""
     places, at = {}, 0
-    for member, form in FIELDS[name]:
+    for member, form in fields[name]:
         places[member] = at
         at += struct.calcsize("=" + form)
     return places

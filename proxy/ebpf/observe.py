@@ -4,11 +4,15 @@ Blocking; call it from a thread, in the node's mount namespace.
 """
 
 from netplane.config import Paths
+from netplane.linux import bpf
+from proxy.ebpf.hostrouting.layout import pod_of
+from proxy.ebpf.hostrouting.programs import pinned_at
+from proxy.ebpf.layout import address_of
 from proxy.ebpf.pins import Pins, missing_hooks
 from proxy.ebpf.probe import where
 from proxy.ebpf.routes import Route
 from proxy.ebpf.tables import read
-from proxy.model import Frontend
+from proxy.model import Frontend, IPAddress
 
 
 def routes(paths: Paths) -> dict[Frontend, Route] | None:
@@ -24,3 +28,14 @@ def routes(paths: Paths) -> dict[Frontend, Route] | None:
     finally:
         for one in maps.values():
             one.close()
+
+
+def short_cuts(paths: Paths) -> set[IPAddress]:
+    """The pods of this node that reach each other past the host's stack. Raises KernelError."""
+    held = bpf.pinned_map(pinned_at(paths.bpf_root) / "pods")
+    if held is None:
+        return set()
+    try:
+        return {address_of(key) for key, value in held.items() if pod_of(value)[1]}
+    finally:
+        held.close()

@@ -6,7 +6,6 @@ once. With another layout it fills maps of its own first, swaps, and then remove
 """
 
 import ctypes
-import hashlib
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,9 @@ from pathlib import Path
 from netplane.errors import KernelError
 from netplane.linux import bpf
 from netplane.linux.bpf import Map, Object
+from proxy.ebpf.objects import SOCKETS
 from proxy.ebpf.tables import MAPS
 
-HERE = Path(__file__).parent
-SOURCES = (HERE / "bpf/maps.h", HERE / "bpf/sockets.bpf.c")
-OBJECT = HERE / "build/sockets.bpf.o"
-STAMP = HERE / "build/sockets.sha256"
 SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 SET_RETVAL = 187  # BPF_FUNC_set_retval, kernel 5.18
 # Hook → enum bpf_attach_type of linux/bpf.h.
@@ -49,7 +45,7 @@ class Pins:
     @property
     def maps(self) -> Path:
         """The maps of this layout."""
-        return self.directory / f"maps-{layout_id()}"
+        return self.directory / f"maps-{SOCKETS.layout}"
 
     @property
     def links(self) -> Path:
@@ -67,40 +63,16 @@ class Pins:
         return None
 
 
-def layout_id() -> str:
-    """What tells one layout of the maps from another."""
-    return digest((SOURCES[0],))[:12]
-
-
-def digest(sources: tuple[Path, ...]) -> str:
-    """One hash over files' contents."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-def compiled() -> Path:
-    """The object, if it was built from these very sources. Raises KernelError saying how to build it."""
-    if not OBJECT.exists():
-        raise KernelError(
-            "cannot use ebpf mode: its programs are not built",
-            "Install clang and libbpf-dev, then ./dev setup",
-        )
-    if not STAMP.exists() or STAMP.read_text().strip() != digest(SOURCES):
-        raise KernelError(
-            f"cannot use ebpf mode: {OBJECT.name} was built from other sources", "Run ./dev setup"
-        )
-    return OBJECT
-
-
 @contextmanager
 def programs(pins: Pins) -> Iterator[Object]:
     """The programs, loaded and using the pinned maps, which are made where they are missing. Raises KernelError."""
-    path = compiled()
+    path = SOCKETS.built()
     constants = {
         "seed": random.randbytes(4),
         "can_refuse": bytes([bpf.has_helper(SOCK_ADDR, SET_RETVAL)]),
     }
     for directory in (pins.directory, pins.maps, pins.links):
-        _make(directory)
+        make_directory(directory)
     with bpf.loaded(path, constants=constants, pinned={name: pins.maps / name for name in MAPS}) as made:
         yield made
 
@@ -115,7 +87,7 @@ def attach(pins: Pins, made: Object, cgroup: Path) -> None:
         os.close(descriptor)
     for other in pins.directory.glob("maps-*"):
         if other != pins.maps:
-            _remove(other)
+            remove_directory(other)
 
 
 def missing_hooks(cgroup: Path) -> list[str]:
@@ -151,7 +123,7 @@ def remove(pins: Pins) -> None:
         for hook in HOOKS:
             bpf.detach(pins.links / hook)
         for directory in (pins.links, *pins.directory.glob("maps-*")):
-            _remove(directory)
+            remove_directory(directory)
         pins.directory.rmdir()
 
 
@@ -162,13 +134,15 @@ def unmount(mount: Path) -> None:
         mount.rmdir()
 
 
-def _remove(directory: Path) -> None:
+def remove_directory(directory: Path) -> None:
+    """Unpin all that is in a directory, and remove it; one that is not there is fine."""
     if directory.is_dir():
         bpf.unpin(list(directory.iterdir()))
         directory.rmdir()
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """A directory for pins. Raises KernelError."""
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,8 @@ from netplane.config import Paths
 from netplane.errors import KernelError
 from netplane.linux import bpf
 from netplane.linux.cgroups import detect
-from proxy.ebpf.pins import SOCK_ADDR, compiled
+from proxy.ebpf.objects import SOCKETS
+from proxy.ebpf.pins import SOCK_ADDR
 
 MACHINE = Path("/")
 # What is asked of the kernel by number (linux/bpf.h) → its name.
@@ -46,7 +47,7 @@ def where(paths: Paths) -> Where:
 def check(paths: Paths) -> None:
     """Raises KernelError naming the first thing that is missing."""
     where(paths)
-    path = compiled()
+    path = SOCKETS.built()
     if not bpf.has_program_type(SOCK_ADDR):
         raise KernelError(
             "cannot use ebpf mode: the kernel has no cgroup socket hooks for us (CONFIG_CGROUP_BPF, root)"

@@ -1,5 +1,5 @@
 /* What the programs and netplane's processes share. `layout.py` has the same structs in Python; a test compares
- * the two by the object's BTF. The directory that the maps are pinned in is named after this file's content, so a
+ * the two by the object's BTF. The directory that the maps are pinned in is named after the headers' content, so a
  * process never writes a layout that the running programs do not read.
  *
  * The write order that readers rely on: a block's endpoints, then the slot that leads to it, then the old block
@@ -9,12 +9,9 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 
-#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-struct address { /* network byte order; IPv4 is ::ffff:a.b.c.d, as a dual-stack socket says it */
-    __be32 word[4];
-};
+#include "address.h"
 
 struct frontend { /* the unspecified address of a family stands for each of `node_addresses` */
     struct address address;

@@ -15,7 +15,6 @@ enum { PASS = 1, REFUSE = 0 };
 enum { SEARCH_STEPS = 17, TRIES = 3 };               /* 2^16 endpoints; a block may go while it is read */
 static const __u64 SECOND = 1000000000ull;
 static const __u32 CONVERSATION = 60;                /* seconds of silence that end one by an unconnected socket */
-static const __be32 MAPPED = bpf_htonl(0x0000ffff);  /* ::ffff:0:0/96 */
 
 const volatile __u32 seed;       /* processors and nodes do not all begin with the first endpoint */
 const volatile __u8 can_refuse;  /* bpf_set_retval, kernel 5.18: refused without a packet */

@@ -1,15 +1,21 @@
 """Python and C agree on every struct of the maps, by the type information of the compiled object."""
 
+import shutil
+import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from netplane.errors import KernelError
 from netplane.linux.bpf_library import library, members
-from proxy.ebpf import build, layout, pins
+from proxy.ebpf import build, layout
+from proxy.ebpf.hostrouting import layout as pods
+from proxy.ebpf.hostrouting.layout import End, Ends
+from proxy.ebpf.objects import PODS, SOCKETS, Source
 from proxy.model import Endpoint, Frontend, Protocol
 
 STRUCT = 4  # BTF_KIND_STRUCT
@@ -17,20 +23,41 @@ ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda a
 PORTS = st.integers(0, 0xFFFF)
 
 
+STRUCTS = [
+    *((SOCKETS, layout.FIELDS, name) for name in layout.FIELDS),
+    *((PODS, pods.FIELDS, name) for name in pods.FIELDS),
+]
+
+
 @pytest.fixture(scope="module")
-def btf() -> Iterator[int]:
+def handles() -> Iterator[dict[Source, int]]:
     build.build()
     call = library().call
-    handle = call.bpf_object__open_file(str(pins.compiled()).encode(), None)
-    yield call.bpf_object__btf(handle)
-    call.bpf_object__close(handle)
+    opened = {s: call.bpf_object__open_file(str(s.built()).encode(), None) for s in (SOCKETS, PODS)}
+    yield opened
+    for handle in opened.values():
+        call.bpf_object__close(handle)
 
 
-@pytest.mark.parametrize("name", layout.FIELDS)
-def test_offsets_and_sizes(btf: int, name: str) -> None:
-    size, found = members(library().call, btf, STRUCT, name)
-    assert {member: bits // 8 for member, (bits, _) in found.items()} == layout.offsets(name)
-    assert size == layout.STRUCTS[name].size
+@pytest.mark.parametrize(("source", "fields", "name"), STRUCTS, ids=[name for _, _, name in STRUCTS])
+def test_offsets_and_sizes(handles: dict[Source, int], source: Source, fields, name: str) -> None:
+    call = library().call
+    size, found = members(call, call.bpf_object__btf(handles[source]), STRUCT, name)
+    form = struct.Struct("=" + "".join(form for _, form in fields[name]))
+    assert {member: bits // 8 for member, (bits, _) in found.items()} == layout.offsets(fields, name)
+    assert size == form.size
+
+
+ENDS = st.tuples(ADDRESSES, PORTS)
+
+
+@given(st.sampled_from([6, 17]), ENDS, ENDS)
+def test_flows_come_back_as_they_were_whoever_speaks(protocol: int, one: End, other: End) -> None:
+    assume(one[0] != other[0])
+    packed = Ends(protocol, one, other).packed
+    found = pods.ends_of(packed)
+    assert packed == Ends(protocol, other, one).packed
+    assert (found.protocol, {found.one, found.other}) == (protocol, {one, other})
 
 
 @given(st.builds(Frontend, ADDRESSES, PORTS, st.sampled_from([Protocol.TCP, Protocol.UDP])))
@@ -47,13 +74,16 @@ def test_the_order_of_endpoints_is_that_of_their_bytes(endpoints: list[Endpoint]
         assert [e.order for e in by_bytes] == [e.order for e in sorted(family, key=lambda e: e.order)]
 
 
-def test_a_stale_object_is_refused_by_name(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(pins, "STAMP", tmp_path / "sockets.sha256")
-    with pytest.raises(KernelError, match=r"built from other sources\. Run \./dev setup"):
-        pins.compiled()
-    monkeypatch.setattr(pins, "OBJECT", tmp_path / "sockets.bpf.o")
+def test_a_stale_object_is_refused_by_name(tmp_path) -> None:
+    source = replace(SOCKETS, root=tmp_path)
     with pytest.raises(KernelError, match="Install clang"):
-        pins.compiled()
+        source.built()
+    shutil.copytree(SOCKETS.root / "bpf", tmp_path / "bpf")
+    shutil.copytree(SOCKETS.root / "build", tmp_path / "build")
+    assert source.built() == source.object
+    source.file.write_text(source.file.read_text() + "/* edited */")
+    with pytest.raises(KernelError, match=r"built from other sources\. Run \./dev setup"):
+        source.built()
 
 
 def test_addresses_are_said_as_a_dual_stack_socket_says_them() -> None:

@@ -282,6 +282,9 @@ def test_what_a_socket_is_told_is_read_from_the_maps(world: World, told: Callabl
     hops = [*found.walk.out, *(hop for branch in found.walk.branches for hop in branch.hops)]
     assert all(hop.state is State.OK for hop in hops), text
     assert "is told in turn one of 10.244.1.7:8080, 10.244.2.9:8080; no packet goes to 10.96" in text
+    assert (
+        text.count("from npclient straight into the pod behind npa, past the host's stack  [BPF maps of") == 1
+    )
     assert "takes one in turn for each connection, and tries no other" in text
     world.objects["endpointslices"] = [endpoint_slice("a")]
     behind = explained(world)

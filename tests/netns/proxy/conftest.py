@@ -18,6 +18,7 @@ from proxy.model import NodeFacts, Snapshot
 from proxy.snapshot import build
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
+from tests.bpf_place import BpfPlace, bpf_place
 from tests.fakes_datapath import Hosted
 from tests.netns.proxy.daemon import NODE_OBJECT, Api, Supervisor
 
@@ -105,7 +106,7 @@ def _add_pod(world: World, pod: str, node: str, address: str) -> None:
         ipr.link("set", index=inner, state="up", address="02:00:00:00:00:02")
     with rtnl(world.netns[node]) as ipr:
         ipr.link("set", index=outer, state="up", address="02:00:00:00:00:01")
-        ipr.route("add", dst=f"{address}/32", oif=outer, scope=253)
+        ipr.route("add", dst=f"{address}/32", oif=outer, scope=253, proto=97)  # as the CNI plugin does
         ipr.neigh("add", dst=address, lladdr="02:00:00:00:00:02", ifindex=outer, state=0x80)
     with rtnl(world.netns[pod]) as ipr:
         ipr.neigh("add", dst=GATEWAY, lladdr="02:00:00:00:00:01", ifindex=inner, state=0x80)
@@ -226,6 +227,17 @@ def world() -> Iterator[World]:
         echo.close()
     for descriptor in made.netns.values():
         os.close(descriptor)
+
+
+@pytest.fixture
+def place(world: World) -> Iterator[BpfPlace]:
+    """The node's cgroup, in which its clients are, and a place for what ebpf mode pins."""
+    from tests.netns.proxy.flows import HERE
+
+    with bpf_place() as made:
+        world.makers.update(dict.fromkeys(HERE, made.open))
+        yield made
+        world.makers.clear()
 
 
 @pytest.fixture(scope="session")

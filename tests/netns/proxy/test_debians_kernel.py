@@ -10,7 +10,10 @@ pytestmark = [pytest.mark.netns, pytest.mark.long]
 TESTS = " ".join(
     (
         "tests/contract/proxy",
-        *(f"tests/netns/proxy/test_{name}.py" for name in ("flows", "nftables", "ebpf_sockets")),
+        *(
+            f"tests/netns/proxy/test_{name}.py"
+            for name in ("flows", "nftables", "ebpf_sockets", "host_routing")
+        ),
     )
 )
 HALF_AN_HOUR = 1800  # of which it takes a quarter, emulated

@@ -14,15 +14,17 @@ from netplane.linux import conntrack, nft
 from netplane.linux.nfnetlink import Tables
 from netplane.linux.rtnl import rtnl
 from proxy import modes, routes
+from proxy.ebpf.hostrouting import links
+from proxy.ebpf.hostrouting.deciding import HostRouting
 from proxy.ebpf.pins import HOOKS, missing_hooks
 from proxy.flush import flush
 from proxy.modes import Forwarding, Mode
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
-from tests.bpf_place import BpfPlace, bpf_place
+from tests.bpf_place import BpfPlace
 from tests.fakes_datapath import Hosted
 from tests.netns.proxy.conftest import snapshot
-from tests.netns.proxy.flows import HERE, ask, destination, visit
+from tests.netns.proxy.flows import ask, destination, visit
 
 pytestmark = pytest.mark.netns
 HOST_PORT = 31234
@@ -39,10 +41,17 @@ table inet other {{
 class Switching(Hosted):
     """A node's forwarding with its task of leaving modes behind."""
 
-    def __init__(self, world, mode: Mode, paths: Paths | None = None) -> None:
-        super().__init__(lambda: Forwarding(mode, UserspaceDataPath(), paths), world.netns["n1"])
+    def __init__(
+        self,
+        world,
+        mode: Mode,
+        paths: Paths | None = None,
+        routing: HostRouting = HostRouting.BPF,  # whatever chains of others a test makes
+    ) -> None:
+        super().__init__(lambda: Forwarding(mode, UserspaceDataPath(), paths, routing), world.netns["n1"])
         self.call(self.datapath.sync(snapshot(flows.SERVICES, flows.SLICES)))
-        self._task = asyncio.run_coroutine_threadsafe(self.datapath.leave_behind(), self._loop)
+        work = (self.datapath.leave_behind(), self.datapath.tend())
+        self._tasks = [asyncio.run_coroutine_threadsafe(one, self._loop) for one in work]
 
     def switch(self, mode: Mode) -> str:
         return str(self.call(self.datapath.switch(mode)))
@@ -55,7 +64,8 @@ class Switching(Hosted):
             sleep(0.05)
 
     def stop(self, *, keep: bool = False) -> None:
-        self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         super().stop(keep=keep)
 
 
@@ -110,15 +120,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def place(world) -> Iterator[BpfPlace]:
-    """The node's cgroup, in which its clients are, and a place for what ebpf mode pins."""
-    with bpf_place() as made:
-        world.makers.update(dict.fromkeys(HERE, made.open))
-        yield made
-        world.makers.clear()
-
-
-@pytest.fixture
 def mapped(world) -> Iterator[None]:
     world.run("n1", nft.apply, PORT_MAPPING)
     yield
@@ -130,12 +131,13 @@ def traces(world, place: BpfPlace | None = None) -> set[str]:
 
     def look() -> set[str]:
         with Tables() as tables:
-            names = ("netplane_proxy", "netplane_services", "netplane_ebpf")
+            names = ("netplane_proxy", "netplane_services")
             found = {name for name in names if tables.has_table("inet", name)}
         with rtnl() as ipr:
             found |= {
                 "rule" for rule in ipr.get_rules(family=socket.AF_INET) if rule.get_attr("FRA_PRIORITY") == 91
             }
+        found |= {"short way"} if links.touched() else set()
         return found
 
     hooks = set(HOOKS) - set(missing_hooks(place.cgroup)) if place is not None else set()
@@ -145,7 +147,7 @@ def traces(world, place: BpfPlace | None = None) -> set[str]:
 OWN = {
     Mode.USERSPACE: {"netplane_proxy", "rule"},
     Mode.NFTABLES: {"netplane_services"},
-    Mode.EBPF: {"netplane_services", "netplane_ebpf", "hooks"},
+    Mode.EBPF: {"netplane_services", "hooks", "short way"},
 }
 
 
@@ -159,6 +161,8 @@ def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, place, before: M
             Stream(world, "n1", *destination("web")),
             Stream(world, "outside", flows.NODES["n1"], 30081),
             Stream(world, "outside", flows.NODES["n1"], HOST_PORT),
+            Stream(world, "client", flows.NODES["n1"], HOST_PORT),
+            Stream(world, "client", flows.ADDRESSES["web1"], flows.PORT),
         ]
         assert f"mode {after} serves" in node.switch(after)
         until = monotonic() + 1.5

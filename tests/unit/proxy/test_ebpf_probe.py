@@ -9,6 +9,7 @@ from netplane.errors import KernelError
 from netplane.linux.cgroups import Layout
 from proxy import choice
 from proxy.ebpf import probe
+from proxy.ebpf.objects import Source
 from proxy.modes import Mode
 
 HERE = Paths(Path("/nowhere"))
@@ -18,7 +19,7 @@ HERE = Paths(Path("/nowhere"))
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with all of it, as far as these checks see."""
     monkeypatch.setattr(probe, "detect", lambda: Layout(2, {}, Path("/sys/fs/cgroup")))
-    monkeypatch.setattr(probe, "compiled", lambda: Path("sockets.bpf.o"))
+    monkeypatch.setattr(Source, "built", lambda _self: Path("sockets.bpf.o"))
     for name in ("has_program_type", "has_map_type", "has_helper"):
         monkeypatch.setattr(probe.bpf, name, lambda *_: True)
     monkeypatch.setattr(probe.bpf, "loaded", _Loaded)
@@ -56,10 +57,10 @@ def test_no_cgroup_v2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compiled() -> Path:
+    def built(_self: Source) -> Path:
         raise KernelError("cannot use ebpf mode: its programs are not built", "Install clang")
 
-    monkeypatch.setattr(probe, "compiled", compiled)
+    monkeypatch.setattr(Source, "built", built)
     assert lacks(monkeypatch) == "cannot use ebpf mode: its programs are not built. Mode nftables works here"
 
 

@@ -1,0 +1,61 @@
+"""What reaches pods of this node by the host's stack because the stack has a part in it, as the kernel knows now.
+
+Such flows are written down by a program as their packets pass (`bpf/pods.bpf.c`). This is for those that were there
+before the program, and tells which of the written ones have ended: conntrack has the translated ones, and the relay's
+have a socket here with a pod's address. Blocking.
+"""
+
+from collections.abc import Container, Iterator
+from ipaddress import ip_address
+
+from netplane.linux import conntrack
+from netplane.linux.conntrack import DST_NAT, SRC_NAT, TCP, UDP, Flow, Way
+from netplane.linux.sockdiag import Sockets
+from proxy.ebpf.hostrouting.layout import Ends
+from proxy.model import IPAddress
+
+HERE = "/proc/thread-self/ns/net"
+_PORTS = (TCP, UDP)
+
+
+def flows(pods: Container[IPAddress]) -> set[Ends]:
+    """All that must go on by the stack, by its ends as the pods that receive it see them. Raises KernelError."""
+    found = (*_translated(), *_relayed())
+    return {ends for ends in found if ends.one[0] in pods and ends.other[0] in pods}
+
+
+def forget_plain(pods: Container[IPAddress]) -> None:
+    """Forget the connections between pods that conntrack will not see any more, and that nothing was changed of.
+
+    Else it would know them as they were when they come back to the stack, and call them invalid. Raises KernelError.
+    """
+
+    def is_plain(flow: Flow) -> bool:
+        ends = (flow.called.source, flow.called.destination)
+        nat = flow.status & (SRC_NAT | DST_NAT)
+        return not nat and flow.protocol in _PORTS and all(ip_address(end) in pods for end in ends)
+
+    conntrack.forget_where(is_plain)
+
+
+def _translated() -> Iterator[Ends]:
+    """As the endpoint sees it, and (where only a port was changed) as its caller does."""
+    for version in (4, 6):
+        for status in (DST_NAT, SRC_NAT):
+            for flow in conntrack.flows(version, status=status):
+                if flow.protocol in _PORTS:
+                    yield _ends(flow.protocol, flow.answers)
+                    yield _ends(flow.protocol, flow.called)
+
+
+def _ends(protocol: int, way: Way) -> Ends:
+    one = (ip_address(way.source), way.source_port)
+    return Ends(protocol, one, (ip_address(way.destination), way.destination_port))
+
+
+def _relayed() -> Iterator[Ends]:
+    """The relay speaks to endpoints in its clients' names (IP_TRANSPARENT)."""
+    with Sockets(HERE) as sockets:
+        for protocol in _PORTS:
+            for sock in sockets.connected(protocol):
+                yield Ends(protocol, sock.source, sock.peer)
