@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,9 @@ def report(
     output: str,
 ) -> None:
     """Measure, and show: a row of text for each figure, or all of them as they are; and how busy the machine was."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # namespaces, cgroups and processes go then, too
     before = _load_average()
     found = measure()
     after = _load_average()

@@ -1,0 +1,75 @@
+"""Told to end, a test run and a benchmark take away what they made."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = """
+import time
+import pytest
+from tests.conftest import pytest_configure
+
+@pytest.fixture
+def made(request):
+    yield
+    print("taken away", flush=True)
+
+def test_that_takes_long(made):
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+BENCH = """
+import contextlib, time
+from netplane.cli import bench, main
+
+@contextlib.contextmanager
+def place():
+    try:
+        print("at work", flush=True)
+        yield
+    finally:
+        print("taken away", flush=True)
+
+def measure():
+    with place():
+        time.sleep(60)
+
+bench.bench.commands["idle"].callback = lambda **_: bench.report(measure, {}, dict, "table")
+main.main(["bench", "idle"])
+"""
+
+
+def ended(command: list[str]) -> str:
+    """What it still says when it is told to end in the midst of its work."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "at work" in line:
+                process.send_signal(signal.SIGTERM)
+                return process.stdout.read()
+    raise AssertionError("it never began")
+
+
+def test_a_run_of_tests(tmp_path: Path) -> None:
+    (tmp_path / "test_long.py").write_text(TESTS)
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_configure\n")
+    assert "taken away" in ended(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-s",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(tmp_path),
+            str(tmp_path),
+        ]
+    )
+
+
+def test_a_benchmark() -> None:
+    assert ended([sys.executable, "-c", BENCH]) == "taken away\n"
