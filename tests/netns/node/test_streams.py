@@ -221,16 +221,14 @@ async def test_who_is_attached_gets_all_though_it_reads_late(sandbox, tmp_path):
 
 async def test_who_is_attached_and_never_reads_is_cut_off(sandbox, tmp_path):
     """The container stops for a while, then goes on; the sandbox answers all the time."""
-    await start(sandbox, tmp_path, "read go; head -c 1000000 /dev/zero; touch done; sleep 60", stdin=True)
-    done = Path("/tmp/done")
-    done.unlink(missing_ok=True)
+    done = tmp_path / "done"
+    await start(sandbox, tmp_path, f"read go; head -c 1000000 /dev/zero; touch {done}; sleep 60", stdin=True)
     async with sandbox.attached("c", stdin=True) as process:
         await write(process.stdin, b"go\n")
         assert (await sandbox.execute("c", ["echo", "alive"], timeout=5)).output == b"alive\n"
         async with asyncio.timeout(attaching.STALL_SECONDS + 10):
             while not done.exists():
                 await asyncio.sleep(0.1)
-    done.unlink()
 
 
 async def test_a_container_that_never_stops_talking_leaves_the_sandbox_responsive(sandbox, tmp_path):
