@@ -30,6 +30,7 @@ from netplane.config import IPAddress, IPNetwork
 
 _NUMBER = struct.Struct("=I")
 _PORTS = 16  # a pod with more of them has no recipe
+_MARKS = (0xF9, 0xF6)  # in no text: UTF-8 has no such bytes
 _BEGIN, _END = (bytes(templates.batch(kind).fill()) for kind in (templates.BATCH_BEGIN, templates.BATCH_END))
 
 
@@ -108,7 +109,7 @@ Recipe = tuple[Part | Setting, ...]  # an item a batch of ``plan.attach``, the f
 @lru_cache(maxsize=64)
 def of(wanted: Kind) -> Recipe | None:
     """None where the places cannot be told."""
-    one, other = _Sample.of(wanted, 0x5A), _Sample.of(wanted, 0xC3)
+    one, other = (_Sample.of(wanted, mark) for mark in _MARKS)
     found: list[Part | Setting] = []
     for batch, tried in zip(_batches(one), _batches(other), strict=True):
         made = batch if isinstance(batch, Setting) else _with_places(batch, one.values)
@@ -134,7 +135,7 @@ def answer(lease: Lease, netns: str, dns: Mapping[str, Any], wanted: Kind, versi
 @lru_cache(maxsize=64)
 def _answer(wanted: Kind, version: str) -> tuple[str, ...]:
     """Text, name of a value, text, and so on."""
-    sample = _Sample.of(wanted, 0x5A).lease
+    sample = _Sample.of(wanted, _MARKS[0]).lease
     netns = "/sample/of/a/namespace"
     texts = {text: name for name, text in _texts(sample, netns).items()}
     document = results.render(plan.result(sample, {}, netns), version)
@@ -174,7 +175,7 @@ class _Sample:
         link = f"np{bytes((mark, mark ^ 0x0F, mark ^ 0xF0, mark ^ 0x3C, mark ^ 0x71, mark ^ 0x17)).hex()}"
         mac = bytes((6, mark, mark ^ 0x2B, mark ^ 0xB2, mark ^ 0x4D, mark ^ 0xD4)).hex(":")
         mapped = tuple(
-            PortMapping(protocol, mark << 8 | number, (mark ^ 0x11) << 8 | number, host_ip, versions)
+            PortMapping(protocol, mark << 8 | number, (mark ^ 0x03) << 8 | number, host_ip, versions)
             for number, (protocol, host_ip, versions) in enumerate(wanted.ports)
         )
         addresses = tuple(_address(version, mark, number) for number, version in enumerate(wanted.versions))

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cni import messages, plan, recipes, results, templates
@@ -75,6 +75,15 @@ def sent(lease: Lease, index: int, netns: int):
 
 
 @given(LEASES, NUMBERS.filter(bool), NUMBERS)
+@example(
+    Lease(  # the name of its link is what a sample's port looked like
+        Attachment("n", "c", "Z"),
+        (IPv4Address("10.0.0.1"),),
+        Terms("np000000000001", "/x", "4:1", "boot", 1500, None, (PortMapping("tcp", 1, 1),)),
+    ),
+    1,
+    0,
+)
 def test_a_recipe_sends_what_the_plan_says(lease, index, netns):
     kind = recipes.kind(lease)
     assert kind is not None
