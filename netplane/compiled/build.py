@@ -33,7 +33,7 @@ def build(target: Path = BUILD, modules: Iterable[str] = MODULES) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="build.", dir=target.parent))
     try:
-        libraries = _compile([str(path_of(name)) for name in modules], work)
+        libraries = _compile(modules, work)
         manifest = {"machine": machine(), "sources": digests, "modules": libraries}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _put(work, target)
@@ -57,6 +57,12 @@ def path_of(name: str) -> Path:
     return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
 
 
+def twin_of(path: Path) -> Path | None:
+    """The C beside a module, which has the same functions; None where there is none."""
+    twin = path.with_suffix(".c")
+    return twin if (ROOT / twin).exists() else None
+
+
 def reached(modules: Iterable[str]) -> set[Path]:
     """The files of these modules, and of all that they import of ours, and those in turn."""
     found: set[Path] = set()
@@ -64,7 +70,7 @@ def reached(modules: Iterable[str]) -> set[Path]:
     while left:
         path = left.pop()
         if path not in found:
-            found.add(path)
+            found |= {path, twin_of(path) or path}
             left += _imported(path)
     return found
 
@@ -93,14 +99,17 @@ def _check_tools() -> None:
         raise ConfigError(f"cannot compile: no {error.name}", "It is in requirements/compile.in") from None
 
 
-def _compile(paths: list[str], work: Path) -> dict[str, str]:
+def _compile(modules: Iterable[str], work: Path) -> dict[str, str]:
     """The libraries, by the module that each is; their files are relative to ``work``."""
     from mypyc.build import mypycify
-    from setuptools import Distribution
+    from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
     with tempfile.TemporaryDirectory() as between:
+        twins = {name: twin_of(path_of(name)) for name in modules}
+        paths = [str(path_of(name)) for name, twin in twins.items() if twin is None]
         extensions = mypycify(paths, opt_level="2", debug_level="0", group_name=GROUP, target_dir=between)
+        extensions += [Extension(name, [str(twin)]) for name, twin in twins.items() if twin is not None]
         command = build_ext(Distribution({"ext_modules": extensions}))
         command.build_lib, command.build_temp, command.parallel = str(work), between, os.cpu_count()
         command.ensure_finalized()

@@ -17,7 +17,7 @@ from time import monotonic
 from proxy.model import Endpoint
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.listeners import Choice, Listener
-from proxy.userspace.poller import Poller
+from proxy.userspace.poller import Poller, Watched
 from proxy.userspace.sources import Client
 
 LARGEST = 65536  # bytes: no datagram is larger
@@ -36,7 +36,7 @@ PKTINFO_4, PKTINFO_6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")  # struct
 Key = tuple[str, int, bytes]
 
 
-class Exchange:
+class Exchange(Watched):
     """One client's datagrams to one endpoint, behind a socket that is connected to it."""
 
     __slots__ = (
@@ -46,10 +46,8 @@ class Exchange:
         "choice",
         "client",
         "endpoint",
-        "fd",
         "first",
         "key",
-        "mask",
         "peer",
         "question",
         "seen",
@@ -84,10 +82,10 @@ class Exchange:
         self.box.owner.end(self)
 
 
-class Mailbox:
+class Mailbox(Watched):
     """A UDP frontend's socket and the flows that came by it."""
 
-    __slots__ = ("exchanges", "fd", "listener", "mask", "owner", "wildcard")
+    __slots__ = ("exchanges", "listener", "owner", "wildcard")
 
     def __init__(self, owner: "Datagrams", listener: Listener) -> None:
         self.owner = owner

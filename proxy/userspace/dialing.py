@@ -12,28 +12,23 @@ import random
 import socket
 from ipaddress import ip_address
 from itertools import chain, islice, repeat
-from socket import IPPROTO_IPV6, IPPROTO_TCP, SO_REUSEADDR, SOL_IP, SOL_SOCKET, TCP_QUICKACK
+from typing import Final
 
-from proxy.model import Endpoint, NodeFacts
+from proxy.model import Endpoint, IPAddress, NodeFacts
+from proxy.userspace.listeners import Place
 from proxy.userspace.sources import Client, classify, keeps_address
+from proxy.userspace.syscalls import IP_TRANSPARENT, IPV6_TRANSPARENT, dial_as
 
 log = logging.getLogger(__name__)
 
-IP_TRANSPARENT = 19  # ip(7)
-IPV6_TRANSPARENT = 75  # linux/in6.h
 IP_BIND_ADDRESS_NO_PORT = 24  # ip(7), Linux 4.2
 FIRST_PORT, LAST_PORT = 10300, 29999  # pods draw from 30000-60999; below are netplane's own ports
 PORTS = LAST_PORT - FIRST_PORT + 1
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-CONNECTING = (errno.EINPROGRESS, 0)
-PORT_TRIES = 32
-REMEMBERED_CLIENTS = 65536
-
+TAKEN: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)  # by the port, or by the 4-tuple
+PORT_TRIES: Final = 32
+REMEMBERED_CLIENTS: Final = 65536
 
 Where = tuple[str, int]
-# The kernel's own type: the class around it in the socket module costs a microsecond more a socket.
-Socket = socket.SocketType
 
 
 class Dialer:
@@ -77,23 +72,22 @@ class Dialer:
             known = self._packed[packed] = self.client(str(ip_address(packed)))
         return known
 
-    def dial(
-        self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool, *, early: bool = False
-    ) -> int:
+    def dial(self, client: Client, place: Place, keep_outside: bool, early: bool) -> int:
         """A non-blocking socket that is connecting, or connected. Raises OSError where the kernel says no.
 
-        ``where`` is the endpoint's address in text. The socket is bare: ``settle`` it once it lives on.
-        ``early``: data follows at once, and carries the handshake's last acknowledgement.
+        The socket is bare: ``settle`` it once it lives on. ``early``: data follows at once, and carries the
+        handshake's last acknowledgement.
         """
-        version = 6 if ":" in where[0] else 4
-        if self._keeps_address(client, endpoint, where, keep_outside):
-            source = client.text
-            for port in islice(self._ports, PORT_TRIES):
-                fd = _dial_as((source, port), where, version, early)
-                if fd is not None:
-                    return fd
-            self._hide(client, endpoint)
-        return _dial_from(self.node.address(version), where, version, early)
+        if self._keeps_address(client, place.endpoint, place.where, keep_outside):
+            port = place.endpoint.port
+            for source_port in islice(self._ports, PORT_TRIES):
+                try:
+                    return dial_as(client.packed, source_port, place.packed, port, early)
+                except OSError as error:
+                    if error.errno not in TAKEN:
+                        raise
+            self._hide(client, place.endpoint)
+        return _dial_from(self.node.address(place.endpoint.address.version), place.where, early)
 
     def dial_datagram(
         self, client: Client, endpoint: Endpoint, where: Where, keep_outside: bool
@@ -139,28 +133,6 @@ class Dialer:
             )
 
 
-def settle(fd: int) -> None:
-    """What a connection needs that lives on: small messages go at once, and a peer's death is noticed.
-
-    Not done at the start: the first message waits for nothing, and many connections have only that one.
-    """
-    sock = Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    except OSError:
-        pass  # the connection is over already; reading it tells how
-    finally:
-        sock.detach()
-
-
-def _be_transparent(sock: Socket, version: int) -> None:
-    if version == 4:
-        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-
-
 def _datagram_socket(version: int) -> socket.socket:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -170,54 +142,34 @@ def _datagram_as(source: tuple[str, int], where: tuple[str, int], version: int) 
     """As somebody else, from this very port, which is not shared: UDP would not check the whole 4-tuple."""
     sock = _datagram_socket(version)
     try:
-        _be_transparent(sock, version)
+        if version == 4:
+            sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
         sock.bind(source)
         sock.connect(where)
     except OSError as error:
         sock.close()
-        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+        if error.errno in TAKEN:
             return None
         raise
     return sock
 
 
-def _dial_as(source: Where, where: Where, version: int, early: bool) -> int | None:
-    """Dial as somebody else, from this very port; None where the port or the 4-tuple is taken."""
-    sock = Socket(FAMILIES[version], STREAM)
-    try:
-        if version == 4:
-            sock.setsockopt(SOL_IP, IP_TRANSPARENT, 1)
-        else:
-            sock.setsockopt(IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-        # Two connections to different endpoints may share a port: connect(2) checks the whole 4-tuple.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        sock.bind(source)
-        return _connect(sock, where, early)
-    except OSError as error:
-        sock.close()
-        if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
-            return None
-        raise
-
-
-def _dial_from(source: object | None, where: Where, version: int, early: bool) -> int:
+def _dial_from(source: IPAddress | None, where: Where, early: bool) -> int:
     """Dial as the node; named, since the kernel's choice towards a veth may be any address of the host."""
-    sock = Socket(FAMILIES[version], STREAM)
+    family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+    sock = socket.SocketType(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         if source is not None and not where[0].startswith("127.") and where[0] != "::1":
-            sock.setsockopt(SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((str(source), 0))
-        return _connect(sock, where, early)
+        if early:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # as in ``dial_as``
+        failure = sock.connect_ex(where)
+        if failure not in (errno.EINPROGRESS, 0):
+            raise OSError(failure, "connect")
+        return sock.detach()
     except OSError:
         sock.close()
         raise
-
-
-def _connect(sock: Socket, where: Where, early: bool) -> int:
-    if early:
-        # tcp(7). Of the handshake only: the kernel begins anew with quick acknowledgements once it is over.
-        sock.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0)
-    failure = sock.connect_ex(where)
-    if failure not in CONNECTING:
-        raise OSError(failure, "connect")
-    return sock.detach()

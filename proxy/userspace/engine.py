@@ -7,34 +7,42 @@ whose address, how long to wait), and a connection that fails here is what users
 import asyncio
 import errno
 import logging
-import socket
+import os
 from collections.abc import Iterator, Sequence
 from select import EPOLLIN
 from time import monotonic
+from typing import Final
 
 from proxy.balance import Ejections
+from proxy.userspace import sockets
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
 from proxy.userspace.ledger import Ledger
 from proxy.userspace.lifetimes import Lifetimes
 from proxy.userspace.listeners import Listener
+from proxy.userspace.moving import Mover
 from proxy.userspace.pipes import Pipe
-from proxy.userspace.poller import Poller
+from proxy.userspace.poller import Poller, Watched
 from proxy.userspace.preface import of_accepted
 from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
 from proxy.userspace.sources import Client
-from proxy.userspace.syscalls import Acceptor, read_early
+from proxy.userspace.syscalls import accept, read
 from proxy.userspace.traffic import TIMED_ONE_IN
 
 log = logging.getLogger(__name__)
 
-ACCEPTS = 32  # connections taken from one listener before the others get their turn
-TICK = 0.05  # how often connects that have not been heard of are looked at
+ACCEPTS: Final = 32  # connections taken from one listener before the others get their turn
+TICK: Final = 0.05  # how often connects that have not been heard of are looked at
 RESERVED_DESCRIPTORS = 256  # for pipes, the API connection, files: never spent on new clients
-WAITS = (0.25, 0.5, 1.0, 2.0)  # kube-proxy's userspace mode waited as long for a first, second, ... endpoint
+WAITS: Final = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+)  # kube-proxy's userspace mode waited as long for a first, second, ... endpoint
 # Errors of a connect that another endpoint may not have.
-TRY_ANOTHER = frozenset(
+TRY_ANOTHER: Final = frozenset(
     {
         errno.ECONNREFUSED,
         errno.EHOSTUNREACH,
@@ -48,10 +56,10 @@ TRY_ANOTHER = frozenset(
 )
 
 
-class Door:
+class Door(Watched):
     """A listener as the poller sees it."""
 
-    __slots__ = ("engine", "fd", "listener", "mask")
+    __slots__ = ("engine", "listener")
 
     def __init__(self, engine: "Engine", listener: Listener) -> None:
         self.engine = engine
@@ -75,8 +83,8 @@ class Engine:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.poller = poller
-        self._acceptor = Acceptor()
-        self.relay = Relay(self.poller, self._refused, ledger)
+        self.relay = Relay(poller, ledger)
+        self._mover = Mover(self.relay, poller, self._refused)
         self.lifetimes = Lifetimes(self.relay, self.flows)
         self._dialer = dialer
         self._ejections = ejections
@@ -165,9 +173,7 @@ class Engine:
         now = monotonic()
         for _ in range(ACCEPTS):
             try:
-                fd, address = self._acceptor.accept(listener.fd)
-            except BlockingIOError:
-                return
+                accepted = accept(listener.fd)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     self._pause(error.strerror or "no resources")
@@ -176,6 +182,9 @@ class Engine:
                     self.remove(listener)
                     return
                 continue  # accept(2): a client that has gone already is its own affair
+            if accepted is None:
+                return
+            fd, address = accepted
             self._serve(listener, fd, self._dialer.client_at(address), now)
 
     def serve_accepted(self, listener: Listener, fd: int, client: str) -> None:
@@ -187,7 +196,8 @@ class Engine:
         choice = listener.inside if client.inside else listener.outside
         if not choice.endpoints or (target.allowed and not listener.admits(client.address)):
             traffic.reject("source_range" if choice.endpoints else "no_endpoints")
-            _reset(fd)
+            sockets.reset_at_close(fd)
+            os.close(fd)
             return
         first = listener.first(choice, client.text, now)
         flow = Flow(listener, client, choice, first, now + self._deadline)
@@ -198,7 +208,7 @@ class Engine:
         if target.max_age is not None:
             self.lifetimes.limit(flow, target.max_age, now)
         if not target.proxy_protocol:
-            self._dial(flow, now, read_early(fd))
+            self._dial(flow, now, _early(fd))
         elif self._preface(flow, fd):
             self._dial(flow, now)
 
@@ -235,9 +245,10 @@ class Engine:
         ``early``: what the client has sent already; it goes to the endpoint at once.
         """
         listener, choice = flow.listener, flow.choice
+        target = listener.target
         failure = 0
         while True:
-            count = len(choice.endpoints)
+            count = len(choice.places)
             if not count or (failure and flow.tried >= count):
                 self._give_up(flow, "unreachable" if count else "no_endpoints")
                 return
@@ -247,21 +258,20 @@ class Engine:
                 turn += flow.tried
             if turn >= count:
                 turn %= count
-            endpoint, where = choice.endpoints[turn], choice.where[turn]
+            place = choice.places[turn]
             flow.tried += 1
-            flow.endpoint, flow.where = endpoint, where
-            keep = listener.target.keep_outside_address
+            flow.endpoint, flow.where = place.endpoint, place.where
             try:
-                fd = self._dialer.dial(flow.client, endpoint, where, keep, early=bool(early))
+                fd = self._dialer.dial(flow.client, place, target.keep_outside_address, early != b"")
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
-                self._ejections.fail(where, now)
+                self._ejections.fail(place.where, now)
                 if failure not in TRY_ANOTHER:
                     self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
                     return
-        if listener.target.affinity is not None:
-            listener.affinity.remember(flow.client.text, endpoint, now + listener.target.affinity)
+        if target.affinity is not None:
+            listener.affinity.remember(flow.client.text, place.endpoint, now + target.affinity)
         if listener.load is not None:
             flow.count_in(listener.load)
         flow.check_at = now + (WAITS[0] if flow.tried == 1 else WAITS[min(flow.tried, len(WAITS)) - 1])
@@ -271,7 +281,7 @@ class Engine:
         self.relay.attach(flow, fd)
         if early:
             assert flow.client_side is not None
-            self.relay.read(flow.client_side, 0, early)
+            self._mover.read(flow.client_side, 0, early)
 
     def _refused(self, flow: Flow, failure: int) -> bool:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""
@@ -307,7 +317,7 @@ class Engine:
 
     def _overdue(self, flow: Flow, now: float) -> None:
         side = flow.endpoint_side
-        if side is not None and _is_connected(side.fd):
+        if side is not None and sockets.is_connected(side.fd):
             self.relay.connected(flow)
             self.relay.settle(flow)
             self._ejections.succeed(flow.where)
@@ -325,17 +335,9 @@ class Engine:
         self.relay.reset(flow)
 
 
-def _is_connected(fd: int) -> bool:
-    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+def _early(client: int) -> bytes:
+    """What a client has sent by the time it is accepted; nothing where that is nothing, or no more."""
     try:
-        sock.getpeername()
+        return read(client) or b""
     except OSError:
-        return False
-    finally:
-        sock.detach()
-    return True
-
-
-def _reset(fd: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        return b""

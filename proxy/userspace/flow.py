@@ -4,72 +4,60 @@ Why so little: no byte stays in user space past a turn of the loop, so this, and
 descriptors, is all there is of a flow. ``relaying`` moves its bytes.
 """
 
-from select import EPOLLERR, EPOLLOUT, EPOLLPRI
-from typing import Protocol
+from typing import Final
 
-from proxy.balance import Affinity, Where
-from proxy.model import Endpoint, Frontend, Target
-from proxy.userspace.listeners import Choice
+from proxy.balance import Where
+from proxy.model import Endpoint
+from proxy.userspace.listeners import Choice, Origin
 from proxy.userspace.pipes import Pipe
-from proxy.userspace.relay import Half
+from proxy.userspace.poller import Watched
+from proxy.userspace.relay import ERR, FLOWING, OUT, PRI, Half
 from proxy.userspace.sources import Client
-from proxy.userspace.traffic import Traffic
 
-FLOWING = Half.FLOWING
-RARE = EPOLLOUT | EPOLLERR | EPOLLPRI
+RARE: Final = OUT | ERR | PRI
 
 
-class Owner(Protocol):
+class Owner:
     """Whoever moves the bytes of a side."""
 
     def ready(self, side: "Side", events: int) -> None:
         """Handle epoll events of this side's socket."""
-        ...
+        raise NotImplementedError
 
-    def read(self, side: "Side", events: int) -> None:
+    def read(self, side: "Side", events: int, early: bytes = b"") -> None:
         """Move what there is to read."""
-        ...
+        raise NotImplementedError
 
-    def reset(self, flow: "Flow") -> None:
-        """End a flow by RST in both directions."""
-        ...
-
-
-class Origin(Protocol):
-    """The frontend by which a flow came: a ``Listener``, or what is known of another process's."""
-
-    frontend: Frontend
-    target: Target
-    traffic: Traffic
-    affinity: Affinity
-    load: dict[Where, int] | None
+    def broken(self, flow: "Flow") -> None:
+        """Handling an event of the flow raised: end it."""
+        raise NotImplementedError
 
 
-class Side:
+class Side(Watched):
     """One socket of a flow, and the direction that is read from it. ``pipe`` holds that direction's bytes."""
 
-    __slots__ = ("credit", "fd", "flow", "half", "mask", "peer", "pipe", "relay")
+    __slots__ = ("credit", "flow", "half", "owner", "peer", "pipe")
 
-    def __init__(self, fd: int, flow: "Flow", relay: Owner) -> None:
+    def __init__(self, fd: int, flow: "Flow", owner: Owner) -> None:
         self.fd = fd
+        self.mask = -1
         self.flow = flow
-        self.relay = relay
+        self.owner = owner
         self.peer: Side | None = None
-        self.half = FLOWING
+        self.half: Half = FLOWING
         self.pipe: Pipe | None = None
         self.credit = 0
-        self.mask = -1
 
     def ready(self, events: int) -> None:
         """Events of this socket; nearly always it is one thing, that there is something to read."""
         if events & RARE:
-            self.relay.ready(self, events)
+            self.owner.ready(self, events)
         elif self.half is FLOWING:
-            self.relay.read(self, events)
+            self.owner.read(self, events)
 
     def broken(self) -> None:
         """A bug of ours met this flow: it ends, the others go on."""
-        self.relay.reset(self.flow)
+        self.owner.broken(self.flow)
 
 
 class Flow:
@@ -116,6 +104,10 @@ class Flow:
         self.deadline = deadline
         self.client_side: Side | None = None
         self.endpoint_side: Side | None = None
+
+    def sides(self) -> list[Side]:
+        """The client's and the endpoint's, as far as they are there."""
+        return [side for side in (self.client_side, self.endpoint_side) if side is not None]
 
     def count_in(self, load: dict[Where, int]) -> None:
         """Count the flow at its endpoint."""

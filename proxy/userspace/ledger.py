@@ -7,9 +7,10 @@ that was killed (``workers.recovery``), and the stores cost next to nothing.
 
 import mmap
 import resource
+from typing import Final
 
 MOST = 1 << 20  # descriptors: the kernel's own default for fs.nr_open
-LINK = 1 << 31
+LINK: Final = 1 << 31
 
 
 class Ledger:

@@ -7,12 +7,11 @@ connection at all; so both are for those who ask (annotations of the Service).
 
 import asyncio
 import random
-import socket
-import struct
 from collections.abc import Callable, Iterator
 from time import monotonic
 
 from proxy.model import Endpoint, Frontend, IPAddress, Target
+from proxy.userspace import sockets
 from proxy.userspace.flow import Flow, Side
 from proxy.userspace.relaying import Relay
 
@@ -20,8 +19,6 @@ JITTER = 0.1  # of the age, either way: what began together must not end togethe
 SWEEP = 1.0  # seconds between two looks at the connections that have an age
 QUIET = 1000  # milliseconds without a byte either way
 GRACE = 30.0  # seconds over age that a connection may go on for a quiet moment
-INFO_SIZE = 60
-LAST_SENT, LAST_RECEIVED = 44, 52  # tcpi_last_data_sent, tcpi_last_data_recv (linux/tcp.h), milliseconds
 
 At = tuple[IPAddress, int]
 
@@ -104,12 +101,4 @@ def _is_quiet(flow: Flow) -> bool:
 
 
 def _rests(side: Side) -> bool:
-    if side.pipe is not None and side.pipe.held:
-        return False
-    sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, side.fd)
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_SIZE)
-    finally:
-        sock.detach()
-    last: list[int] = [struct.unpack_from("I", info, at)[0] for at in (LAST_SENT, LAST_RECEIVED)]
-    return min(last) >= QUIET
+    return not (side.pipe is not None and side.pipe.held) and sockets.silent_for(side.fd) >= QUIET

@@ -20,37 +20,55 @@ SO_ACCEPTCONN = 30
 V6_ONLY = 1
 
 
-class Choice:
-    """One pool's endpoints, in text as well (turning addresses into text costs more than a system call)."""
+class Place:
+    """One endpoint in the forms that dialling takes: making them costs more than a system call."""
 
-    __slots__ = ("endpoints", "turns", "where")
+    __slots__ = ("endpoint", "packed", "where")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.packed = endpoint.address.packed
+        self.where: Where = (str(endpoint.address), endpoint.port)
+
+
+class Choice:
+    """One pool's endpoints, and whose turn it is."""
+
+    __slots__ = ("endpoints", "places", "turns", "where")
 
     def __init__(self) -> None:
         self.endpoints: Sequence[Endpoint] = ()
-        self.where: Sequence[tuple[str, int]] = ()
+        self.places: list[Place] = []
+        self.where: list[Where] = []
         self.turns = RoundRobin()
 
     def point_at(self, endpoints: Sequence[Endpoint]) -> None:
         """Serve from these from now on; whose turn it was is kept."""
         self.endpoints = endpoints
-        self.where = [(str(endpoint.address), endpoint.port) for endpoint in endpoints]
+        self.places = [Place(endpoint) for endpoint in endpoints]
+        self.where = [place.where for place in self.places]
 
 
-class Listener:
-    """A frontend's open socket, its target in a form made for picking, and its counters."""
+class Origin:
+    """The frontend by which flows came, and what is counted there.
 
-    __slots__ = (
-        "affinity",
-        "ejections",
-        "fd",
-        "frontend",
-        "inside",
-        "load",
-        "outside",
-        "sock",
-        "target",
-        "traffic",
-    )
+    A ``Listener``; or what is known of the listener of another process, by which flows came that are here now.
+    """
+
+    __slots__ = ("affinity", "frontend", "load", "target", "traffic")
+
+    def __init__(self, frontend: Frontend, target: Target, traffic: Traffic, affinity: Affinity) -> None:
+        self.frontend = frontend
+        self.target = target
+        self.traffic = traffic
+        self.affinity = affinity
+        self.load: dict[Where, int] | None = None
+
+
+class Listener(Origin):
+    """A frontend's open socket, and its target in a form made for picking."""
+
+    __slots__ = ("ejections", "fd", "inside", "outside", "sock")
 
     def __init__(
         self,
@@ -61,13 +79,10 @@ class Listener:
         affinity: Affinity,
         ejections: Ejections,
     ) -> None:
-        self.frontend = frontend
+        super().__init__(frontend, target, traffic, affinity)
         self.sock = sock
         self.fd = sock.fileno()
-        self.traffic = traffic
-        self.affinity = affinity
         self.ejections = ejections
-        self.load: dict[Where, int] | None = None
         self.inside, self.outside = Choice(), Choice()
         self.point_at(target)
 

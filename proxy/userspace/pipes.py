@@ -7,12 +7,13 @@ the ledger, by the socket whose bytes it holds.
 import fcntl
 import os
 from contextlib import suppress
+from typing import Final
 
 from proxy.userspace.ledger import LINK, Ledger
 
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ; fcntl(2)
-PIPE_BYTES = 256 * 1024
-KEPT = 64
+PIPE_BYTES: Final = 256 * 1024
+KEPT: Final = 64
 
 
 class Pipe:

@@ -8,28 +8,30 @@ number is never used again while events for its former owner are still to be han
 import logging
 import os
 import select
-from typing import Protocol
+from typing import Final
 
 log = logging.getLogger(__name__)
 
 
-class Watched(Protocol):
+class Watched:
     """What stands behind a descriptor. ``mask`` is what epoll watches for; below zero: not registered."""
+
+    __slots__ = ("fd", "mask")
 
     fd: int
     mask: int
 
     def ready(self, events: int) -> None:
         """Handle epoll events."""
-        ...
+        raise NotImplementedError
 
     def broken(self) -> None:
         """Handling them raised: end what they belong to, or it is all that happens from now on."""
-        ...
+        raise NotImplementedError
 
 
-BATCH = 256
-POLLS = 8  # batches handled before the event loop gets its turn
+BATCH: Final = 256
+POLLS: Final = 8  # batches handled before the event loop gets its turn
 
 
 class Poller:

@@ -12,9 +12,14 @@ The laws:
 """
 
 from enum import IntEnum
-from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from select import EPOLLERR, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from typing import Final
 
-READING = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLET
+ERR: Final = EPOLLERR
+OUT: Final = EPOLLOUT
+PRI: Final = EPOLLPRI
+RDHUP: Final = EPOLLRDHUP
+READING: Final = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLET
 
 
 class Half(IntEnum):
@@ -24,6 +29,10 @@ class Half(IntEnum):
     HELD = 1  # bytes wait in the pipe for the sink
     HELD_LAST = 2  # as HELD (the pipe may be empty), and the source has ended
     ENDED = 3  # everything and the FIN were passed on
+
+
+FLOWING: Final = Half.FLOWING  # by these names for what happens to every message: an enum's are looked up
+ENDED: Final = Half.ENDED
 
 
 class Event(IntEnum):

@@ -21,6 +21,7 @@ class Client:
 
     address: IPAddress
     text: str
+    packed: bytes
     inside: bool
     local_pod: bool
     own: bool
@@ -33,7 +34,8 @@ def classify(text: str, node: NodeFacts) -> Client:
     own = address.is_loopback or address in node.addresses
     pod = within(address, node.cluster_cidrs)
     local_pod = within(address, node.pod_cidrs)
-    return Client(address, text, inside=own or pod or local_pod, local_pod=local_pod and not own, own=own)
+    inside = own or pod or local_pod
+    return Client(address, text, address.packed, inside, local_pod and not own, own)
 
 
 def keeps_address(client: Client, endpoint: Endpoint, keep_outside: bool, pods: Iterable[IPNetwork]) -> bool:

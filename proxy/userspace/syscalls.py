@@ -1,14 +1,21 @@
-"""Two system calls on bare descriptors, which Python offers on socket objects only.
+"""The system calls that every connection takes, on bare descriptors, which Python offers on socket objects only.
 
-Why: making such an object around a descriptor costs a getsockname(2) each time, and accept(2) through one
-costs an ioctl(2) and the peer's address as text; together 4 of the 26 calls that a short connection takes.
-Neither call blocks, so the interpreter's lock is kept.
+Why: making such an object around a descriptor costs a getsockname(2) each time, and accept(2) through one costs an
+ioctl(2) and the peer's address as text. ``syscalls.c`` is the same without any object, and is what runs where it was
+compiled; a contract test holds both to one meaning. No call blocks, so the interpreter's lock is kept.
 """
 
 import ctypes
 import errno
 import os
 import socket
+import sys
+from ipaddress import ip_address
+from typing import Final
+
+CHUNK: Final = 32 * 1024  # one read; it fits into a pipe of the default size
+IP_TRANSPARENT = 19  # ip(7)
+IPV6_TRANSPARENT = 75  # linux/in6.h
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _shutdown = _libc.shutdown
@@ -17,53 +24,80 @@ _accept4 = _libc.accept4
 _accept4.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
 _send = _libc.send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
-_recv = _libc.recv
-_recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = ctypes.c_ssize_t
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-_FIRST_SIZE = 4096
-_FIRST = ctypes.create_string_buffer(_FIRST_SIZE)
 _SIZE = 28  # struct sockaddr_in6; a sockaddr_in is shorter
+_PEER = ctypes.create_string_buffer(_SIZE)
+_LENGTH = ctypes.c_uint32(_SIZE)
+_CONNECTING = (errno.EINPROGRESS, 0)
+# The kernel's own type: the class around it in the socket module costs a microsecond more a socket.
+_Socket = socket.SocketType
+
+
+def accept(listener: int) -> tuple[int, bytes] | None:
+    """A client's non-blocking socket and its packed address; None where nobody waits. Raises OSError."""
+    _LENGTH.value = _SIZE
+    fd = _accept4(listener, _PEER, ctypes.addressof(_LENGTH), _FLAGS)
+    if fd < 0:
+        number = ctypes.get_errno()
+        if number == errno.EAGAIN:
+            return None
+        raise OSError(number, os.strerror(number))
+    family = int.from_bytes(_PEER.raw[:2], sys.byteorder)  # sa_family_t
+    return fd, _PEER.raw[4:8] if family == socket.AF_INET else _PEER.raw[8:24]
+
+
+def dial_as(source: bytes, source_port: int, address: bytes, port: int, early: bool) -> int:
+    """A non-blocking socket that is connecting from somebody else's address and this very port. Raises OSError.
+
+    Addresses are packed. ``early``: data follows at once, and carries the handshake's last acknowledgement.
+    """
+    family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
+    sock = _Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        # Two connections to different endpoints may share a port: connect(2) checks the whole 4-tuple.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((str(ip_address(source)), source_port))
+        if early:
+            # tcp(7). Of the handshake only: the kernel begins anew with quick acknowledgements once it is over.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        failure = sock.connect_ex((str(ip_address(address)), port))
+        if failure not in _CONNECTING:
+            raise OSError(failure, os.strerror(failure))
+    except OSError:
+        sock.close()
+        raise
+    return sock.detach()
+
+
+def read(fd: int) -> bytes | None:
+    """What there is to read, ``CHUNK`` bytes at most; b"" at the end, None where nothing is. Raises OSError."""
+    try:
+        return os.read(fd, CHUNK)
+    except BlockingIOError:
+        return None
+
+
+def write(fd: int, data: bytes, last: bool) -> int:
+    """How much of it was taken. ``last``: a FIN follows at once, in the same packet. Raises OSError."""
+    if last:
+        sent: int = _send(fd, data, len(data), socket.MSG_MORE)
+        if sent >= 0:
+            return sent
+        number = ctypes.get_errno()
+        if number == errno.EAGAIN:
+            return 0
+        raise OSError(number, os.strerror(number))
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
 
 
 def end_writing(fd: int) -> None:
     """shutdown(2) for writing; a peer that has gone already is told nothing."""
     _shutdown(fd, socket.SHUT_WR)
-
-
-def send_more(fd: int, data: bytes) -> int:
-    """send(2) of what a FIN will follow at once, in the same packet. Raises OSError."""
-    sent: int = _send(fd, data, len(data), socket.MSG_MORE)
-    if sent < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return sent
-
-
-def read_early(fd: int) -> bytes:
-    """What a client has sent by the time it is accepted; nothing where that is nothing, or no more."""
-    size: int = _recv(fd, _FIRST, _FIRST_SIZE, 0)
-    return ctypes.string_at(_FIRST, size) if size > 0 else b""
-
-
-class Acceptor:
-    """accept4(2) into one buffer."""
-
-    __slots__ = ("_address", "_length", "_view")
-
-    def __init__(self) -> None:
-        buffer = ctypes.create_string_buffer(_SIZE)
-        self._view = memoryview(buffer).cast("B")
-        self._address = ctypes.addressof(buffer)
-        self._length = ctypes.c_uint32(_SIZE)
-
-    def accept(self, listener: int) -> tuple[int, bytes]:
-        """A client's non-blocking socket and its packed address. Raises OSError."""
-        self._length.value = _SIZE
-        fd = _accept4(listener, self._address, ctypes.addressof(self._length), _FLAGS)
-        if fd < 0:
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.EWOULDBLOCK):
-                raise BlockingIOError
-            raise OSError(number, os.strerror(number))
-        view = self._view
-        return fd, bytes(view[4:8] if view[0] == socket.AF_INET else view[8:24])

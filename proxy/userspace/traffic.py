@@ -5,6 +5,7 @@ the relay's own work. A collector reads these numbers when somebody asks (``prox
 """
 
 from bisect import bisect_left
+from typing import Final
 
 from proxy.model import Protocol, ServicePort
 
@@ -29,7 +30,7 @@ CONNECT_BUCKETS = (
     5.0,
 )
 # Timing a connection costs two system calls more, so one in this many is timed, beginning with the first.
-TIMED_ONE_IN = 8
+TIMED_ONE_IN: Final = 8
 
 
 class Traffic:

@@ -12,7 +12,7 @@ from itertools import chain
 from time import monotonic
 from typing import Any
 
-from proxy.balance import Affinity, Ejections, Where
+from proxy.balance import Affinity, Ejections
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target, joined
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
 from proxy.userspace.describe import describe_flows
@@ -20,7 +20,7 @@ from proxy.userspace.dialing import Dialer
 from proxy.userspace.engine import Engine
 from proxy.userspace.flow import Flow
 from proxy.userspace.ledger import Ledger
-from proxy.userspace.listeners import Choice, Listener
+from proxy.userspace.listeners import Choice, Listener, Origin
 from proxy.userspace.poller import Poller
 from proxy.userspace.traffic import Traffic, TrafficKey
 
@@ -47,7 +47,7 @@ class Worker:
         self._listeners: dict[Frontend, Listener] = {}
         self._affinity: dict[ServicePort, Affinity] = {}
         self._ended: set[TrafficKey] = set()
-        self._formers: dict[tuple[Frontend, ServicePort], Former] = {}
+        self._formers: dict[tuple[Frontend, ServicePort], Origin] = {}
         self.traffic: dict[TrafficKey, Traffic] = {}
 
     # -- what to serve ---------------------------------------------------------------------------------
@@ -149,7 +149,12 @@ class Worker:
         """A flow that another process began, connected to its endpoint."""
         former = self._formers.get((frontend, service))
         if former is None:
-            former = Former(frontend, service, self.traffic_for(service, frontend.protocol))
+            former = Origin(
+                frontend,
+                Target(service, Pool(), Pool()),
+                self.traffic_for(service, frontend.protocol),
+                Affinity(most=0),
+            )
             self._formers[frontend, service] = former
         flow = Flow(former, self.dialer.client(client), Choice(), 0, 0.0)
         flow.endpoint, flow.tried, flow.connected = endpoint, 1, True
@@ -183,16 +188,3 @@ class Worker:
 
     def _mover_of(self, frontend: Frontend) -> Engine | Datagrams:
         return self.datagrams if frontend.protocol is Protocol.UDP else self.engine
-
-
-class Former:
-    """The frontend by which a flow came in a process before this one."""
-
-    __slots__ = ("affinity", "frontend", "load", "target", "traffic")
-
-    def __init__(self, frontend: Frontend, service: ServicePort, traffic: Traffic) -> None:
-        self.load: dict[Where, int] | None = None
-        self.frontend = frontend
-        self.target = Target(service, Pool(), Pool())
-        self.traffic = traffic
-        self.affinity = Affinity(most=0)

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from proxy.model import Endpoint, Frontend, IPAddress, Protocol
-from proxy.userspace.relaying import RESET
+from proxy.userspace.sockets import RESET
 from proxy.userspace.workers.reckoning import Side
 
 UNREAD, UNSENT = 0x541B, 0x5411  # SIOCINQ (also FIONREAD of a pipe), SIOCOUTQ: tcp(7)

@@ -18,10 +18,12 @@ from time import monotonic
 
 from proxy.model import Protocol, ServicePort
 from proxy.userspace.flow import Flow
+from proxy.userspace.listeners import Listener
 from proxy.userspace.pipes import Pipe
+from proxy.userspace.poller import Watched
 from proxy.userspace.relay import READING
 from proxy.userspace.takeover import Takeover
-from proxy.userspace.worker import Former, Worker
+from proxy.userspace.worker import Worker
 from proxy.userspace.workers import descriptors
 from proxy.userspace.workers.reckoning import outcome
 
@@ -135,7 +137,7 @@ class Recovery:
 
     def _place(self, flow: Flow) -> None:
         listener = self._worker.served(flow.listener.frontend)
-        if listener is not None and flow.open and isinstance(flow.listener, Former):
+        if listener is not None and flow.open and not isinstance(flow.listener, Listener):
             flow.traffic.active -= 1
             flow.listener, flow.traffic = listener, listener.traffic
             flow.traffic.active += 1
@@ -172,10 +174,10 @@ class Recovery:
                 os.close(fd)  # both directions were over; this passes the last FIN on
 
 
-class Waiting:
+class Waiting(Watched):
     """A socket of a connection that nobody has looked at yet: whatever happens there, somebody does."""
 
-    __slots__ = ("_client", "_recovery", "fd", "mask")
+    __slots__ = ("_client", "_recovery")
 
     def __init__(self, recovery: Recovery, client: int, fd: int) -> None:
         self._recovery = recovery
