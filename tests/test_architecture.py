@@ -100,6 +100,7 @@ PURE = (
     "controlplane/controllers/workloads/rollout.py",
     "controlplane/controllers/services/slices.py",
     "netplane/bench/plot.py",
+    "netplane/debug/ailments.py",
     "netplane/debug/balancers.py",
     "netplane/debug/eyes.py",
     "netplane/debug/hops.py",

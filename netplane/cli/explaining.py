@@ -23,7 +23,7 @@ def explain(
         where = spawn.on_nodes(spec)
         access = Kubeconfig.load(place.outside_kubeconfig(spec.directory))
     else:
-        where = places.only_here(_own_name(root))
+        where = places.only_here(own_name(root))
         access = Kubeconfig.load(kubeconfig or Paths(root).kubeconfig("admin"))
     return asyncio.run(_explain(access, where, source, target, probe))
 
@@ -35,7 +35,7 @@ async def _explain(
         return await explaining.run(source, target, client=client, spawn=where, probe=probe)
 
 
-def _own_name(root: Path) -> str:
+def own_name(root: Path) -> str:
     """The name under which this machine is a node."""
     from netplane.machine.setup import read_settings
 

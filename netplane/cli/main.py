@@ -31,6 +31,7 @@ COMMANDS = {
     "cni": "cni",
     "lab": "lab",
     "explain": "look",
+    "doctor": "doctor",
     "services": "look",
     "endpoints": "look",
     "flows": "look",
