@@ -35,6 +35,7 @@ COMMANDS = {
     "services": "look",
     "endpoints": "look",
     "flows": "look",
+    "top": "top",
     "status": "look",
     "sync": "change",
     "mode": "change",

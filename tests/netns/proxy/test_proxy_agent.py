@@ -69,6 +69,31 @@ def test_a_sync_by_command_mends_the_kernel_and_says_what(world, api, supervisor
     assert "Is `netplane proxy` running?" in found.stderr
 
 
+def test_what_services_carry_is_told_by_command(world, api, supervisor) -> None:
+    eventually(lambda: visit(world))
+    with world.connect("client", "10.96.0.10", 80) as sock, sock.makefile("rb") as stream:
+        stream.readline()
+        command = [
+            sys.executable,
+            "-m",
+            "netplane",
+            "top",
+            "--root",
+            str(supervisor.root),
+            "--seconds",
+            "0.1",
+        ]
+
+        def top() -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*command, "-o", "json"], capture_output=True, text=True, timeout=30)
+
+        found = world.run("n1", top)  # the metrics are on the node's own loopback
+        assert found.returncode == 0, found.stderr
+        assert [(row["service"], row["active"]) for row in json.loads(found.stdout)] == [
+            ("default/web:80/tcp", 1)
+        ]
+
+
 def test_change_to_listener_in_under_100_ms(world, api, supervisor) -> None:
     """API write → listener open, ten times; the median is what the issue bounds."""
     eventually(lambda: visit(world))

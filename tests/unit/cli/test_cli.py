@@ -37,7 +37,7 @@ def test_every_command_has_help_with_an_example_of_itself(words, command, capsys
 
 CONTRACT = (
     """up supervise controlplane node proxy dns cni uninstall lab explain services endpoints flows status"""
-    """ sync flush mode bench doctor"""
+    """ sync flush mode bench doctor top"""
 )
 LAB = "up down status kubeconfig exec kill start demo"
 
