@@ -182,7 +182,7 @@ SEC("tc") int np_to_pod(struct __sk_buff *skb) {
     __u64 *seen = bpf_map_lookup_elem(&translated, &flow);
     if (seen) {
         *seen = now;
-    } else if (bpf_map_update_elem(&translated, &flow, &now, BPF_ANY) < 0) {
+    } else if (bpf_map_update_elem(&translated, &flow, &now, BPF_ANY)) { /* before Linux 6.4 the sign may be lost */
         __u32 at = MISSED;
         __u64 *missed = bpf_map_lookup_elem(&overflow, &at);
         if (missed) __sync_fetch_and_add(missed, 1);

@@ -378,6 +378,8 @@ def test_with_every_process_dead_it_goes_on(world, place, start, unhooked) -> No
 def test_a_full_map_leads_everything_to_the_stack_until_there_is_room(
     world, place, start, unhooked, monkeypatch
 ) -> None:
+    for name in ("LOOK_EVERY", "SWEEP_EVERY"):
+        monkeypatch.setattr(shortway, name, 1e9)
     node = start()
     held = bpf.pinned_map(place.paths.bpf_root / f"{programs.PREFIX}{PODS.layout}/translated")
     assert held is not None
