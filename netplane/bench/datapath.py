@@ -40,6 +40,7 @@ from netplane.errors import ConfigError, PeerError
 
 DIRECT, AGAIN, NFTABLES, EBPF, PAST = "direct", "direct again", "nftables", "ebpf", "past the Service"
 LEGACY = "ebpf, legacy host routing"
+TRIES = 3  # of a slice in which nothing got through
 KUBE_IPTABLES, KUBE_NFTABLES = "kube-proxy's iptables", "kube-proxy's nftables"
 # Measure → (the load's kind, parallel connections, unit).
 MEASURES: Mapping[str, tuple[str, int, str]] = {
@@ -154,14 +155,18 @@ def sliced(
 
 
 def _slice(place: Place, subject: Subject, kind: str, seconds: float, parallel: int, into: Figures) -> None:
-    before = _processor(place)
-    count, took, p50, _p99, failures = place.load(kind, subject.address, subject.port, seconds, parallel)
-    if failures:
-        raise PeerError(f"cannot compare: {failures:.0f} connections through {subject.name} failed")
-    used = _processor(place) - before
-    into["rate"].append(count * 8 / 1e9 / took if kind == "bulk" else count / took)
-    into["cpu"].append(used / count * (1e9 if kind == "bulk" else 1e6))
-    into["p50"].append(p50)
+    for _ in range(TRIES):
+        before = _processor(place)
+        count, took, p50, _p99, failures = place.load(kind, subject.address, subject.port, seconds, parallel)
+        used = _processor(place) - before
+        if failures:
+            raise PeerError(f"cannot compare: {failures:.0f} connections through {subject.name} failed")
+        if count:  # else the machine was busy with others for all of the slice
+            into["rate"].append(count * 8 / 1e9 / took if kind == "bulk" else count / took)
+            into["cpu"].append(used / count * (1e9 if kind == "bulk" else 1e6))
+            into["p50"].append(p50)
+            return
+    raise PeerError(f"cannot compare: nothing went through {subject.name} in {TRIES} slices of {seconds} s")
 
 
 def _processor(place: Place) -> float:
