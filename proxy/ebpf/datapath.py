@@ -117,7 +117,7 @@ class EbpfDataPath:
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: programs, maps and links stay, and go on forwarding."""
         self._forget()
-        self._short.close()
+        await asyncio.to_thread(self._short.close)
         if not keep:
             await asyncio.to_thread(remove, self._mount, self._pins.directory)
         await self.outside.close(keep=keep)

@@ -2,11 +2,12 @@
 
 The order is everything. A pod is first written into the map as not ready: from then on a program notes whatever
 reaches it by the stack. Then what reached it before is noted, from the kernel's own lists. Only then is it ready, and
-what it sends goes past the stack, but for answers to what was noted. Blocking; one thread at a time.
+what it sends goes past the stack, but for answers to what was noted. Blocking.
 """
 
 import logging
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -32,10 +33,14 @@ log = logging.getLogger(__name__)
 
 
 class ShortWay:
-    """Lives in the node's network namespace; ``directory``: where the pins are, on a BPF file system."""
+    """Lives in the node's network namespace; ``directory``: where the pins are, on a BPF file system.
+
+    One thread at a time: who is told to end while another is at it waits for that one, and is the last.
+    """
 
     def __init__(self, directory: Path, asked: HostRouting = HostRouting.AUTO) -> None:
         self._directory, self._asked = directory, asked
+        self._turn, self._closed = threading.Lock(), False
         self._programs: Programs | None = None
         self._attached: set[int] = set()
         self._generation = -1
@@ -53,6 +58,23 @@ class ShortWay:
 
         What fails leaves packets to the host's stack, and is said once.
         """
+        with self._turn:
+            return [] if self._closed else self._settle()
+
+    def tend(self, changed: bool) -> None:
+        """Call it every second or so, and when links or routes have ``changed``: it does what there is to do."""
+        if changed or _generation() != self._generation or monotonic() - self._looked_at >= LOOK_EVERY:
+            self.settle()
+
+    def close(self) -> None:
+        """Let go; what is attached goes on."""
+        with self._turn:
+            self._closed = True
+            self._let_go()
+
+    # --- parts --------------------------------------------------------------------------------------------
+
+    def _settle(self) -> list[str]:
         lost: list[str] = []
         self._looked_at = monotonic()
         try:
@@ -70,20 +92,6 @@ class ShortWay:
             log.info("between pods of this node, host routing is %s", self.described)
         return lost
 
-    def tend(self, changed: bool) -> None:
-        """Call it every second or so, and when links or routes have ``changed``: it does what there is to do."""
-        if changed or _generation() != self._generation or monotonic() - self._looked_at >= LOOK_EVERY:
-            self.settle()
-
-    def close(self) -> None:
-        """Let go; what is attached goes on."""
-        if self._programs is not None:
-            self._programs.close()
-            self._programs = None
-        self._attached.clear()
-
-    # --- parts --------------------------------------------------------------------------------------------
-
     def _refusal(self) -> str:
         if self._asked is not HostRouting.AUTO:
             return refusal(self._asked, ())
@@ -96,8 +104,14 @@ class ShortWay:
             self._programs = Programs(self._directory)
             self._attached.clear()
 
+    def _let_go(self) -> None:
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+        self._attached.clear()
+
     def _withdraw(self) -> None:
-        self.close()
+        self._let_go()
         programs.remove(self._directory)
 
     def _follow(self) -> list[str]:

@@ -396,7 +396,7 @@ def test_a_full_map_leads_everything_to_the_stack_until_there_is_room(
     assert not is_short(world, lambda: direct(world)), "not all is written down"
     for name in ("LOOK_EVERY", "SWEEP_EVERY"):
         monkeypatch.setattr(shortway, name, 0.0)
-    eventually(lambda: is_short(world, lambda: direct(world)), 20)
+    eventually(lambda: is_short(world, lambda: direct(world)), 60)
     assert not set(made_up) & {key for key, _ in held.items()}
     assert node.datapath.host_routing == "bpf"
     held.close()
