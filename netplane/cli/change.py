@@ -12,7 +12,9 @@ MODES = ("auto", "userspace", "nftables", "ebpf")
 @click.command()
 @root_option
 def sync(root: Path) -> None:
-    """Look now whether this node's kernel forwards as the API wants it, and mend it; every 30 s this is done anyway.
+    """Look now whether the kernel forwards as the API wants it, mend it, and say what that changed.
+
+    The proxy looks every 30 s by itself.
 
     \b
     Example:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from netplane.cli.main import root_option
+from netplane.cli.main import Command, root_option
 from netplane.cli.output import output_option, show
 
 COLUMNS = {
@@ -42,6 +42,17 @@ def supervise(context: click.Context, root: Path, config: Path | None) -> None:
         run_daemon("supervise", "netplane.node.supervise.serve", root, config, None, loop="asyncio")
 
 
+def of_root(command: Command) -> Command:
+    """`--root DIR` of a command of the group: there, or before the command."""
+    option = click.option(
+        "--root",
+        type=click.Path(path_type=Path, file_okay=False),
+        callback=lambda context, _parameter, value: value or context.obj,
+        help="Where the node's files are.  [default: what `supervise` was given]",
+    )
+    return option(command)
+
+
 def _ask(root: Path, **request: Any) -> dict[str, Any]:
     from netplane.config import Paths
     from netplane.node.supervise import control as supervisor
@@ -51,7 +62,7 @@ def _ask(root: Path, **request: Any) -> dict[str, Any]:
 
 @supervise.command()
 @output_option
-@click.pass_obj
+@of_root
 def status(root: Path, output: str) -> None:
     """How the daemons are.
 
@@ -67,7 +78,7 @@ def status(root: Path, output: str) -> None:
 
 @supervise.command()
 @click.argument("daemon")
-@click.pass_obj
+@of_root
 def start(root: Path, daemon: str) -> None:
     """Start a daemon that was stopped, or end its back-off.
 
@@ -80,7 +91,7 @@ def start(root: Path, daemon: str) -> None:
 
 @supervise.command()
 @click.argument("daemon")
-@click.pass_obj
+@of_root
 def stop(root: Path, daemon: str) -> None:
     """Stop a daemon and leave it stopped.
 
@@ -93,7 +104,7 @@ def stop(root: Path, daemon: str) -> None:
 
 @supervise.command()
 @click.argument("daemon")
-@click.pass_obj
+@of_root
 def restart(root: Path, daemon: str) -> None:
     """Stop a daemon in order, and start it.
 
@@ -107,7 +118,7 @@ def restart(root: Path, daemon: str) -> None:
 @supervise.command()
 @click.argument("daemon")
 @click.option("--signal", "number", type=int, default=9, show_default=True, help="The signal's number.")
-@click.pass_obj
+@of_root
 def kill(root: Path, daemon: str, number: int) -> None:
     """Send a daemon a signal; the supervisor starts it again if it ends.
 

@@ -120,7 +120,7 @@ def _cni(paths: Paths) -> tuple[bool, str]:
     from cni.client import status as ask
 
     found = ask(paths.root)
-    return found.running, found.reason or f"{sum(found.attachments.values())} attachments"
+    return found.running, found.reason or f"attachments: {sum(found.attachments.values())}"
 
 
 def _proxy(paths: Paths) -> tuple[bool, str]:

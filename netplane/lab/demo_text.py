@@ -75,6 +75,7 @@ def _next_steps(program: str, name: str, kubeconfig: Path) -> str:
   kubectl get pods,services -o wide
   {program} lab exec --name {name} n2 -- ip route
   {program} lab status --name {name}
+  {program} lab exec --name {name} n1 -- netplane doctor
 To remove it:
   {program} lab down --name {name}
 """

@@ -111,6 +111,13 @@ def test_a_lab_that_is_not_there_is_no_reason_to_fail_but_is_said(capsys, monkey
     assert capsys.readouterr().err == "there is no lab dem0, but demo\n"
 
 
+@pytest.mark.parametrize("words", [["--root", "/nowhere", "status"], ["status", "--root", "/nowhere"]])
+def test_the_root_of_a_supervisor_may_come_before_or_after_the_command(words, capsys):
+    assert cli.main(["supervise", *words]) == 1
+    socket = "/nowhere/run/netplane/supervise.sock"
+    assert capsys.readouterr().err == f"netplane: cannot ask {socket} to status: No such file or directory\n"
+
+
 def test_debug_shows_where_an_error_comes_from(monkeypatch):
     monkeypatch.setenv("NETPLANE_DEBUG", "1")
     failing(monkeypatch, NetplaneError("cannot go on"))
