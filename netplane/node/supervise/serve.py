@@ -27,6 +27,7 @@ from netplane.runner import Daemon
 log = logging.getLogger(__name__)
 
 LOOK_AT_LOGS = 2.0
+SOCKET_PATH_BYTES = 107  # struct sockaddr_un, unix(7), less the byte that ends it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,13 @@ def log_file(root: Path, name: str) -> Path:
 async def serve(settings: Settings, daemon: Daemon) -> None:
     """Run the node's daemons until told to stop, then stop them, the last started first."""
     run = Paths(settings.root).run
+    for path in (
+        Paths(settings.root).supervise_socket,
+        *(_notify(run, one.name) for one in settings.daemons),
+    ):
+        if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+            cause = f"{path} is longer than the {SOCKET_PATH_BYTES} bytes that a socket's path may have"
+            raise ConfigError(f"cannot supervise {settings.root}: {cause}", "Choose a shorter --root")
     run.mkdir(parents=True, exist_ok=True)
     lock = _lock(run / "supervise.lock")
     _raise_descriptor_limit()
@@ -149,11 +157,16 @@ def _supervised(
     return Supervised(
         settings,
         log_file=log_file(root, settings.name),
-        notify=Paths(root).run / f"notify-{settings.name}.sock",
+        notify=_notify(Paths(root).run, settings.name),
         inherited=[held for name in settings.listeners for held in inherited[name]],
         environment={"NETPLANE_ROOT": str(root)},
         reaper=reaper,
     )
+
+
+def _notify(run: Path, name: str) -> Path:
+    """Where a daemon says how it is."""
+    return run / f"notify-{name}.sock"
 
 
 def _inherited(daemon: Daemon) -> dict[str, list[Held]]:

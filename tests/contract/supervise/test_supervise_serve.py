@@ -215,6 +215,12 @@ async def test_two_supervisors_on_one_root_are_refused(root):
             await supervise.serve(settings, Daemon("second"))
 
 
+async def test_a_root_too_long_for_sockets_is_named(tmp_path):
+    settings = parse(supervise.Settings, {"root": str(tmp_path / ("x" * 110)), "daemons": []}, "test")
+    with pytest.raises(ConfigError, match=r"is longer than the 107 bytes .* Choose a shorter --root"):
+        await supervise.serve(settings, Daemon("supervise", {}))
+
+
 async def test_a_listener_that_was_not_passed_is_named(root):
     settings = parse(
         supervise.Settings,
