@@ -318,13 +318,13 @@ static void probe(struct sockaddr_in *to, double interval, int parallel) {
     puts("ready");
     fflush(stdout);
     for (int i = 0; i < parallel; i++) due[i] = real() + interval * (i + 1) / parallel;
-    while (!end || (count + failures < sent && real() < end)) {
+    while (!end || (count < sent && failures < parallel && real() < end)) {
         double now = real(), next = now + interval;
         for (int i = 0; i < parallel && !end; i++) {
             if (due[i] <= now) {
                 message.asked = real();
                 sent++;
-                if (write(fds[i], &message, SIZE) != SIZE) failures++;
+                if (write(fds[i], &message, SIZE) != SIZE) due[i] = 1e18; /* it has ended, which a read tells as well */
                 while (due[i] <= now) due[i] += interval;
             }
             if (due[i] < next) next = due[i];
@@ -335,8 +335,8 @@ static void probe(struct sockaddr_in *to, double interval, int parallel) {
         for (int i = 0; i < n; i++) {
             ssize_t got;
             int fd = events[i].data.fd;
-            if (fd == 0) { /* the last ones may take a second to come back */
-                end = real() + 1;
+            if (fd == 0) { /* the last ones may take their time to come back */
+                end = real() + 10;
                 watch(0, 0, EPOLL_CTL_DEL);
                 continue;
             }
@@ -345,12 +345,14 @@ static void probe(struct sockaddr_in *to, double interval, int parallel) {
                 note(up > down ? up : down);
                 if (times[count - 1] > slowest) slowest = times[count - 1];
             }
-            if (got == 0) watch(fd, 0, EPOLL_CTL_DEL);
+            if (got < 0 && errno == EAGAIN) continue;
+            failures++;
+            watch(fd, 0, EPOLL_CTL_DEL);
         }
     }
     qsort(times, count, sizeof *times, by_value);
     printf("%ld %.6f %.1f %.1f %ld\n", count, slowest, times[count / 2] * 1e6, times[(long)(count * 0.99)] * 1e6,
-           sent - count);
+           failures);
 }
 
 int main(int argc, char **argv) {

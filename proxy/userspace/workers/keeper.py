@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 KEEPER, WORKER = b"netplane-keeper", b"netplane-worker"  # as ps(1) shows them
 SHORT_LIFE = 1.0  # seconds; a worker that failed sooner is started again after a pause
 PAUSES = (0.0, 0.05, 0.2, 1.0)  # seconds, by the number of such failures in a row
+PREPARED = 65_536  # descriptors for which there is room from the start: half a MiB of the kernel's memory
 LOST = len(PAUSES)  # so many in a row, and what was left is given up: it may be what they fail of
 
 
@@ -29,6 +30,7 @@ def keep(channel: socket.socket, options: process.Options) -> int:
     """Until a worker has ended in order; the exit status."""
     ledger = Ledger()
     name_process(KEEPER)
+    _make_room(min(ledger.size, PREPARED))
     short, died = 0, time.monotonic()
     while True:
         began = time.monotonic()
@@ -51,6 +53,17 @@ def keep(channel: socket.socket, options: process.Options) -> int:
             lived,
         )
         time.sleep(PAUSES[min(short, LOST - 1)])
+
+
+def _make_room(descriptors: int) -> None:
+    """Let the table of descriptors grow now, while it is not shared.
+
+    When a shared one grows, the kernel waits for all processors to have noticed (expand_fdtable in fs/file.c), and
+    that takes 10 ms or more in the midst of accept(2), in which the worker relays nothing.
+    """
+    last = descriptors - 1
+    os.dup2(0, last)
+    os.close(last)
 
 
 def _is_over(channel: socket.socket) -> bool:

@@ -27,7 +27,7 @@ from proxy.userspace.workers.recovery import Recovery, end_all
 
 log = logging.getLogger(__name__)
 
-YOUNG_OBJECTS = 20_000  # between two runs of the collector: relaying leaves no cycles behind
+COLLECT_CALM, COLLECT = 60.0, 3600.0  # seconds between two runs of the collector, with no flow and with any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def run(proxy: socket.socket, options: Options, ledger: Ledger, died: float, *, 
     ``died``: when there was a worker last, in monotonic seconds. ``forsake``: end what that one has left.
     """
     left = table() - {0, 1, 2, proxy.fileno()}
-    gc.set_threshold(YOUNG_OBJECTS)
+    gc.disable()  # see Service._collect
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_live(proxy, options, ledger, left, died, forsake=forsake))
 
@@ -97,6 +97,7 @@ class Service:
         self._recovery = recovery
         self._tasks = tasks
         self._me = os.getpid()
+        self._collected = monotonic()
         self.over = asyncio.Event()
         self.told_to_stop = False
         self.hold = True
@@ -149,6 +150,7 @@ class Service:
     def _report(self, *, with_traffic: bool) -> Message:
         worker = self._worker
         worker.forget(())  # those whose last flow has ended by now
+        self._collect()
         traffic = encode_traffic(worker.traffic) if with_traffic else None
         return {
             "active": worker.active + self._recovery.waiting,
@@ -158,6 +160,13 @@ class Service:
             "ejected": worker.ejected,
             "traffic": traffic,
         }
+
+    def _collect(self) -> None:
+        """Look for cycles, rarely: relaying leaves none behind, and stands still for 20 ms with 10,000 flows."""
+        waited = monotonic() - self._collected
+        if waited > (COLLECT if self._worker.active else COLLECT_CALM):
+            gc.collect()
+            self._collected = monotonic()
 
     async def _take_time(self, message: Message) -> None:
         if message["op"] == "flows":
