@@ -62,7 +62,8 @@ def up(
     """
     if os.geteuid() != 0:
         raise ConfigError(f"cannot make lab {spec.name}: namespaces need root", "Run it with sudo")
-    with place.locked(spec.directory, wait=0.0) as held:
+    interruption = _Interruption()
+    with _signals(interruption, keep=final), place.locked(spec.directory, wait=0.0) as held:
         if not held:
             raise ConfigError(f"cannot make lab {spec.name}: another command is making or removing it")
         if place.is_alive(spec.directory):
@@ -70,16 +71,16 @@ def up(
                 f"cannot make lab {spec.name}: it is up already",
                 f"netplane lab down --name {spec.name} removes it",
             )
-        with _signals(_interrupt, keep=final):
-            try:
-                _make(spec, say, keep_failed=keep_failed)
-            except BaseException:
-                if keep_failed:
-                    raise
-                with _signals(signal.SIG_IGN):
-                    say("removing what was made")
-                    down.remove(spec.directory)
+        try:
+            interruption.allow()
+            _make(spec, say, keep_failed=keep_failed)
+        except BaseException:
+            if keep_failed:
                 raise
+            with _signals(signal.SIG_IGN):
+                say("removing what was made")
+                down.remove(spec.directory)
+            raise
 
 
 def _clear_remains(spec: LabSpec, say: Say) -> None:
@@ -229,9 +230,26 @@ def _last_failure(machine: Machine, path: Path) -> str:
     return lines[0][:300] if lines and path.stem not in running and path.stem != "supervise" else ""
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM and SIGHUP interrupt as Ctrl-C does: with time to clean up."""
-    raise KeyboardInterrupt
+class _Interruption:
+    """SIGTERM and SIGHUP interrupt as Ctrl-C does: with time to clean up.
+
+    Not before it is allowed: until then something may be there already that nobody would remove.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = False
+        self._came = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self._came = True
+        if self._allowed:
+            raise KeyboardInterrupt
+
+    def allow(self) -> None:
+        """From now on, and if one came before, now. Raises KeyboardInterrupt."""
+        self._allowed = True
+        if self._came:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path, PurePosixPath
 
@@ -97,6 +98,19 @@ def test_interrupted_at_any_moment_nothing_stays(name: str, seconds: float, numb
         lambda: f"nothing left; it said {errors!r}; there is {remains(name, inside)}",
         10,
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_when_no_more_than_its_directory_is_there(name: str, number: int) -> None:
+    """The moment is too short to be met by waiting: the signal comes from within."""
+    program = (
+        "import os; from netplane.cli.main import main; from netplane.lab import place\n"
+        f"place.is_alive = lambda directory: os.kill(os.getpid(), {int(number)}) or False\n"
+        f"raise SystemExit(main(['lab', 'up', '--name', {name!r}, '--nodes', '1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert remains(name) == []
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.2, 2.5])
