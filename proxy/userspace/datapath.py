@@ -190,8 +190,11 @@ class UserspaceDataPath:
         return {f: target for f, target in self._have.items() if f not in self._missing}
 
     async def _ensure_plumbing(self, plan: Plan, *, look: bool) -> list[str]:
+        if not self.plumbed:
+            self._plan = None  # it may be taken away meanwhile, and is looked at anew when it is wanted again
+            return []
         due = look or self._clock() - self._mended_at >= MEND_EVERY
-        if not self.plumbed or (plan is self._plan and not due):
+        if plan is self._plan and not due:
             return []
         done = await asyncio.to_thread(plumbing.ensure, plan)
         self._warnings = tuple(await asyncio.to_thread(plumbing.problems))

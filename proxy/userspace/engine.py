@@ -276,8 +276,7 @@ class Engine:
             flow.count_in(listener.load)
         flow.check_at = now + (WAITS[0] if flow.tried == 1 else WAITS[min(flow.tried, len(WAITS)) - 1])
         self._connecting[flow] = None
-        if self._tick is None:
-            self._tick = self._loop.call_later(TICK, self.check_connecting)
+        self._look_again()
         self.relay.attach(flow, fd)
         if early:
             assert flow.client_side is not None
@@ -310,9 +309,14 @@ class Engine:
             elif now >= flow.check_at:
                 self._overdue(flow, now)
         self.poller.flush()
-        if not self._connecting:
+        if self._connecting:
+            self._look_again()
+        else:
             self._connecting = {}  # one that was ever large stays so
-        elif self._tick is None:
+
+    def _look_again(self) -> None:
+        """Apart: where mypyc has seen it set to None, it takes it for None until the function's end."""
+        if self._tick is None:
             self._tick = self._loop.call_later(TICK, self.check_connecting)
 
     def _overdue(self, flow: Flow, now: float) -> None:

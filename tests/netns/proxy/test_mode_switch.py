@@ -186,6 +186,21 @@ def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, place, before: M
         node.stop()
 
 
+def test_the_relay_is_whole_when_it_is_taken_back(world, quick) -> None:
+    """Its rules went with its last connection, whether or not these Services ask for any of their own."""
+    node = Switching(world, Mode.USERSPACE)
+    try:
+        node.call(node.datapath.sync(snapshot([flows.service("web", "10.96.0.10")], flows.SLICES[:1])))
+        for mode in (Mode.NFTABLES, Mode.USERSPACE):
+            node.switch(mode)
+            world.run("n1", conntrack.forget_where, lambda _flow: True)  # sooner than they end by themselves
+            node.left()
+            assert visit(world, "client", *destination("web"))[1] == flows.ADDRESSES["client"]
+        assert traces(world) == OWN[Mode.USERSPACE]
+    finally:
+        node.stop()
+
+
 def test_a_switch_back_before_the_old_mode_has_left(world, quick, place) -> None:
     node = Switching(world, Mode.NFTABLES, place.paths)
     try:

@@ -259,7 +259,7 @@ def test_a_reader_that_stops_stops_the_sender(world, running, peer) -> None:
     gone(running)
 
 
-def test_endpoints_that_do_not_answer_cost_a_moment(world, running) -> None:
+def test_endpoints_that_do_not_answer_cost_a_moment(world, running, caplog: pytest.LogCaptureFixture) -> None:
     """One refuses, one is on no link, one swallows SYNs; the client sees the fourth, within the deadline."""
     dead = ["10.244.1.99", "192.168.77.99", "web2"]
     slices = [
@@ -285,6 +285,7 @@ def test_endpoints_that_do_not_answer_cost_a_moment(world, running) -> None:
     (traffic,) = running.worker.traffic.values()
     assert traffic.retries >= 8
     assert traffic.rejected == {}
+    assert caplog.records == [], "an error of ours while it looks after connects is logged by the loop"
 
 
 def test_clients_of_a_silent_endpoint_hold_nobody_up(world, running) -> None:
