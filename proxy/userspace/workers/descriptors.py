@@ -31,18 +31,21 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.poll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int)
 
 
-def table() -> set[int]:
-    """All open descriptors of this process, by one call: poll(2) says of which numbers nothing is open."""
+def table() -> tuple[set[int], set[int]]:
+    """All open descriptors of this process, and those at which something waits: poll(2) says both by one call."""
     status = Path("/proc/self/status").read_text()
     size = int(status.partition("FDSize:")[2].split(maxsplit=1)[0])
     size = min(size, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     asked = array("i", bytes(size * POLLFD))
     asked[::2] = array("i", range(size))
+    fields = memoryview(asked).cast("B").cast("h")
+    fields[2::4] = array("h", [select.POLLIN | select.POLLPRI | select.POLLRDHUP]) * size
     if _libc.poll(asked.buffer_info()[0], size, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "poll")
-    answers = memoryview(asked).cast("B").cast("h")[3::4]
-    return {fd for fd, events in enumerate(answers.tolist()) if not events & select.POLLNVAL}
+    answers = fields[3::4].tolist()
+    ready = {fd for fd, events in enumerate(answers) if events and events != select.POLLNVAL}
+    return {fd for fd, events in enumerate(answers) if events != select.POLLNVAL}, ready
 
 
 def reading(fd: int) -> Side:

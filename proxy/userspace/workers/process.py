@@ -23,7 +23,7 @@ from proxy.userspace.workers import channel
 from proxy.userspace.workers.channel import Message
 from proxy.userspace.workers.counts import decode_key, encode_traffic
 from proxy.userspace.workers.descriptors import table
-from proxy.userspace.workers.recovery import Recovery, end_all
+from proxy.userspace.workers.recovery import Left, Recovery, end_all
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +47,19 @@ def run(proxy: socket.socket, options: Options, ledger: Ledger, died: float, *, 
 
     ``died``: when there was a worker last, in monotonic seconds. ``forsake``: end what that one has left.
     """
-    left = table() - {0, 1, 2, proxy.fileno()}
+    found, ready = table()
+    left = Left(found - {0, 1, 2, proxy.fileno()}, ready, died)
     gc.disable()  # see Service._collect
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_live(proxy, options, ledger, left, died, forsake=forsake))
+        runner.run(_live(proxy, options, ledger, left, forsake=forsake))
 
 
-async def _live(
-    proxy: socket.socket, options: Options, ledger: Ledger, left: set[int], died: float, *, forsake: bool
-) -> None:
+async def _live(proxy: socket.socket, options: Options, ledger: Ledger, left: Left, *, forsake: bool) -> None:
     worker = Worker(deadline=options.deadline, ledger=ledger)
     if forsake:
-        end_all(worker, left)
-        left = set()
-    recovery = Recovery(worker, left, died)
+        end_all(worker, left.descriptors)
+        left = Left(set(), set(), left.died)
+    recovery = Recovery(worker, left)
     recovery.begin()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(recovery.go_on())

@@ -9,9 +9,10 @@ from time import monotonic
 
 import pytest
 
+from proxy.userspace.relay import READING
 from proxy.userspace.worker import Worker
-from proxy.userspace.workers import descriptors
-from proxy.userspace.workers.recovery import Recovery, end_all
+from proxy.userspace.workers.descriptors import table
+from proxy.userspace.workers.recovery import Left, Recovery, end_all
 
 
 def with_worker(check: Callable[[Worker], Awaitable[None]]) -> None:
@@ -25,12 +26,26 @@ def with_worker(check: Callable[[Worker], Awaitable[None]]) -> None:
     asyncio.run(go())
 
 
-async def recovered(worker: Worker, left: set[int]) -> Recovery:
+def left_behind(descriptors: set[int]) -> Left:
+    """These, and what waits at them, as the worker before is killed this very moment."""
+    return Left(descriptors, table()[1] & descriptors, monotonic())
+
+
+async def recovered(worker: Worker, descriptors: set[int]) -> Recovery:
     """All that was left has been looked at, in its turn."""
-    recovery = Recovery(worker, left, monotonic())
+    recovery = Recovery(worker, left_behind(descriptors))
     recovery.begin()
     await recovery.go_on()
     return recovery
+
+
+def watched(worker: Worker, descriptors: set[int]) -> int:
+    """The epoll set in which a worker had these."""
+    with select.epoll() as made:
+        for fd in descriptors:
+            made.register(fd, READING)
+        worker.ledger.watch[0] = os.dup(made.fileno())
+    return worker.ledger.watch[0]
 
 
 def relayed(worker: Worker) -> tuple[socket.socket, socket.socket, set[int]]:
@@ -71,11 +86,17 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def test_the_table_is_what_is_open() -> None:
-    found = descriptors.table()
+def test_the_table_is_what_is_open_and_what_waits() -> None:
+    found, _ = table()
     assert all(map(is_open, found)), "a number that is free would soon be somebody else's"
-    with socket.socket() as sock:
-        assert descriptors.table() == found | {sock.fileno()}
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(b"x")
+        more, ready = table()
+        assert more == found | {one.fileno(), other.fileno()}
+        assert ready & {one.fileno(), other.fileno()} == {other.fileno()}
+        one.close()
+        assert other.fileno() in table()[1], "an end waits to be noticed"
 
 
 async def ended(worker: Worker, left: set[int]) -> None:
@@ -108,21 +129,41 @@ def test_whole_flows_go_on_and_a_client_for_whom_nothing_was_done_waits() -> Non
 
 
 def test_a_flow_at_which_something_happens_does_not_wait_for_its_turn() -> None:
+    """At the end of the worker before, or meanwhile: its epoll set, which is still there, tells."""
+
     async def check(worker: Worker) -> None:
-        idle, busy = relayed(worker), relayed(worker)
+        idle, busy, later = relayed(worker), relayed(worker), relayed(worker)
+        flows = idle[2] | busy[2] | later[2]
+        former = watched(worker, flows)
         busy[0].sendall(b"x")
-        recovery = Recovery(worker, idle[2] | busy[2], monotonic())
+        recovery = Recovery(worker, left_behind({former, *flows}))
         recovery.begin()
-        assert (recovery.waiting, worker.active) == (2, 0)
-        worker.engine.poller.dispatch()
-        assert (recovery.waiting, worker.active) == (1, 1)
+        assert (recovery.waiting, worker.active) == (2, 1)
         assert await asyncio.to_thread(busy[1].recv, 1) == b"x"
-        busy[1].sendall(b"y")
-        assert await asyncio.to_thread(busy[0].recv, 1) == b"y"
+        later[1].sendall(b"y")
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(later[0].recv, 1) == b"y"
+        assert (recovery.waiting, worker.active) == (1, 2)
         await recovery.go_on()
-        assert (recovery.waiting, worker.active) == (0, 2)
-        for sock in (*idle[:2], *busy[:2]):
+        assert (recovery.waiting, worker.active) == (0, 3)
+        assert not is_open(former)
+        idle[0].sendall(b"z")
+        assert await asyncio.to_thread(idle[1].recv, 1) == b"z"
+        for sock in (*idle[:2], *busy[:2], *later[:2]):
             sock.close()
+
+    with_worker(check)
+
+
+def test_after_a_recovery_that_was_cut_short_all_flows_go_on_at_once() -> None:
+    async def check(worker: Worker) -> None:
+        pairs = [relayed(worker) for _ in range(3)]
+        recovery = Recovery(worker, left_behind(set().union(*(left for _, _, left in pairs))))
+        recovery.begin()
+        assert (recovery.waiting, worker.active) == (0, 3)
+        for client, server, _ in pairs:
+            client.close()
+            server.close()
 
     with_worker(check)
 
