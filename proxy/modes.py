@@ -190,9 +190,8 @@ class Forwarding:
             while True:
                 changed = await notices.heard(TEND_EVERY)
                 try:
-                    async with self._lock:
-                        if isinstance(self._kernel, EbpfDataPath):
-                            await self._kernel.tend(changed)
+                    if isinstance(self._kernel, EbpfDataPath):
+                        await self._kernel.tend(changed)
                 except NetplaneError as error:
                     log.warning("cannot tend to mode %s, trying again: %s", self.name, error)
 

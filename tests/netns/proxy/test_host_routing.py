@@ -28,6 +28,7 @@ from tests.netns.proxy.test_mode_switch import HOST_PORT, PORT_MAPPING, Stream, 
 
 pytestmark = pytest.mark.netns
 CLIENT, WEB1 = flows.ADDRESSES["client"], flows.ADDRESSES["web1"]
+IP_RECVERR = 11  # linux/in.h
 CLIENT_IP, WEB1_IP = ip_address(CLIENT), ip_address(WEB1)
 MAPPED_IPV6 = """
 table ip6 other {
@@ -154,6 +155,13 @@ def test_tcp_and_udp_go_past_the_stack_and_every_trace_goes(
     found = {visit(world, "client", *destination("web")) for _ in range(9)}
     assert found <= {("web1", CLIENT), ("web2", CLIENT), ("remote", CLIENT)}
     assert not noted(place), "nobody translated anything"
+    with world.open("client", socket.SOCK_DGRAM) as sock:  # as traceroute asks
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        sock.connect((WEB1, flows.PORT))
+        sock.send(b"who is there?")
+        with pytest.raises(OSError, match="No route to host"):  # time exceeded, says the node
+            sock.recv(100)
     node.switch(Mode.NFTABLES)
     node.left()
     assert world.run("n1", links.touched) == []
