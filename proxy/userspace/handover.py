@@ -251,7 +251,7 @@ class Heir:
             fds.append(next(rest))
             pipes.append(None if held is None else Pipe(next(rest), next(rest), held))
         self._worker.engine.adopt(flow, fds, [Half(half) for half in entry["halves"]], pipes)
-        self._worker.limit_age(flow)
+        self._worker.take_up(flow)
 
 
 async def inherit(worker: Worker, path: Path) -> Takeover:

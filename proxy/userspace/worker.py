@@ -160,10 +160,18 @@ class Worker:
         flow.endpoint, flow.tried, flow.connected = endpoint, 1, True
         return flow
 
-    def limit_age(self, flow: Flow) -> None:
-        """Another process began the flow: its age counts from now."""
+    def take_up(self, flow: Flow) -> None:
+        """Another process began the flow: its age counts from now, and its client stays with its endpoint."""
         listener = self.served(flow.listener.frontend)
-        if listener is not None and listener.target.max_age is not None:
+        if listener is None:
+            return
+        if listener.target.affinity is not None and flow.endpoint is not None:
+            until = monotonic() + listener.target.affinity
+            listener.affinity.remember(flow.client.text, flow.endpoint, until)
+        self._limit_age(flow, listener)
+
+    def _limit_age(self, flow: Flow, listener: Listener) -> None:
+        if listener.target.max_age is not None:
             self.engine.lifetimes.limit(flow, listener.target.max_age, monotonic())
 
     def _limit_ages(self, listener: Listener) -> None:
@@ -171,7 +179,7 @@ class Worker:
         if listener.target.max_age is not None and listener.frontend.protocol is Protocol.TCP:
             for flow in self.engine.flows():
                 if self.served(flow.listener.frontend) is listener:
-                    self.limit_age(flow)
+                    self._limit_age(flow, listener)
 
     def stop_accepting(self) -> None:
         """Take no more clients, who wait in the kernel's queues; UDP flows end. Our copies of sockets are closed."""

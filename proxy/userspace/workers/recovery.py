@@ -182,7 +182,7 @@ class Recovery:
             flow.traffic.active -= 1
             flow.listener, flow.traffic = listener, listener.traffic
             flow.traffic.active += 1
-            self._worker.limit_age(flow)
+            self._worker.take_up(flow)
 
     def _serve(self, fd: int) -> None:
         with suppress(OSError):  # it has gone meanwhile

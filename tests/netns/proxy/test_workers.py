@@ -96,6 +96,39 @@ def test_a_client_with_affinity_stays_with_its_endpoint(world, api, several) -> 
     assert len(Counter(visit(world, "10.96.0.70") for _ in range(30))) == 1
 
 
+@pytest.mark.parametrize("lost", ["worker", "proxy"])
+def test_a_client_with_an_open_connection_stays_with_its_endpoint(world, api, several, lost: str) -> None:
+    """Whoever goes on with the connection knows where its client belongs."""
+    made = flows.service("sticky", "10.96.0.72")
+    made["spec"] |= {"sessionAffinity": "ClientIP"}
+    api.put("endpointslices", flows.endpoint_slice("sticky", "web2"))
+    api.put("services", made)
+    eventually(lambda: visit(world, "10.96.0.72"))
+    with world.connect("client", "10.96.0.72", 80) as sock:
+        assert first_line(sock) == b"web2"
+        # By its turn alone a client would be given the first of them.
+        api.put("endpointslices", flows.endpoint_slice("sticky", "web1", "web2"))
+        eventually(
+            lambda: visit(world, "10.96.0.72", 80) == "web2" and "web1" in endpoints(several, "10.96.0.72")
+        )
+        if lost == "worker":
+            for worker in workers(several):
+                os.kill(worker, signal.SIGKILL)
+            eventually(lambda: all_answer([sock]))
+        else:
+            several.end(signal.SIGTERM)
+            several.start()
+            eventually(lambda: several.ask("status")["flows"] == 1)
+        assert {visit(world, "10.96.0.72") for _ in range(4)} == {"web2"}
+
+
+def endpoints(supervisor: Supervisor, address: str) -> set[str]:
+    """The pods that a frontend has as endpoints."""
+    names = {address: name for name, address in flows.ADDRESSES.items()}
+    found = next(one for one in supervisor.ask("targets") if one["frontend"]["address"] == address)
+    return {names[endpoint["address"]] for endpoint in found["inside"]["endpoints"]}
+
+
 def test_a_lost_keeper_costs_no_connection(world, several) -> None:
     with ExitStack() as stack:
         socks = open_many(world, stack, 60)
