@@ -16,6 +16,7 @@ from typing import Any
 
 from netplane.config import Paths
 from netplane.linux.cgroups import Cgroup, detect
+from netplane.linux.orphans import own
 from proxy.ebpf import build, pins
 from proxy.ebpf.pins import Pins
 from proxy.ebpf.probe import where
@@ -100,7 +101,7 @@ def bpf_place() -> Iterator[BpfPlace]:
     directory = Path(tempfile.mkdtemp(prefix="np-bpf-"))
     place = BpfPlace(Paths(directory))
     group = Cgroup(detect(), PurePosixPath(place.paths.cgroup_name))
-    group.create()
+    own(group)
     try:
         yield place
     finally:

@@ -24,6 +24,7 @@ from netplane.errors import ConfigError, PeerError, cause_of
 from netplane.linux import sysctl
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.namespaces import entered_netns, new_netns, socket_in
+from netplane.linux.orphans import own
 from netplane.linux.rtnl import rtnl
 from proxy.ebpf.pins import missing_hooks
 
@@ -120,7 +121,7 @@ def linked(directory: Path, load: Path, served: Sequence[int] = (SERVED,)) -> It
     directory.mkdir(exist_ok=True)
     cgroup = Cgroup(detect(), PurePosixPath(Paths(directory / "root").cgroup_name))
     with ExitStack() as left:
-        cgroup.create()
+        own(cgroup)
         left.callback(cgroup.remove)
         made = Place(directory, {name: new_netns() for name in ("node", "client", "server")}, load, cgroup)
         left.callback(_leave, made)

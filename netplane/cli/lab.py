@@ -93,7 +93,10 @@ def down(name: str, every: bool) -> None:
     """
     from netplane.lab import down as removing
     from netplane.lab import place
+    from netplane.linux import orphans
 
+    if every:
+        orphans.sweep()
     with progress("removing") as say:
         for one in place.names() if every else [name]:
             say(one)

@@ -17,6 +17,7 @@ from netplane.kube.client import Client
 from netplane.linux import nft
 from netplane.linux.cgroups import Cgroup, detect
 from netplane.linux.namespaces import entered_netns, netns_inode
+from netplane.linux.orphans import own
 from netplane.linux.rtnl import rtnl
 from proxy.ebpf.build import build as build_programs
 from proxy.ebpf.datapath import EbpfDataPath
@@ -254,7 +255,7 @@ def told(world: World) -> Iterator[Callable[[], None]]:
     """The same for an ebpf data path, in a cgroup of n1's own."""
     paths = Paths(world.root / "n1")
     cgroup = Cgroup(detect(), PurePosixPath(paths.cgroup_name))
-    cgroup.create()
+    own(cgroup)
     at = where(paths)
 
     def make() -> EbpfDataPath:

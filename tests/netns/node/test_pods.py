@@ -10,6 +10,7 @@ import pytest
 from netplane.kube.objects import ObjectKey
 from netplane.kube.resources import EVENTS, PODS
 from netplane.linux import cgroups
+from netplane.linux.orphans import own
 from netplane.node.cni_client import CniClient
 from netplane.node.cni_config import parse
 from netplane.node.configs import Configs
@@ -76,6 +77,7 @@ class Node:
 @pytest.fixture
 async def node(tmp_path):
     made = Node(tmp_path, FakeApi())
+    own(cgroups.Cgroup(made.layout, made.group))
     yield made
     for sandbox in await made.runtime().adopt():
         await sandbox.remove()

@@ -12,6 +12,7 @@ import pytest
 from netplane.errors import KernelError
 from netplane.linux import cgroups
 from netplane.linux.cgroups import Limits
+from netplane.linux.orphans import own
 from netplane.node.runtimes import ContainerSpec, SandboxSpec
 from netplane.node.runtimes.process import ProcessRuntime, StartError, new_sandbox_id
 
@@ -25,6 +26,7 @@ POD = {"metadata": {"name": "p", "namespace": "d", "uid": "12345678-9abc-def0-12
 def runtime(tmp_path):
     group = PurePosixPath(f"netplane-test-{os.getpid()}-{tmp_path.name[-20:]}")
     layout = cgroups.detect()
+    own(cgroups.Cgroup(layout, group))
     yield ProcessRuntime(tmp_path / "run", group, layout)
     cgroups.Cgroup(layout, group).remove()
 

@@ -9,6 +9,7 @@ import pytest
 
 from netplane.errors import PeerError
 from netplane.linux import cgroups
+from netplane.linux.orphans import own
 from netplane.node.runtimes import ContainerSpec, SandboxSpec
 from netplane.node.runtimes.process import ProcessRuntime, new_sandbox_id
 from netplane.node.sandbox import attaching
@@ -24,6 +25,7 @@ POD = {"metadata": {"name": "p", "namespace": "d", "uid": "22345678-9abc-def0-12
 async def sandbox(tmp_path):
     group = PurePosixPath(f"netplane-test-{os.getpid()}-{tmp_path.name[-20:]}")
     layout = cgroups.detect()
+    own(cgroups.Cgroup(layout, group))
     runtime = ProcessRuntime(tmp_path / "run", group, layout)
     made = await runtime.create(SandboxSpec(new_sandbox_id(), POD, "pod", "127.0.0.1 localhost\n", ""))
     yield made
