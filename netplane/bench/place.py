@@ -261,11 +261,11 @@ def start_netplane(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\n"
         "users: [{name: u, user: {token: t}}]\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
     )
-    command = [sys.executable, "-m", "netplane", "proxy", "--root", str(root)]
+    command = [sys.executable, "-P", "-m", "netplane", "proxy", "--root", str(root)]
     if supervised:
         daemons = {"daemons": [{"name": "proxy", "command": command}]}
         (etc / "supervise.yaml").write_text(yaml.safe_dump(daemons))
-        command = [sys.executable, "-m", "netplane", "supervise", "--root", str(root)]
+        command = [sys.executable, "-P", "-m", "netplane", "supervise", "--root", str(root)]
     # Its own mounts: the BPF file system of ebpf mode, and with it what is pinned there, ends with the process.
     command = ["unshare", "--mount", "--", *command]
     log = made.directory / "netplane.log"

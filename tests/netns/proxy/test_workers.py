@@ -129,6 +129,30 @@ def endpoints(supervisor: Supervisor, address: str) -> set[str]:
     return {names[endpoint["address"]] for endpoint in found["inside"]["endpoints"]}
 
 
+@pytest.mark.parametrize("lost", ["worker", "proxy"])
+def test_a_udp_client_is_answered_again_after_a_loss(world, api, several, lost: str) -> None:
+    """Its flow begins anew, perhaps at another endpoint: the client notices no more than a datagram lost."""
+    api.put("endpointslices", flows.endpoint_slice("names", "web1", "web2", protocol="UDP"))
+    api.put("services", flows.service("names", "10.96.0.73", protocol="UDP"))
+
+    def answered(sock: socket.socket) -> bool:
+        sock.send(b"who?")
+        return sock.recv(100).split()[0] in (b"web1", b"web2")
+
+    with world.open("client", socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.1)
+        sock.connect(("10.96.0.73", 80))
+        eventually(lambda: answered(sock))
+        if lost == "worker":
+            for worker in workers(several):
+                os.kill(worker, signal.SIGKILL)
+        else:
+            several.end(signal.SIGTERM)
+            several.start()
+        eventually(lambda: answered(sock))
+        assert all(answered(sock) for _ in range(5))
+
+
 def test_a_lost_keeper_costs_no_connection(world, several) -> None:
     with ExitStack() as stack:
         socks = open_many(world, stack, 60)
