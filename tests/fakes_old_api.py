@@ -1,7 +1,7 @@
 """An API server of Kubernetes 1.19's manners, over HTTP: EndpointSlices as v1beta1, no watch that begins whole.
 
-Why a fake: no such server can be had here. What it does in common with ours is held against ours by the same tests
-(tests/contract/controlplane_api/test_following.py).
+Why a fake: a real one takes minutes to build and seconds to start. What it does is held against ours and against a real
+one of 1.20 by the same tests (tests/contract/controlplane_api/test_following.py; the real one in the long tier).
 """
 
 import asyncio

@@ -1,8 +1,11 @@
-"""A cache stays true on servers of every age: ours, and one of Kubernetes 1.19's manners."""
+"""A cache stays true on servers of every age: ours, one of Kubernetes 1.19's manners, and a real one (1.20)."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from netplane.kube.older import OLDER_ENDPOINTSLICES, slice_from_v1beta1
 from netplane.kube.resources import ENDPOINTSLICES
 from tests.contract.controlplane_api.conftest import ADMIN, Server
 from tests.fakes_old_api import PATH, OldApi
+from tests.real_kubernetes import SLICES, TOKEN, Kubernetes, missing
 
 SECONDS = 10
 MODERN = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
@@ -57,10 +61,58 @@ class Ours:
         return str(before)
 
 
-@pytest.fixture(params=["ours", "old, 410 as an event", "old, 410 as an answer"])
-async def api(request, server) -> AsyncIterator[Any]:
+class Real:
+    """A real Kubernetes API server of the old one's age."""
+
+    def __init__(self, kubernetes: Kubernetes) -> None:
+        self._kubernetes = kubernetes
+        self.kubeconfig = Kubeconfig(server=kubernetes.server, ca=kubernetes.ca, token=TOKEN)
+
+    async def put(self, obj: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._kubernetes.put, SLICES, obj)
+
+    async def delete(self, name: str) -> None:
+        await asyncio.to_thread(self._kubernetes.delete, SLICES, name)
+
+    async def forget(self) -> str:
+        before = self._kubernetes.revision()
+        await self.put(item("x"))
+        await self.delete("x")
+        await asyncio.to_thread(self._kubernetes.wait_until_forgotten, before)
+        return before
+
+
+def free_ports() -> tuple[int, int, int]:
+    """Three that nobody has now, and that nobody is given for a while."""
+    with ExitStack() as held:
+        socks = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        one, two, three = (sock.getsockname()[1] for sock in socks)
+    return one, two, three
+
+
+@contextmanager
+def real(directory: Path) -> Iterator[Real]:
+    netns = os.open("/proc/self/ns/net", os.O_RDONLY)  # it listens on 127.0.0.1
+    kubernetes = Kubernetes(directory, netns, ports=free_ports())
+    try:
+        kubernetes.start()
+        yield Real(kubernetes)
+    finally:
+        kubernetes.close()
+        os.close(netns)
+
+
+REAL = pytest.param("real", marks=[pytest.mark.long, pytest.mark.skipif(bool(missing()), reason=missing())])
+
+
+@pytest.fixture(params=["ours", "old, 410 as an event", "old, 410 as an answer", REAL])
+async def api(request, server, tmp_path) -> AsyncIterator[Any]:
     if request.param == "ours":
         yield Ours(server)
+        return
+    if request.param == "real":
+        with real(tmp_path / "kubernetes") as found:
+            yield found
         return
     old = OldApi(request.param.rpartition(" ")[2])
     async with old.serving():
