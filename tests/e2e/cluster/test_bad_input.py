@@ -116,14 +116,14 @@ def second_agent(lab: Lab, machine: str, root: Path, *, name: str, address: str)
 
 def test_a_second_node_of_the_same_name_is_refused(lab: Lab, tmp_path: Path) -> None:
     output = second_agent(lab, "n2", tmp_path, name="n1", address="192.168.77.12")
-    assert "exit 1" in output
+    assert "exit 2" in output
     assert "n1" in output
     assert "cannot" in output
 
 
 def test_a_second_node_of_the_same_address_is_refused(lab: Lab, tmp_path: Path) -> None:
     output = second_agent(lab, "n2", tmp_path, name="n8", address="192.168.77.12")
-    assert "exit 1" in output
+    assert "exit 2" in output
     assert "n2" in output
     assert "192.168.77.12" in output
     assert "NotFound" in lab.kubectl("get", "node", "n8", check=False)
