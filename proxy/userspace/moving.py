@@ -31,7 +31,7 @@ from proxy.userspace.syscalls import CHUNK, end_writing, read, write
 BULK_AFTER: Final = 3  # full reads in a row that turn a direction to splice(2)
 BULK_CREDIT: Final = 16  # small splices until it turns back to copying
 SMALL: Final = 4096
-SPLICES: Final = 4  # per event, so that one bulk flow does not starve the others
+SPLICES: Final = 2  # per event, so that one bulk flow does not starve the others
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -189,6 +189,7 @@ class Mover(Owner):
             side.credit = 0  # no descriptor for a pipe: copying needs none while the sink keeps up
             return
         side.pipe = pipe
+        pipe.widen()
         for _ in range(SPLICES):
             try:
                 moved = os.splice(side.fd, pipe.writer, PIPE_BYTES, flags=SPLICE_FLAGS)

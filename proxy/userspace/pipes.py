@@ -12,27 +12,27 @@ from typing import Final
 from proxy.userspace.ledger import LINK, Ledger
 
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ; fcntl(2)
-PIPE_BYTES: Final = 256 * 1024
+PIPE_BYTES: Final = 1024 * 1024  # what fs.pipe-max-size allows by default
 KEPT: Final = 64
 
 
 class Pipe:
     """One pipe's two ends. ``held`` is the number of bytes in it."""
 
-    __slots__ = ("held", "reader", "writer")
+    __slots__ = ("_wide", "held", "reader", "writer")
 
     def __init__(self, reader: int, writer: int, held: int = 0) -> None:
         self.reader = reader
         self.writer = writer
         self.held = held
+        self._wide = False
 
-    @classmethod
-    def make(cls) -> "Pipe":
-        """A new one, with room for ``PIPE_BYTES`` where the kernel allows. Raises OSError."""
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        with suppress(OSError):  # the default 64 KiB work as well, in more steps
-            fcntl.fcntl(writer, F_SETPIPE_SZ, PIPE_BYTES)
-        return cls(reader, writer)
+    def widen(self) -> None:
+        """Make room for ``PIPE_BYTES``: the kernel's 64 KiB are enough for what one read leaves, not for bulk."""
+        if not self._wide:
+            self._wide = True
+            with suppress(OSError):  # not allowed: then in more steps
+                fcntl.fcntl(self.writer, F_SETPIPE_SZ, PIPE_BYTES)
 
     def close(self) -> None:
         """Give both descriptors back."""
@@ -54,7 +54,7 @@ class PipePool:
         if self._free:
             pipe = self._free.pop()
         else:
-            pipe = Pipe.make()
+            pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
             self.open += 1
         self._entries[fd] = pipe.reader * LINK | pipe.writer
         return pipe
