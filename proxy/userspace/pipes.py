@@ -12,7 +12,7 @@ from typing import Final
 from proxy.userspace.ledger import LINK, Ledger
 
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ; fcntl(2)
-PIPE_BYTES: Final = 1024 * 1024  # what fs.pipe-max-size allows by default
+PIPE_BYTES: Final = 512 * 1024  # more costs less a byte, and has the kernel grow buffers beyond reason
 KEPT: Final = 64
 
 
