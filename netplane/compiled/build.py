@@ -104,16 +104,22 @@ def _compile(modules: Iterable[str], work: Path) -> dict[str, str]:
     from mypyc.build import mypycify
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
+    from setuptools.errors import CompileError, LinkError
 
     with tempfile.TemporaryDirectory() as between:
         twins = {name: twin_of(path_of(name)) for name in modules}
         paths = [str(path_of(name)) for name, twin in twins.items() if twin is None]
         extensions = mypycify(paths, opt_level="2", debug_level="0", group_name=GROUP, target_dir=between)
         extensions += [Extension(name, [str(twin)]) for name, twin in twins.items() if twin is not None]
+        for one in extensions:  # a newer compiler's new warning is no reason to do without
+            one.extra_compile_args = [*one.extra_compile_args, "-Wno-error"]
         command = build_ext(Distribution({"ext_modules": extensions}))
         command.build_lib, command.build_temp, command.parallel = str(work), between, os.cpu_count()
         command.ensure_finalized()
-        command.run()
+        try:
+            command.run()
+        except (CompileError, LinkError):
+            raise ConfigError("cannot compile: the C compiler failed", "What it said is above") from None
         return {one.name: command.get_ext_filename(one.name) for one in extensions}
 
 

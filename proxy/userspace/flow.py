@@ -1,7 +1,7 @@
 """A relayed connection as a value of descriptors and flags.
 
 Why so little: no byte stays in user space past a turn of the loop, so this, and what the kernel knows of the
-descriptors, is all there is of a flow. ``relaying`` moves its bytes.
+descriptors, is all there is of a flow. ``relaying`` is its life; ``moving`` moves its bytes.
 """
 
 from typing import Final

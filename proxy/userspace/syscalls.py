@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import sys
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -28,6 +29,7 @@ _send.restype = ctypes.c_ssize_t
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _SIZE = 28  # struct sockaddr_in6; a sockaddr_in is shorter
 _PEER = ctypes.create_string_buffer(_SIZE)
+_SEEN = memoryview(_PEER).cast("B")
 _LENGTH = ctypes.c_uint32(_SIZE)
 _CONNECTING = (errno.EINPROGRESS, 0)
 # The kernel's own type: the class around it in the socket module costs a microsecond more a socket.
@@ -43,8 +45,8 @@ def accept(listener: int) -> tuple[int, bytes] | None:
         if number == errno.EAGAIN:
             return None
         raise OSError(number, os.strerror(number))
-    family = int.from_bytes(_PEER.raw[:2], sys.byteorder)  # sa_family_t
-    return fd, _PEER.raw[4:8] if family == socket.AF_INET else _PEER.raw[8:24]
+    family = int.from_bytes(_SEEN[:2], sys.byteorder)  # sa_family_t
+    return fd, bytes(_SEEN[4:8] if family == socket.AF_INET else _SEEN[8:24])
 
 
 def dial_as(source: bytes, source_port: int, address: bytes, port: int, early: bool) -> int:
@@ -61,17 +63,22 @@ def dial_as(source: bytes, source_port: int, address: bytes, port: int, early: b
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
         # Two connections to different endpoints may share a port: connect(2) checks the whole 4-tuple.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((str(ip_address(source)), source_port))
+        sock.bind((_text(source), source_port))
         if early:
             # tcp(7). Of the handshake only: the kernel begins anew with quick acknowledgements once it is over.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
-        failure = sock.connect_ex((str(ip_address(address)), port))
+        failure = sock.connect_ex((_text(address), port))
         if failure not in _CONNECTING:
             raise OSError(failure, os.strerror(failure))
     except OSError:
         sock.close()
         raise
     return sock.detach()
+
+
+@lru_cache(maxsize=65536)
+def _text(packed: bytes) -> str:
+    return str(ip_address(packed))
 
 
 def read(fd: int) -> bytes | None:

@@ -268,8 +268,8 @@ def _resume(worker: Worker, client: int, endpoint: int) -> Flow | None:
     fds = (client, endpoint)
     try:
         pipes = [_pipe(worker, fd) for fd in fds]
-        one, other = (descriptors.reading(fd) for fd in fds)
-        halves = outcome(one, other, *(0 if pipe is None else pipe.held for pipe in pipes))
+        one, other = [descriptors.reading(fd) for fd in fds]
+        halves = outcome(one, other, *[0 if pipe is None else pipe.held for pipe in pipes])
         if halves is None:
             return None
         whose, _ = descriptors.name(client, peer=True)
