@@ -72,6 +72,11 @@ class Settings:
     metrics_port: int = 10249
     health_port: int = 10256
 
+    @property
+    def node(self) -> str:
+        """The name of this node's Node object, which is in lower case whatever the machine is called."""
+        return (self.node_name or socket.gethostname()).strip().lower()
+
     def __post_init__(self) -> None:
         if self.connect_deadline <= 0:
             raise ValueError("connectDeadline must be above 0")
@@ -118,7 +123,7 @@ class _Agent:
         self._metrics = SyncMetrics(self._registry)
         self._health = Health()
         self._wanted = Wanted(
-            settings.node_name or socket.gethostname(),
+            settings.node,
             settings.cluster_cidrs,
             settings.service_cidrs,
             settings.node_addresses,
@@ -191,7 +196,7 @@ class _Agent:
         ]
 
     async def _follow_all(self) -> None:
-        node = f"metadata.name={self._settings.node_name or socket.gethostname()}"
+        node = f"metadata.name={self._settings.node}"
         async with (
             Client(self._kubeconfig, user_agent="netplane-proxy") as client,
             asyncio.TaskGroup() as group,

@@ -11,6 +11,7 @@ from proxy.model import (
     Balance,
     Endpoint,
     Frontend,
+    HealthCheck,
     NodeFacts,
     Pool,
     Protocol,
@@ -29,6 +30,7 @@ def encode_snapshot(snapshot: Snapshot) -> Json:
         "revision": snapshot.revision,
         "node": encode_node(snapshot.node),
         "targets": encode_targets(snapshot.targets),
+        "checks": [_encode_check(port, snapshot.checks[port]) for port in sorted(snapshot.checks)],
     }
 
 
@@ -38,6 +40,7 @@ def decode_snapshot(document: Mapping[str, Any]) -> Snapshot:
         node=decode_node(document["node"]),
         targets=decode_targets(document["targets"]),
         revision=int(document["revision"]),
+        checks=dict(_decode_check(entry) for entry in document.get("checks", ())),
     )
 
 
@@ -106,6 +109,19 @@ def _decode_entry(entry: Mapping[str, Any]) -> tuple[Frontend, Target]:
         bool(entry.get("apart")),
     )
     return frontend, target
+
+
+def _encode_check(port: int, check: HealthCheck) -> Json:
+    return {
+        "port": port,
+        "namespace": check.namespace,
+        "name": check.name,
+        "localEndpoints": check.local_endpoints,
+    }
+
+
+def _decode_check(entry: Mapping[str, Any]) -> tuple[int, HealthCheck]:
+    return int(entry["port"]), HealthCheck(entry["namespace"], entry["name"], int(entry["localEndpoints"]))
 
 
 def _encode_pool(pool: Pool) -> Json:

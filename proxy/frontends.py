@@ -110,7 +110,8 @@ def _ingress(
     service: Object, number: int, protocol: Protocol, version: int, external: Target
 ) -> Iterator[tuple[Frontend, Target]]:
     """LoadBalancer addresses whose traffic arrives as it is (ipMode VIP); those of a proxying one do not."""
-    ranges = tuple(ip_network(text.strip()) for text in service["spec"].get("loadBalancerSourceRanges") or [])
+    said = service["spec"].get("loadBalancerSourceRanges") or []
+    ranges = tuple(ip_network(text.strip(), strict=False) for text in said)
     allowed = tuple(
         sorted((r for r in ranges if r.version == version), key=lambda r: (int(r[0]), r.prefixlen))
     )

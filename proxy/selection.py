@@ -79,14 +79,14 @@ def _candidate(entry: Mapping[str, Any], port: int, node: NodeFacts) -> Candidat
     conditions = entry.get("conditions") or {}
     ready = conditions.get("ready")
     ready = True if ready is None else bool(ready)
-    serving = conditions.get("serving")
+    serving = conditions.get("serving")  # like ready: who does not say so does
     hints = entry.get("hints") or {}
     return Candidate(
         address=ip_address(entry["addresses"][0] if entry.get("addresses") else ""),
         port=port,
         local=bool(node.name) and entry.get("nodeName") == node.name,
         ready=ready,
-        serving=ready if serving is None else bool(serving),
+        serving=True if serving is None else bool(serving),
         terminating=bool(conditions.get("terminating")),
         zones=_names(hints.get("forZones")),
         nodes=_names(hints.get("forNodes")),

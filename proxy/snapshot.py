@@ -50,10 +50,14 @@ def node_facts(
     """What matters of a Node object. Raises ValueError where an address or a CIDR of it is none."""
     spec = node.get("spec") or {}
     cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
-    addresses = (node.get("status") or {}).get("addresses") or []
+    listed = (node.get("status") or {}).get("addresses") or []
+    internal, external = (
+        tuple(ip_address(entry["address"]) for entry in listed if entry.get("type") == kind)
+        for kind in ("InternalIP", "ExternalIP")
+    )
     return NodeFacts(
         name=str(meta(node).get("name")),
-        addresses=tuple(ip_address(a["address"]) for a in addresses if a.get("type") == "InternalIP"),
+        addresses=internal or external,
         pod_cidrs=tuple(ip_network(cidr) for cidr in cidrs),
         cluster_cidrs=tuple(cluster_cidrs),
         service_cidrs=tuple(service_cidrs),

@@ -18,6 +18,7 @@ from proxy.snapshot import Resolution, node_facts
 
 log = logging.getLogger(__name__)
 
+EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
@@ -34,7 +35,8 @@ class Pending:
 def node_port_networks(said: Sequence[str], addresses: Sequence[IPAddress]) -> tuple[IPNetwork, ...]:
     """kube-proxy's nodePortAddresses (CIDRs, or ``primary``, ``localhost``, ``all``) as networks; () is all.
 
-    ``addresses`` are the node's. Raises ValueError naming an entry that is neither a word nor a CIDR.
+    ``addresses`` are the node's. Where all that is chosen is of one IP version, the other one is served everywhere.
+    Raises ValueError naming an entry that is neither a word nor a CIDR. Source: kube-proxy's NewNodePortAddresses.
     """
     found: list[IPNetwork] = []
     for entry in said:
@@ -45,8 +47,9 @@ def node_port_networks(said: Sequence[str], addresses: Sequence[IPAddress]) -> t
         elif entry == "localhost":
             found += [ip_network("127.0.0.0/8"), ip_network("::1/128")]
         else:
-            found.append(ip_network(entry))
-    return tuple(found)
+            found.append(ip_network(entry, strict=False))
+    unsaid = {4, 6} - {network.version for network in found} if found else ()
+    return (*found, *(ip_network(EVERYWHERE[version]) for version in sorted(unsaid)))
 
 
 class Wanted:

@@ -270,6 +270,13 @@ def test_health_check_node_port(world, api, supervisor) -> None:
         "localEndpoints": 2,
         "serviceProxyHealthy": True,
     }
+    kept = supervisor.root / "var/lib/netplane/proxy-snapshot.json"
+    eventually(lambda: json.loads(kept.read_bytes())["checks"])
+    api.stop()
+    supervisor.end(signal.SIGKILL)
+    supervisor.start()
+    assert eventually(lambda: world.run("outside", status_of, url) == "200"), "also while the API is away"
+    api.start()
     api.put("endpointslices", flows.endpoint_slice("lb", "remote"))
     eventually(lambda: json.loads(page(world, url))["localEndpoints"] == 0)
     assert world.run("outside", status_of, url) == "503"

@@ -76,7 +76,9 @@ WORLD = World(
     ],
     slices=[
         endpoints("hello", ("a", READY), ("b", READY)),
-        endpoints("none", ("a", {"ready": False}), ("b", {"ready": False, "terminating": True})),
+        endpoints(
+            "none", ("a", {"ready": False}), ("b", {"ready": False, "serving": False, "terminating": True})
+        ),
     ],
     pods=[pod(name) for name in PODS],
     nodes=[node(name) for name in NODES],

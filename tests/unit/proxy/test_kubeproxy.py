@@ -53,6 +53,15 @@ def test_a_file_of_kubeadm_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert f"{key}: has no effect" in caplog.text
 
 
+@pytest.mark.parametrize("said", ["nodeName: Worker1", "nodeName: ' worker1 '", ""])
+def test_node_objects_have_names_in_lower_case(
+    tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "WORKER1")
+    (tmp_path / "proxy.yaml").write_text(said)
+    assert load_settings(tmp_path / "proxy.yaml").node == "worker1"
+
+
 def test_our_own_file_is_read_as_before(tmp_path: Path) -> None:
     path = tmp_path / "proxy.yaml"
     path.write_text("nodeName: n1\nnodePortAddresses: [192.168.77.0/24]\n")
@@ -83,8 +92,15 @@ def test_node_port_addresses() -> None:
         ip_network("192.168.77.11/32"),
         ip_network("fd00:77::11/128"),
     )
-    assert node_port_networks(["localhost", "10.0.0.0/8"], node) == (
+    assert node_port_networks(["localhost", "10.0.0.5/8", "fd00::/8"], node) == (
         ip_network("127.0.0.0/8"),
         ip_network("::1/128"),
         ip_network("10.0.0.0/8"),
+        ip_network("fd00::/8"),
     )
+
+
+def test_node_port_addresses_of_one_ip_version_say_nothing_of_the_other() -> None:
+    """As in kube-proxy's NewNodePortAddresses."""
+    assert node_port_networks(["10.0.0.0/8"], ()) == (ip_network("10.0.0.0/8"), ip_network("::/0"))
+    assert node_port_networks(["fd00::/8"], ()) == (ip_network("fd00::/8"), ip_network("0.0.0.0/0"))

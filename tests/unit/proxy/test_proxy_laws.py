@@ -14,6 +14,7 @@ from proxy.model import (
     Balance,
     Endpoint,
     Frontend,
+    HealthCheck,
     NodeFacts,
     Pool,
     Protocol,
@@ -52,6 +53,11 @@ TARGETS = st.builds(
     st.none() | st.integers(1, 86400),
 )
 MAPPINGS = st.dictionaries(FRONTENDS, TARGETS, max_size=3)
+CHECKS = st.dictionaries(
+    st.integers(1, 65535),
+    st.builds(HealthCheck, st.just("default"), st.text("abc", min_size=1), st.integers(0, 99)),
+    max_size=2,
+)
 EDITS = st.dictionaries(st.integers(0, 3), st.none() | TARGETS, max_size=3)
 NODE = NodeFacts(
     "n1",
@@ -117,12 +123,18 @@ def test_an_older_version_can_go_another_way() -> None:
 
 
 @settings(max_examples=40)
-@given(MAPPINGS, st.integers(0, 2**63))
-def test_a_snapshot_survives_json(targets, revision) -> None:
-    snapshot = Snapshot(NODE, targets, revision)
+@given(MAPPINGS, st.integers(0, 2**63), CHECKS)
+def test_a_snapshot_survives_json(targets, revision, checks) -> None:
+    snapshot = Snapshot(NODE, targets, revision, checks=checks)
     again = decode_snapshot(encode_snapshot(snapshot))
     assert again == snapshot
     assert again.revision == revision
+
+
+def test_a_snapshot_kept_by_an_older_netplane_can_be_used() -> None:
+    document = encode_snapshot(Snapshot(NODE, {}, 1))
+    del document["checks"]
+    assert decode_snapshot(document) == Snapshot(NODE, {}, 1)
 
 
 @given(st.integers(1, 7), st.integers(1, 5))

@@ -72,6 +72,11 @@ def test_a_cluster_ip_leads_to_its_ready_endpoints_sorted() -> None:
         ([READY, TERMINATING], [0], "terminating ones only as a last resort"),
         ([TERMINATING, NOT_READY, GONE], [0], "none is ready: those that serve while they terminate"),
         ([NOT_READY, GONE], [], "nobody serves"),
+        (
+            [{"ready": False, "terminating": True}],
+            [0],
+            "terminating and serving, as it does not say otherwise",
+        ),
         ([{"ready": False, "serving": True}], [], "not ready, not terminating: never used"),
         ([{"ready": True, "terminating": True}], [0], "publishNotReadyAddresses keeps ready true"),
     ],
@@ -145,6 +150,27 @@ def test_node_port_external_ips_and_ingress_addresses() -> None:
     }
     assert at(found, "192.0.2.9").allowed == (ip_network("198.51.100.0/24"),)
     assert at(found, "203.0.113.7").allowed == ()
+
+
+@pytest.mark.parametrize(
+    ("ranges", "allowed"),
+    [
+        ([], []),
+        (["198.51.100.0/24"], ["198.51.100.0/24"]),
+        (["198.51.100.7/24"], ["198.51.100.0/24"]),
+        ([" 198.51.100.0/24", "203.0.113.9/32\t"], ["198.51.100.0/24", "203.0.113.9/32"]),
+        (["0.0.0.0/0"], ["0.0.0.0/0"]),
+        (["2001:db8::1/64"], ["0.0.0.0/32"]),
+    ],
+    ids=["none", "one", "host bits", "whitespace", "everybody", "other IP version: nobody of this one"],
+)
+def test_source_ranges_as_the_api_takes_them(ranges: list[str], allowed: list[str]) -> None:
+    one = service(type="LoadBalancer", loadBalancerSourceRanges=ranges)
+    one["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}
+    found = build([one], [], NODE)
+    assert [str(network) for network in at(found, "192.0.2.9").allowed] == allowed
+    assert at(found).allowed == (), "the cluster's own clients come by the ClusterIP"
+    assert found.problems == ()
 
 
 def test_a_node_port_left_over_on_a_cluster_ip_service_is_not_opened() -> None:
@@ -296,6 +322,26 @@ def test_node_facts_come_from_the_node_object() -> None:
         },
     }
     assert node_facts(obj, (), ()) == NODE
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([("InternalIP", "192.0.2.1"), ("ExternalIP", "203.0.113.1")], ["192.0.2.1"]),
+        ([("ExternalIP", "203.0.113.1"), ("Hostname", "n1")], ["203.0.113.1"]),
+        (
+            [("ExternalIP", "203.0.113.1"), ("InternalIP", "192.0.2.1"), ("InternalIP", "fd00::1")],
+            ["192.0.2.1", "fd00::1"],
+        ),
+        ([("Hostname", "n1")], []),
+    ],
+)
+def test_a_node_is_known_by_internal_addresses_and_by_external_ones_where_it_has_no_other(
+    said: list[tuple[str, str]], expected: list[str]
+) -> None:
+    listed = [{"type": kind, "address": address} for kind, address in said]
+    obj = {"metadata": {"name": "n1"}, "status": {"addresses": listed}}
+    assert [str(address) for address in node_facts(obj, (), ()).addresses] == expected
 
 
 CONDITIONS = st.sampled_from([READY, NOT_READY, TERMINATING, GONE, {}])
