@@ -10,7 +10,7 @@ import orjson
 
 from netplane.errors import PeerError
 from netplane.kube import errors
-from netplane.kube.kubeconfig import Kubeconfig
+from netplane.kube.kubeconfig import Bearer, Kubeconfig
 from netplane.kube.objects import Object, name_of, namespace_of
 from netplane.kube.resources import Resource
 
@@ -42,8 +42,7 @@ class Client:
     def __init__(self, kubeconfig: Kubeconfig, *, user_agent: str = "netplane") -> None:
         self.kubeconfig = kubeconfig
         self._headers = {"User-Agent": user_agent, "Accept": "application/json"}
-        if kubeconfig.token:
-            self._headers["Authorization"] = f"Bearer {kubeconfig.token}"
+        self._bearer = Bearer(kubeconfig)
         self._ssl = kubeconfig.ssl_context()
         self._session: aiohttp.ClientSession | None = None
 
@@ -160,7 +159,8 @@ class Client:
         path = resource.path(namespace)
         try:
             url = self.kubeconfig.server + path
-            async with session.get(url, params=query, timeout=timeout) as response:
+            headers = self._bearer.headers
+            async with session.get(url, params=query, headers=headers, timeout=timeout) as response:
                 if response.status != 200:
                     raise errors.from_response(response.status, await response.read())
                 async for event in _events(response.content):
@@ -181,7 +181,7 @@ class Client:
     ) -> Object:
         session = self._open_session()
         data = orjson.dumps(body) if body is not None else None
-        headers = {"Content-Type": content_type} if data is not None else {}
+        headers = self._bearer.headers | ({"Content-Type": content_type} if data is not None else {})
         url = self.kubeconfig.server + path
         try:
             async with session.request(method, url, params=query, data=data, headers=headers) as response:

@@ -1,10 +1,12 @@
 """Who and where: the kubeconfig file that every Kubernetes client reads.
 
 Only what netplane itself writes and what kubectl's users commonly have is understood: one current context, a
-CA, a client certificate or a bearer token. Exec plugins are refused by name.
+CA, a client certificate or a bearer token, in the file or beside it. What else would decide who one is or whom one
+speaks with is refused by name.
 """
 
 import base64
+import contextlib
 import os
 import ssl
 import tempfile
@@ -16,16 +18,23 @@ import yaml
 
 from netplane.errors import ConfigError, cause_of
 
+UNSUPPORTED = {
+    "users": ("exec", "auth-provider", "username", "password", "as", "as-uid", "as-groups", "as-user-extra"),
+    "clusters": ("proxy-url", "tls-server-name", "insecure-skip-tls-verify"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """The current context, resolved. PEM texts are bytes; ``token`` may be empty."""
+    """The current context, resolved. PEM texts are bytes; ``token`` may be empty, and is the one that ``token_file``
+    held when this was read."""
 
     server: str
     ca: bytes = b""
     certificate: bytes = b""
     key: bytes = b""
     token: str = ""
+    token_file: Path | None = None
 
     @classmethod
     def load(cls, path: Path) -> "Kubeconfig":
@@ -51,6 +60,34 @@ class Kubeconfig:
         except (ssl.SSLError, ValueError) as error:
             raise ConfigError(f"cannot use the certificates for {self.server}: {error}") from None
         return context
+
+
+class Bearer:
+    """The token to send now.
+
+    That of a ``tokenFile`` changes while it is in use (kubelet renews a pod's, by another file of the same name), so it
+    is looked at before each request, which costs one stat(2). While it cannot be read the last one is sent, as by
+    client-go.
+    """
+
+    def __init__(self, kubeconfig: Kubeconfig) -> None:
+        self._token = kubeconfig.token
+        self._file = kubeconfig.token_file
+        self._read_from: tuple[int, int, int] | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request is to carry; nothing where there is no token."""
+        if self._file is not None:
+            self._look(self._file)
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _look(self, file: Path) -> None:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found = file.stat()
+            identity = (found.st_dev, found.st_ino, found.st_mtime_ns)
+            if identity != self._read_from and (token := file.read_text().strip()):
+                self._token, self._read_from = token, identity
 
 
 def _load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
@@ -80,18 +117,21 @@ class _Reader:
         context = self._named("contexts", "context", str(current))
         cluster = self._named("clusters", "cluster", str(context.get("cluster") or ""))
         user = self._named("users", "user", str(context.get("user") or ""))
-        for field in ("exec", "auth-provider"):
-            if field in user:
-                raise self._error(f"users: {field!r} is not supported by netplane")
+        for section, entry in (("users", user), ("clusters", cluster)):
+            for field in UNSUPPORTED[section]:
+                if entry.get(field) not in (None, False, ""):
+                    raise self._error(f"{section}: {field!r} is not supported by netplane")
         server = cluster.get("server")
         if not isinstance(server, str):
             raise self._error("clusters: 'server' is missing")
+        token_file = self._path.parent / str(user["tokenFile"]) if user.get("tokenFile") else None
         return Kubeconfig(
             server=server.rstrip("/"),
             ca=self._pem(cluster, "certificate-authority"),
             certificate=self._pem(user, "client-certificate"),
             key=self._pem(user, "client-key"),
-            token=str(user.get("token") or ""),
+            token=self._token(token_file) if token_file is not None else str(user.get("token") or ""),
+            token_file=token_file,
         )
 
     def _named(self, section: str, field: str, name: str) -> dict[str, Any]:
@@ -109,6 +149,15 @@ class _Reader:
         except (ValueError, OSError) as error:
             raise self._error(f"{field}: {cause_of(error)}") from None
         return b""
+
+    def _token(self, file: Path) -> str:
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._error(f"tokenFile {file}: {cause_of(error)}") from None
+        if not token:
+            raise self._error(f"tokenFile {file}: it is empty")
+        return token
 
     def _error(self, cause: str) -> ConfigError:
         return ConfigError(f"cannot use kubeconfig {self._path}: {cause}")

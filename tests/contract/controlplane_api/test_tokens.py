@@ -1,6 +1,13 @@
 """Tokens of ServiceAccounts: asked for, used as a credential, reviewed, and ended with what they belong to."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
+
+from netplane.kube.client import Client
+from netplane.kube.errors import StatusError
+from netplane.kube.kubeconfig import Kubeconfig
 
 ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/till"
 PODS = "/api/v1/namespaces/default/pods"
@@ -142,3 +149,32 @@ async def test_what_no_token_is_given_for(server, account, body, code, text) -> 
 
 async def test_an_account_that_is_not_there_gets_none(server) -> None:
     assert (await server.refused("POST", f"{ACCOUNT}/token", {})).code == 404
+
+
+async def test_a_client_sends_the_token_that_its_file_holds_now(server, account, tmp_path) -> None:
+    """As kubelet renews a pod's: another directory, and one link that leads there from then on."""
+    link = tmp_path / "..data"
+    (tmp_path / "token").symlink_to(link / "token")
+
+    def renew(text: str) -> None:
+        directory = Path(tempfile.mkdtemp(dir=tmp_path))
+        (directory / "token").write_text(text)
+        (directory / "next").symlink_to(directory)
+        (directory / "next").rename(link)
+
+    renew(await token_for(server))
+    (tmp_path / "ca.crt").write_bytes(server.authority.certificate_pem)
+    url = f"https://127.0.0.1:{server.port}"
+    (tmp_path / "config").write_text(
+        "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
+        f"clusters: [{{name: k, cluster: {{server: '{url}', certificate-authority: ca.crt}}}}]\n"
+        "users: [{name: u, user: {tokenFile: token}}]\n"
+    )
+    async with Client(Kubeconfig.load(tmp_path / "config")) as client:
+        assert (await client.raw("POST", WHO, {}))["status"]["userInfo"]["username"] == NAME
+        renew("no longer good")
+        with pytest.raises(StatusError) as info:
+            await client.raw("POST", WHO, {})
+        assert info.value.code == 401
+        renew(await token_for(server))
+        assert (await client.raw("POST", WHO, {}))["status"]["userInfo"]["username"] == NAME
