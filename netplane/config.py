@@ -131,13 +131,16 @@ def load(cls: type[T], path: Path | None, /, **overrides: Any) -> T:
     source = str(path) if path is not None else "flags"
     if not isinstance(document, dict):
         raise ConfigError(f"cannot use {source}: it is a {type(document).__name__}, not a mapping")
+    return parse(cls, document, source, **overrides)
+
+
+def parse(cls: type[T], document: Mapping[str, Any], source: str, /, **overrides: Any) -> T:
+    """Build a dataclass from a mapping with camelCase keys; ``overrides`` that are not None win.
+
+    Raises ConfigError naming ``source`` and field.
+    """
     given = {_camel(name): value for name, value in overrides.items() if value is not None}
-    return parse(cls, {**document, **given}, source)
-
-
-def parse(cls: type[T], document: Mapping[str, Any], source: str) -> T:
-    """Build a dataclass from a mapping with camelCase keys. Raises ConfigError naming ``source`` and field."""
-    return typing.cast("T", _Parser(source).build(cls, document, ""))
+    return typing.cast("T", _Parser(source).build(cls, {**document, **given}, ""))
 
 
 def _camel(name: str) -> str:

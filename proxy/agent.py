@@ -29,7 +29,7 @@ from netplane.kube.kubeconfig import Kubeconfig
 from netplane.kube.older import OLDER_ENDPOINTSLICES
 from netplane.metrics import serve_http
 from netplane.runner import Daemon
-from proxy import choice, kubeproxy
+from proxy import choice, kubeproxy, routes
 from proxy.codec import encode_targets
 from proxy.doors import health_pages, metrics_pages, tool_socket
 from proxy.ebpf.hostrouting.deciding import HostRouting
@@ -52,6 +52,8 @@ class Settings:
     """``proxy.yaml``. ``node_addresses`` overrides what the Node object says; seconds where no unit is named.
 
     ``drain_seconds``: how long flows go on after a stop while no next proxy has taken them over.
+    ``cluster_cidrs``: the pods' networks; none: this node's pods are all that is known. ``service_cidrs``: those of
+    ClusterIPs; none: each address is led here by itself.
     ``host_routing``: whether packets between pods of this node go past the host's stack in mode ebpf; ``auto``: where
     only netplane has rules on the way. ``workers``: processes that relay, to begin with (0: as many as the processors
     justify).
@@ -99,11 +101,14 @@ def load_settings(path: Path | None, **overrides: Any) -> Settings:
     if document is None:
         return config.load(Settings, path, **overrides)
     ours, ignored = kubeproxy.translate(document)
+    if overrides.get("service_cidrs") is None:
+        networks = ", ".join(map(str, config.SERVICE_CIDRS))
+        ignored.append(
+            f"says nothing of the Service network: {networks} is taken; --service-cidrs names another"
+        )
     for warning in ignored:
         log.warning("%s: %s", path, warning)
-    return config.parse(
-        Settings, {**ours, **{k: v for k, v in overrides.items() if v is not None}}, str(path)
-    )
+    return config.parse(Settings, ours, str(path), **overrides)
 
 
 async def serve(settings: Settings, daemon: Daemon) -> None:
@@ -170,6 +175,7 @@ class _Agent:
 
     async def run(self) -> None:
         """Serve until told to stop, then leave the flows to the next proxy, and the node as it is."""
+        await asyncio.to_thread(routes.refuse_overlaps, self._settings.service_cidrs)
         try:
             async with tool_socket(self._paths.proxy_socket, self._answers()), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work) for work in self._work()]

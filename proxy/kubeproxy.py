@@ -5,6 +5,7 @@ is named in a warning, key by key, because a setting that is silently without ef
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def translate(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 ignored.append(f"mode: {value} is served by mode userspace")
         elif key == "hostnameOverride":
             ours["nodeName"] = value
-        elif key == "clusterCIDR":
-            ours["clusterCidrs"] = [text.strip() for text in str(value).split(",")]
+        elif key in ("clusterCIDR", "detectLocalMode"):
+            continue  # below: they go together
         elif key == "nodePortAddresses":
             ours["nodePortAddresses"] = list(value)
         elif key in ("healthzBindAddress", "metricsBindAddress"):
@@ -57,7 +58,25 @@ def translate(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             ignored += _connection(value, ours)
         else:
             ignored.append(f"{key}: has no effect")
-    return ours, ignored
+    ours["clusterCidrs"], unsaid = _pods(document)
+    return ours, ignored + unsaid
+
+
+def _pods(document: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The pods' networks, [] for those of this node alone; and warnings."""
+    text, mode = str(document.get("clusterCIDR") or ""), document.get("detectLocalMode") or "ClusterCIDR"
+    if mode == "NodeCIDR":
+        return [], []
+    said = [f"detectLocalMode: {mode} has no effect"] if mode != "ClusterCIDR" else []
+    if not text:
+        said.append(
+            "clusterCIDR: is empty, so only pods of this node (its podCIDRs) count as the cluster's; "
+            "--cluster-cidrs names the others"
+        )
+    try:
+        return [str(ip_network(one.strip(), strict=False)) for one in text.split(",") if one.strip()], said
+    except ValueError as error:
+        raise ConfigError(f"cannot read clusterCIDR {text!r}: {error}") from None
 
 
 def _connection(value: Mapping[str, Any], ours: dict[str, Any]) -> list[str]:

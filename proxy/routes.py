@@ -4,21 +4,26 @@ Why local routes: the node's own clients need a route to a ClusterIP and a sourc
 translate them, and a packet to an address that no Service has must end here. Everything is observed first and changed
 only where it differs. Blocking: call it from a worker thread in the node's network namespace.
 
+A Service network that is not one would make strangers' addresses this node's own, or cut the node off from its
+neighbours: ``refuse_overlaps`` comes before everything else.
+
 Owned kernel objects: routes of protocol 96 in the local table, and how the node's link answers ARP.
 """
 
 import errno
 import socket
-from collections.abc import Iterable
-from ipaddress import ip_network
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from netplane.errors import KernelError
+from netplane.errors import ConfigError, KernelError
 from netplane.linux import sysctl
 from netplane.linux.rtnl import rtnl
 from proxy.model import IPAddress, IPNetwork, NodeFacts
+
+IPInterface = IPv4Interface | IPv6Interface
 
 ROUTE_PROTOCOL = 96
 LOCAL_TABLE = 255  # RT_TABLE_LOCAL
@@ -29,9 +34,10 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 def ensure(node: NodeFacts, addresses: Iterable[IPAddress]) -> list[str]:
     """Lead the Service networks, and Service addresses outside them, to this node; what was changed, in words.
 
-    Raises KernelError naming the step.
+    Raises KernelError naming the step, and ConfigError as ``refuse_overlaps``.
     """
     singles = list(addresses)
+    refuse_overlaps(node.service_cidrs, node.addresses)
     try:
         with rtnl() as ipr:
             done = _quiet_arp(ipr, node)
@@ -40,6 +46,48 @@ def ensure(node: NodeFacts, addresses: Iterable[IPAddress]) -> list[str]:
     except (NetlinkError, OSError) as error:
         raise KernelError(f"cannot look at this node's routes: {error}") from None
     return done
+
+
+def refuse_overlaps(service_cidrs: Sequence[IPNetwork], own: Sequence[IPAddress] = ()) -> None:
+    """Raise ConfigError where a Service network overlaps one that this machine is connected to, or its own addresses.
+
+    Single addresses (/32, /128) other than the node's own may be Service addresses that somebody serves here
+    (NodeLocal DNSCache, kube-proxy's IPVS), so they are let be.
+    """
+    try:
+        with rtnl() as ipr:
+            connected = [
+                _interface(message)
+                for version in sorted({network.version for network in service_cidrs})
+                for message in ipr.get_addr(family=FAMILIES[version])
+            ]
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"cannot look at this node's addresses: {error}") from None
+    for network in service_cidrs:
+        if found := overlap(network, connected, own):
+            raise ConfigError(
+                f"cannot lead Service network {network} to this node: it overlaps {found}, which this node has",
+                "Give the cluster's Service networks (serviceCidrs, --service-cidrs), or none: then each Service's "
+                "address is led here by itself",
+            )
+
+
+def overlap(
+    network: IPNetwork, connected: Iterable[IPInterface], own: Sequence[IPAddress]
+) -> IPInterface | None:
+    """The first of the addresses with which a Service network cannot be on one node."""
+    for interface in connected:
+        if interface.version != network.version:
+            continue
+        single = interface.network.prefixlen == interface.max_prefixlen
+        if (not single or interface.ip in own) and interface.network.overlaps(network):
+            return interface
+    return None
+
+
+def _interface(message: Any) -> IPInterface:
+    address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return ip_interface(f"{address}/{message['prefixlen']}")
 
 
 def remove() -> None:

@@ -47,9 +47,13 @@ def is_ours(obj: Object) -> bool:
 def node_facts(
     node: Object, cluster_cidrs: Sequence[IPNetwork], service_cidrs: Sequence[IPNetwork]
 ) -> NodeFacts:
-    """What matters of a Node object. Raises ValueError where an address or a CIDR of it is none."""
+    """What matters of a Node object. Raises ValueError where an address or a CIDR of it is none.
+
+    Where no ``cluster_cidrs`` are known, this node's own pods are all that is (kube-proxy's detectLocalMode NodeCIDR).
+    """
     spec = node.get("spec") or {}
     cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+    pods = tuple(ip_network(cidr) for cidr in cidrs)
     listed = (node.get("status") or {}).get("addresses") or []
     internal, external = (
         tuple(ip_address(entry["address"]) for entry in listed if entry.get("type") == kind)
@@ -58,8 +62,8 @@ def node_facts(
     return NodeFacts(
         name=str(meta(node).get("name")),
         addresses=internal or external,
-        pod_cidrs=tuple(ip_network(cidr) for cidr in cidrs),
-        cluster_cidrs=tuple(cluster_cidrs),
+        pod_cidrs=pods,
+        cluster_cidrs=tuple(cluster_cidrs) or pods,
         service_cidrs=tuple(service_cidrs),
         zone=labels_of(node).get(ZONE_LABEL, ""),
     )

@@ -146,6 +146,7 @@ class Wanted:
             facts,
             addresses=addresses,
             pod_cidrs=facts.pod_cidrs or self._facts.pod_cidrs,
+            cluster_cidrs=facts.cluster_cidrs or self._facts.cluster_cidrs,
             node_port_networks=node_port_networks(self._node_port_addresses, addresses),
         )
 

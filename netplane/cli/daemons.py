@@ -12,6 +12,25 @@ import click
 from netplane.cli.main import Command, root_option
 
 
+class Networks(click.ParamType[tuple[str, ...]]):
+    """CIDRs between commas; the settings' parser says what is wrong with one."""
+
+    name = "CIDR,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The texts; none of an empty one."""
+        return (
+            value
+            if isinstance(value, tuple)
+            else tuple(one.strip() for one in value.split(",") if one.strip())
+        )
+
+
+NETWORKS = Networks()
+
+
 def daemon_options(command: Command) -> Command:
     """What every daemon takes."""
     command = click.option(
@@ -110,16 +129,27 @@ def node(
     help="How packets between pods of this node go in mode ebpf: past the host's stack, or through it."
     "  [default: what the settings file says, or auto: past it where no rules of others are there]",
 )
-def proxy(
-    root: Path, config: Path | None, kubeconfig: Path | None, mode: str | None, host_routing: str | None
-) -> None:
+@click.option(
+    "--cluster-cidrs",
+    type=NETWORKS,
+    help="The pods' networks, or '' for none: then only this node's pods count as the cluster's."
+    "  [default: what the settings file says, or 10.244.0.0/16]",
+)
+@click.option(
+    "--service-cidrs",
+    type=NETWORKS,
+    help="The networks of ClusterIPs, or '' for none: then each address is led to the node by itself."
+    "  [default: what the settings file says, or 10.96.0.0/12]",
+)
+def proxy(root: Path, config: Path | None, kubeconfig: Path | None, **more: Any) -> None:
     """The proxy: makes Services' addresses work on this node.
 
     \b
     Example:
       netplane proxy --kubeconfig /etc/netplane/proxy.kubeconfig --mode auto
+      netplane proxy --config kube-proxy.conf --service-cidrs 10.43.0.0/16
     """
-    run_daemon("proxy", "proxy.agent", root, config, kubeconfig, mode=mode, host_routing=host_routing)
+    run_daemon("proxy", "proxy.agent", root, config, kubeconfig, **more)
 
 
 @click.command()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,20 @@ class Api:
 
 
 class Supervisor:
-    """Starts the proxy in n1 and keeps its descriptors, as `netplane supervise` and systemd do."""
+    """Starts the proxy in n1 and keeps its descriptors, as `netplane supervise` and systemd do.
 
-    def __init__(self, world: Any, root: Path, *, settings: str = "", descriptors: int | None = None) -> None:
+    ``command``: what is started; the daemon by its own settings file where nothing is said.
+    """
+
+    def __init__(
+        self,
+        world: Any,
+        root: Path,
+        *,
+        settings: str = "",
+        descriptors: int | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
         self._world = world
         self._limit = f"ulimit -n {descriptors}; " if descriptors else ""
         self.root = root
@@ -153,6 +164,7 @@ class Supervisor:
         self._orphans: list[int] = []
         etc = root / "etc/netplane"
         etc.mkdir(parents=True)
+        self._command = command or (sys.executable, "-c", PROGRAM, str(etc / "proxy.yaml"))
         (etc / "proxy.yaml").write_text(f"root: {root}\nnodeName: n1\n{settings}\n")
         server = f"http://{flows.OUTSIDE_ADDRESS}:{API_PORT}"
         (etc / "proxy.kubeconfig").write_text(
@@ -167,15 +179,14 @@ class Supervisor:
         assert len(held) <= 7, "one move a descriptor, from numbers above these"
         moves = "".join(f"exec {3 + i}<&{entry.fd}; " for i, entry in enumerate(held))
         netns = self._world.netns["n1"]
-        config = self.root / "etc/netplane/proxy.yaml"
-        script = f'{moves}{self._limit}export LISTEN_PID=$$; exec "$0" -c "$1" {config}'
+        script = f'{moves}{self._limit}export LISTEN_PID=$$; exec "$0" "$@"'
         environment = {
             **os.environ,
             "NOTIFY_SOCKET": str(self.root / "notify.sock"),
             "LISTEN_FDS": str(len(held)),
             "LISTEN_FDNAMES": ":".join(entry.name for entry in held),
         }
-        command = ["nsenter", f"--net=/proc/self/fd/{netns}", "bash", "-c", script, sys.executable, PROGRAM]
+        command = ["nsenter", f"--net=/proc/self/fd/{netns}", "bash", "-c", script, *self._command]
         descriptors = [netns, *(entry.fd for entry in held)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stderr=log)

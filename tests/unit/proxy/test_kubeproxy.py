@@ -53,6 +53,44 @@ def test_a_file_of_kubeadm_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert f"{key}: has no effect" in caplog.text
 
 
+def test_what_the_command_line_says_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "config.conf"
+    path.write_text(KUBEADM)
+    assert load_settings(path, mode=None).service_cidrs == (ip_network("10.96.0.0/12"),)
+    assert "says nothing of the Service network: 10.96.0.0/12 is taken" in caplog.text
+    caplog.clear()
+    settings = load_settings(path, service_cidrs=("10.43.0.0/16",), cluster_cidrs=(), host_routing="bpf")
+    assert settings.service_cidrs == (ip_network("10.43.0.0/16"),)
+    assert (settings.cluster_cidrs, settings.host_routing) == ((), "bpf")
+    assert "Service network" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "networks", "said"),
+    [
+        ("clusterCIDR: 10.0.0.1/8, fd00::/56", ["10.0.0.0/8", "fd00::/56"], ""),
+        ('clusterCIDR: ""', [], "clusterCIDR: is empty, so only pods of this node"),
+        ("detectLocalMode: NodeCIDR\nclusterCIDR: 10.0.0.0/8", [], ""),
+        ("detectLocalMode: ClusterCIDR\nclusterCIDR: 10.0.0.0/8", ["10.0.0.0/8"], ""),
+        (
+            "detectLocalMode: BridgeInterface\nclusterCIDR: 10.0.0.0/8",
+            ["10.0.0.0/8"],
+            "BridgeInterface has no effect",
+        ),
+        ("mode: nftables", [], "clusterCIDR: is empty"),
+    ],
+)
+def test_whose_pods_are_the_clusters(
+    tmp_path: Path, line: str, networks: list[str], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.conf"
+    path.write_text(f"apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{line}\n")
+    settings = load_settings(path, service_cidrs=())
+    assert [str(network) for network in settings.cluster_cidrs] == networks
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
 @pytest.mark.parametrize("said", ["nodeName: Worker1", "nodeName: ' worker1 '", ""])
 def test_node_objects_have_names_in_lower_case(
     tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +113,7 @@ def test_our_own_file_is_read_as_before(tmp_path: Path) -> None:
         ("apiVersion: v2\nkind: KubeProxyConfiguration\n", "only kubeproxy.config.k8s.io/v1alpha1 is known"),
         (KUBEADM.replace("0.0.0.0:10256", "everywhere"), "healthzBindAddress 'everywhere'"),
         (KUBEADM.replace("[primary]", "[here]"), "here"),
+        (KUBEADM.replace("10.244.0.0/16", "10.244"), "cannot read clusterCIDR '10.244,fd00"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, said: str) -> None:

@@ -1,6 +1,7 @@
 """What a Service resolves to, held against kube-proxy's documented behaviour."""
 
 import copy
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -321,7 +322,12 @@ def test_node_facts_come_from_the_node_object() -> None:
             ]
         },
     }
-    assert node_facts(obj, (), ()) == NODE
+    assert node_facts(obj, [ip_network("10.244.0.0/16")], ()) == replace(
+        NODE, cluster_cidrs=(ip_network("10.244.0.0/16"),)
+    )
+    assert node_facts(obj, (), ()) == replace(NODE, cluster_cidrs=NODE.pod_cidrs), (
+        "this node's pods, at least"
+    )
 
 
 @pytest.mark.parametrize(
