@@ -46,8 +46,8 @@ def of_services(
 def of_node(node: Object) -> Iterator[Finding]:
     """What its conditions say, and whether it can have pods."""
     subject = f"node {name_of(node)}"
-    ready = condition(node, "Ready") or {}
-    if ready.get("status") != "True":
+    if not is_true(node, "Ready"):
+        ready = condition(node, "Ready") or {}
         said = f"{ready.get('reason') or 'it'}: {ready.get('message') or 'has never said so'}"
         yield Finding(subject, State.BROKEN, f"not Ready: {said}", "Look at its log: netplane-node")
         return

@@ -10,7 +10,7 @@
  * Everything but whole TCP and UDP packets goes by the stack, and so does a packet that has come to the end of its
  * hops there. Nothing in a packet is changed: its hop limit and its link-layer addresses stay as the sender wrote them.
  *
- * Attached with clsact to the host's end of each pod's veth. */
+ * Attached to the host's end of each pod's veth, by tcx where the kernel has it (6.6), else by clsact. */
 #include <linux/if_ether.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>

@@ -216,18 +216,19 @@ def test_what_does_not_exist_is_bad_usage(world: World) -> None:
         explained(world, target="svc/hello:81")
 
 
+def sync(hosted: Hosted, objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Tell n1's data path what the objects say now."""
+    n1 = next(node for node in objects["nodes"] if node["metadata"]["name"] == "n1")
+    facts = node_facts(n1, CLUSTER_CIDRS, SERVICE_CIDRS)
+    hosted.call(hosted.datapath.sync(build(objects["services"], objects["endpointslices"], facts)))
+
+
 @pytest.fixture
 def translated(world: World) -> Iterator[Callable[[], None]]:
     """Sync n1's nftables data path with the objects as they are now."""
     hosted = Hosted(NftablesDataPath, world.netns["n1"])
 
-    def sync() -> None:
-        objects = world.objects
-        n1 = next(node for node in objects["nodes"] if node["metadata"]["name"] == "n1")
-        facts = node_facts(n1, CLUSTER_CIDRS, SERVICE_CIDRS)
-        hosted.call(hosted.datapath.sync(build(objects["services"], objects["endpointslices"], facts)))
-
-    yield sync
+    yield lambda: sync(hosted, world.objects)
     hosted.stop()
 
 
@@ -264,13 +265,7 @@ def told(world: World) -> Iterator[Callable[[], None]]:
     build_programs()
     hosted = Hosted(make, world.netns["n1"])
 
-    def sync() -> None:
-        objects = world.objects
-        n1 = next(node for node in objects["nodes"] if node["metadata"]["name"] == "n1")
-        facts = node_facts(n1, CLUSTER_CIDRS, SERVICE_CIDRS)
-        hosted.call(hosted.datapath.sync(build(objects["services"], objects["endpointslices"], facts)))
-
-    yield sync
+    yield lambda: sync(hosted, world.objects)
     hosted.stop()
     cgroup.remove()
 
