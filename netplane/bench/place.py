@@ -32,6 +32,9 @@ NODE, CLIENT, SERVER = "192.0.2.1", "10.244.1.2", "10.244.1.3"
 CLUSTER_IP, PORT, SERVED = "10.96.0.1", 80, 8080
 PLAIN, SPLICE = 8001, 8002
 POD_ROUTES = 97  # the CNI plugin's route protocol: these are pods
+# ... and its settings of a pod's link, for every subject (`cni.templates.LINK_SETTINGS`): with rp_filter each packet's
+# source is looked up in the routes.
+POD_LINK = {"forwarding": "1", "accept_redirects": "0", "rp_filter": "1"}
 DEADLINE = 15.0  # seconds for a proxy to answer
 LOAD = Path(__file__).with_name("load.c")
 HAPROXY = """
@@ -211,8 +214,13 @@ def _link(made: Place) -> None:
             ipr.route("add", dst="0.0.0.0/0", gateway=NODE, oif=eth0)
         with rtnl(node) as ipr:
             ipr.route("add", dst=f"{address}/32", oif=index, scope=253, proto=POD_ROUTES)
+    links = {
+        f"net.ipv4.conf.to-{name}.{key}": value
+        for name in ("client", "server")
+        for key, value in POD_LINK.items()
+    }
     for name, settings in (
-        ("node", {"net.ipv4.ip_forward": "1"}),
+        ("node", {"net.ipv4.ip_forward": "1", **links}),
         ("client", {"net.ipv4.ip_local_port_range": "30000 60999", "net.ipv4.tcp_tw_reuse": "1"}),
     ):
         with entered_netns(made.netns[name]):
