@@ -23,6 +23,7 @@ WITH_NODE_PORTS = ("LoadBalancer", "NodePort")
 PROTOCOLS = ("SCTP", "TCP", "UDP")
 AFFINITIES = ("ClientIP", "None")
 POLICIES = ("Cluster", "Local")
+DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
 FAMILIES = ("IPv4", "IPv6")
 FAMILY_POLICIES = ("PreferDualStack", "RequireDualStack", "SingleStack")
 AFFINITY_SECONDS_MOST = 86400
@@ -150,6 +151,9 @@ def _policy_causes(spec: Fields, kind: str) -> list[Cause]:
     internal, external = spec.get("internalTrafficPolicy"), spec.get("externalTrafficPolicy") or ""
     if internal is not None and internal not in POLICIES:
         found.append(causes.not_supported("spec.internalTrafficPolicy", internal, POLICIES))
+    distribution = spec.get("trafficDistribution")
+    if distribution is not None and distribution not in DISTRIBUTIONS:
+        found.append(causes.not_supported("spec.trafficDistribution", distribution, DISTRIBUTIONS))
     if not _reached_from_outside(spec, kind):
         if external:
             detail = "may only be set for externally-accessible services"

@@ -13,11 +13,30 @@ DATA = Path(__file__).parent / "data"
 
 Schema = Mapping[str, Any]
 
+# What netplane acts on and the published version did not have yet: properties of definitions, and new definitions.
+LATER: Mapping[str, Schema] = {
+    "io.k8s.api.discovery.v1.EndpointHints": {
+        "forNodes": {
+            "description": "forNodes indicates the node(s) this endpoint should be consumed by (PreferSameNode).",
+            "items": {"$ref": "#/components/schemas/io.k8s.api.discovery.v1.ForNode"},
+            "type": "array",
+            "x-kubernetes-list-type": "atomic",
+        }
+    },
+    "io.k8s.api.discovery.v1.ForNode": {
+        "name": {"description": "name represents the name of the node.", "type": "string"}
+    },
+}
+
 
 @cache
 def definitions() -> Mapping[str, Schema]:
     """OpenAPI v3 schemas by name, such as ``io.k8s.api.core.v1.Pod``. Raises ConfigError."""
-    return _read("schemas.json")
+    found = dict(_read("schemas.json"))
+    for name, properties in LATER.items():
+        known = found.get(name, {"type": "object", "required": list(properties)})
+        found[name] = {**known, "properties": {**known.get("properties", {}), **properties}}
+    return found
 
 
 @cache

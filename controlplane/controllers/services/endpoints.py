@@ -1,6 +1,7 @@
 """Which endpoints a Service has: pods in, endpoints out. Pure; slices and Endpoints objects are cut from this.
 
-Source: Kubernetes ``pkg/controller/endpointslice`` and ``staging/src/k8s.io/endpointslice/utils.go``.
+Source: Kubernetes ``pkg/controller/endpointslice`` and ``staging/src/k8s.io/endpointslice``: ``utils.go``,
+``trafficdist/trafficdist.go``.
 """
 
 from collections import defaultdict
@@ -12,6 +13,11 @@ from controlplane.controllers.facts.pods import addresses_of, is_ready, is_termi
 from netplane.kube.objects import Object, is_deleting, name_of, namespace_of, uid_of
 
 ZONE = "topology.kubernetes.io/zone"
+CLOSE = (
+    "PreferClose",
+    "PreferSameNode",
+    "PreferSameZone",
+)  # what trafficDistribution may say: all go by zones
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address of one pod. ``ready`` already includes publishNotReadyAddresses."""
+    """One address of one pod. ``ready`` already includes publishNotReadyAddresses.
+
+    ``for_zones``, ``for_nodes``: whose clients it is meant for; none: everybody's.
+    """
 
     address: str
     pod_namespace: str
@@ -45,6 +54,8 @@ class Endpoint:
     node: str
     zone: str | None
     hostname: str | None
+    for_zones: tuple[str, ...] = ()
+    for_nodes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The ``endpoints`` entry of an EndpointSlice."""
@@ -59,6 +70,9 @@ class Endpoint:
             entry["zone"] = self.zone
         if self.hostname is not None:
             entry["hostname"] = self.hostname
+        hints = (("forZones", self.for_zones), ("forNodes", self.for_nodes))
+        if said := {field: [{"name": name} for name in names] for field, names in hints if names}:
+            entry["hints"] = said
         return entry
 
     def target_ref(self) -> dict[str, str]:
@@ -202,15 +216,21 @@ def _endpoint(service: Object, pod: Object, address: str, machine: Object | None
     labels = (machine.get("metadata") or {}).get("labels") or {} if machine is not None else {}
     spec = spec_of(pod)
     named = spec.get("hostname") and spec.get("subdomain") == name_of(service)
+    ready = publishes or (serving and not terminating)
+    # Only of ready ones: a proxy looks at no other's hints, and one without any would end their effect.
+    distribution = spec_of(service).get("trafficDistribution") if ready else None
+    zone = labels.get(ZONE)
     return Endpoint(
         address=address,
         pod_namespace=namespace_of(pod),
         pod_name=name_of(pod),
         pod_uid=uid_of(pod),
-        ready=publishes or (serving and not terminating),
+        ready=ready,
         serving=serving,
         terminating=terminating,
         node=node_of(pod),
-        zone=labels.get(ZONE),
+        zone=zone,
         hostname=str(spec["hostname"]) if named else None,
+        for_zones=(zone,) if zone is not None and distribution in CLOSE else (),
+        for_nodes=(node_of(pod),) if node_of(pod) and distribution == "PreferSameNode" else (),
     )

@@ -94,6 +94,29 @@ def test_an_endpoint_says_where_it_is_and_whose() -> None:
     assert "hostname" not in only(service(), pod(spec_hostname="h", spec_subdomain="other"))
 
 
+IN_ZONE, ON_NODE = {"forZones": [{"name": "east"}]}, {"forNodes": [{"name": "n1"}]}
+
+
+@pytest.mark.parametrize(
+    ("distribution", "of_pod", "hints"),
+    [
+        (None, {}, None),
+        ("PreferClose", {}, IN_ZONE),
+        ("PreferSameZone", {}, IN_ZONE),
+        ("PreferSameNode", {}, IN_ZONE | ON_NODE),
+        ("PreferSameNode", {"spec_nodeName": "n2"}, {"forNodes": [{"name": "n2"}]}),
+        ("PreferClose", {"spec_nodeName": "n2"}, None),
+        ("PreferSameNode", {"ready": False}, None),
+        ("PreferSameNode", {"metadata_deletionTimestamp": "2026-01-01T00:00:00Z"}, None),
+    ],
+)
+def test_hints_follow_traffic_distribution(
+    distribution: str | None, of_pod: dict[str, Any], hints: dict[str, Any] | None
+) -> None:
+    """n1 is in zone east, of n2 no zone is known."""
+    assert only(service(trafficDistribution=distribution), pod(**of_pod)).get("hints") == hints
+
+
 @pytest.mark.parametrize(
     "gone",
     [pod(status_phase="Succeeded"), pod(status_phase="Failed"), pod(status_podIP="", status_podIPs=[])],
@@ -210,6 +233,21 @@ def test_no_endpoints_is_one_empty_slice_that_the_first_pod_fills() -> None:
     assert filled["metadata"]["ownerReferences"][0]["uid"] == "uid-svc"
     [action] = slices.reconcile(numbered, [])
     assert isinstance(action, Replace)
+
+
+def test_hints_come_and_go_with_the_services_wish() -> None:
+    slices, pods = Slices(), [pod(), pod("b", "10.244.1.3")]
+    for distribution, said in (
+        (None, None),
+        ("PreferClose", IN_ZONE),
+        ("PreferSameNode", IN_ZONE | ON_NODE),
+        (None, None),
+    ):
+        wish = service(**({"trafficDistribution": distribution} if distribution else {}))
+        slices.reconcile(wish, pods)
+        [made] = slices.objects.values()
+        assert [endpoint.get("hints") for endpoint in made["endpoints"]] == [said, said]
+        assert slices.reconcile(wish, pods) == []
 
 
 def test_slices_of_an_earlier_service_of_this_name_go() -> None:

@@ -329,6 +329,13 @@ CREATE = [
         "spec.externalTrafficPolicy",
         "may only be set for extern",
     ),
+    (
+        SERVICES,
+        "spec.trafficDistribution",
+        "Near",
+        "spec.trafficDistribution",
+        '"PreferClose", "PreferSameNode", "',
+    ),
     (SERVICES, "spec.internalTrafficPolicy", "Here", "spec.internalTrafficPolicy", '"Cluster", "Local"'),
     (SERVICES, "spec.ipFamilies", ["IPv5"], "spec.ipFamilies[0]", 'Unsupported value: "IPv5"'),
     (SERVICES, "spec.type", "ExternalName", "spec.externalName", "Required value"),

@@ -351,12 +351,62 @@ def test_a_node_is_known_by_internal_addresses_and_by_external_ones_where_it_has
 
 
 CONDITIONS = st.sampled_from([READY, NOT_READY, TERMINATING, GONE, {}])
-ENDPOINTS = st.builds(
-    endpoint,
-    st.integers(1, 6).map(lambda n: f"10.0.0.{n}"),
-    CONDITIONS,
-    st.sampled_from(["n1", "n2"]),
+HINTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "forZones": st.lists(st.sampled_from([{"name": "east"}, {"name": "west"}]), min_size=1, max_size=2),
+        "forNodes": st.lists(st.sampled_from([{"name": "n1"}, {"name": "n2"}]), min_size=1, max_size=2),
+    },
 )
+PREFIXES = {"IPv4": "10.0.0.", "IPv6": "fd00:1::"}
+
+
+def endpoints_in(family: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Few addresses, so that slices overlap."""
+    return st.builds(
+        endpoint,
+        st.integers(1, 6).map(lambda n: f"{PREFIXES[family]}{n}"),
+        CONDITIONS,
+        st.sampled_from(["n1", "n2"]),
+        hints=HINTS,
+    )
+
+
+def some(*values: Any) -> st.SearchStrategy[list[Any]]:
+    """Any of these, each at most once."""
+    return st.lists(st.sampled_from(values), unique=True)
+
+
+@st.composite
+def services_named(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """All that a Service can say to a proxy; few addresses and ports, so that they are contested."""
+    number = draw(st.integers(1, 3))
+    made = service(
+        name,
+        clusterIPs=draw(
+            st.sampled_from([["10.96.0.1"], ["fd00::1"], ["10.96.0.1", "fd00::1"], ["fd00::2", "10.96.0.2"]])
+        ),
+        type=draw(st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer"])),
+        ports=[
+            {
+                "port": 80,
+                "nodePort": 30000 + number,
+                "protocol": draw(st.sampled_from(["TCP", "UDP", "SCTP"])),
+            }
+        ],
+        externalTrafficPolicy=draw(st.sampled_from(["Cluster", "Local"])),
+        internalTrafficPolicy=draw(st.sampled_from(["Cluster", "Local"])),
+        externalIPs=draw(some("203.0.113.7", "2001:db8::7")),
+        loadBalancerSourceRanges=draw(some("198.51.100.7/24", " 2001:db8:1::/48", "203.0.113.0/24")),
+        sessionAffinity=draw(st.sampled_from(["None", "ClientIP"])),
+        sessionAffinityConfig={"clientIP": {"timeoutSeconds": draw(st.integers(1, 86400))}},
+        healthCheckNodePort=draw(st.sampled_from([0, 32000, 32001])),
+    )
+    ingress = draw(some("192.0.2.8", "192.0.2.9", "2001:db8::9"))
+    mode = draw(st.sampled_from(["VIP", "Proxy"]))
+    made["status"] = {"loadBalancer": {"ingress": [{"ip": ip, "ipMode": mode} for ip in ingress]}}
+    made["metadata"]["creationTimestamp"] = f"2026-01-0{draw(st.integers(1, 3))}T00:00:00Z"
+    return made
 
 
 @st.composite
@@ -364,21 +414,33 @@ def clusters(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
     services, slices = [], []
     for index in range(draw(st.integers(1, 4))):
         name = f"s{index}"
-        kind = draw(st.sampled_from(["ClusterIP", "NodePort"]))
-        services.append(
-            service(
-                name,
-                clusterIP=f"10.96.0.{draw(st.integers(1, 3))}",
-                type=kind,
-                ports=[{"port": 80, "nodePort": 30000 + draw(st.integers(0, 1))}],
-                externalTrafficPolicy=draw(st.sampled_from(["Cluster", "Local"])),
-                internalTrafficPolicy=draw(st.sampled_from(["Cluster", "Local"])),
-            )
-        )
-        for suffix in range(draw(st.integers(0, 2))):
-            entries = draw(st.lists(ENDPOINTS, max_size=4))
-            slices.append(slice_of(*entries, name=name, suffix=str(suffix)))
+        services.append(draw(services_named(name)))
+        protocol = services[-1]["spec"]["ports"][0]["protocol"]
+        for suffix in range(draw(st.integers(0, 3))):
+            family = draw(st.sampled_from(list(PREFIXES)))
+            entries = draw(st.lists(endpoints_in(family), max_size=4))
+            ports = [{"port": 8080, "protocol": protocol}]
+            slices.append(slice_of(*entries, name=name, suffix=str(suffix), addressType=family, ports=ports))
     return services, slices
+
+
+@given(st.lists(endpoints_in("IPv4"), max_size=5, unique_by=lambda entry: entry["addresses"][0]))
+def test_hints_narrow_only_where_all_have_them_and_never_to_nothing(entries: list[dict[str, Any]]) -> None:
+    """kube-proxy's three modes (``topologyModeFromHints``), told from the endpoints' side."""
+    ready = [entry for entry in entries if entry["conditions"] in (READY, {})]
+    chosen = set(addresses(build([service()], [slice_of(*entries)], NODE)))
+
+    def meant(field: str, name: str) -> set[str]:
+        """Those hinted for this name; none where anybody has no such hint."""
+        if not all(entry["hints"].get(field) for entry in ready):
+            return set()
+        return {f"{e['addresses'][0]}:8080" for e in ready if {"name": name} in e["hints"][field]}
+
+    if ready:
+        everybody = {f"{entry['addresses'][0]}:8080" for entry in ready}
+        assert chosen == (meant("forNodes", "n1") or meant("forZones", "east") or everybody)
+    else:
+        assert chosen == {f"{e['addresses'][0]}:8080" for e in entries if e["conditions"] == TERMINATING}
 
 
 @given(clusters(), st.randoms())
