@@ -28,7 +28,8 @@ async def serve_http(addresses: Iterable[tuple[str, int]], pages: Mapping[str, P
     app = web.Application()
     for path, page in pages.items():
         app.router.add_get(path, _answering(page))
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    # A connection that comes while the server closes may never be heard; nobody waits a minute for it.
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
         for host, port in addresses:

@@ -158,8 +158,8 @@ class _Agent:
             grace=0.0 if daemon.listeners else GRACE,
         )
         self._registry.register(TrafficCollector(self._traffic, lambda: self._datapath.connections))
-        self._checks = HealthChecks(lambda: self._health.alive(time()))
-        self._syncer.on_synced = lambda snapshot: self._checks.want(snapshot.checks)
+        self._checks = HealthChecks(lambda: self._health.alive(time()), routes.own_addresses)
+        self._syncer.on_synced = self._checks.want
         self._export_staleness()
         self._takeovers: dict[str, Callable[[], Takeover]] = {
             "restart": lambda: self._crew.inherited,

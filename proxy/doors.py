@@ -46,7 +46,8 @@ def health_pages(health: Health, metrics: SyncMetrics) -> Mapping[str, Page]:
     def page(name: str, *, with_node: bool) -> web.Response:
         status, body = health.page(time(), with_node=with_node)
         metrics.health[name].labels(str(status)).inc()
-        return web.Response(status=status, text=body, content_type="application/json")
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return web.Response(status=status, text=body, content_type="application/json", headers=headers)
 
     return {
         "/healthz": lambda: page("healthz", with_node=True),

@@ -30,15 +30,14 @@ class Health:
         self.updated, self.queued = now, None
 
     def alive(self, now: float) -> bool:
-        """Whether something was synced once, and nothing waits for too long."""
-        if self.updated is None:
-            return False
-        return self.queued is None or now - self.queued < TIMEOUT
+        """Whether nothing waits for too long; a proxy that starts is healthy until its first sync."""
+        return self.updated is None or self.queued is None or now - self.queued < TIMEOUT
 
     def page(self, now: float, *, with_node: bool) -> tuple[int, str]:
-        """Status and body: /healthz looks ``with_node``, /livez without."""
+        """Status and body: /healthz looks ``with_node``, /livez without. What is healthy counts as updated now."""
         good = self.alive(now) and (self.eligible or not with_node)
-        body = f'{{"lastUpdated": "{_text(self.updated)}","currentTime": "{_text(now)}"'
+        updated = now if good else self.updated
+        body = f'{{"lastUpdated": "{_text(updated)}","currentTime": "{_text(now)}"'
         if with_node:
             body += f', "nodeEligible": {"true" if self.eligible else "false"}'
         return (200 if good else 503), body + "}"
@@ -53,4 +52,9 @@ def is_eligible(node: Object | None) -> bool:
 
 
 def _text(moment: float | None) -> str:
-    return datetime.fromtimestamp(moment or 0, UTC).isoformat()
+    """As Go prints a time; None is its zero."""
+    if moment is None:
+        return "0001-01-01 00:00:00 +0000 UTC"
+    found = datetime.fromtimestamp(moment, UTC)
+    fraction = f".{found.microsecond:06}".rstrip("0") if found.microsecond else ""
+    return f"{found:%Y-%m-%d %H:%M:%S}{fraction} +0000 UTC"

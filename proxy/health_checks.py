@@ -6,15 +6,16 @@ Why word for word as kube-proxy: cloud controllers were written against its answ
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import orjson
 from aiohttp import web
 
 from netplane.errors import KernelError
 from netplane.metrics import serve_http
-from proxy.model import HealthCheck
+from proxy.model import HealthCheck, IPAddress, NodeFacts, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +37,39 @@ def answer(check: HealthCheck, *, healthy: bool) -> web.Response:
     )
 
 
-class HealthChecks:
-    """One HTTP server for each port that a Service asks for. ``healthy``: whether the proxy is."""
+def hosts(node: NodeFacts, here: Sequence[IPAddress]) -> tuple[str, ...]:
+    """Where checks are answered: on every address that NodePorts are served on, of those the node has ``here``."""
+    found: list[str] = []
+    for version in sorted({4, *(address.version for address in node.addresses)}):
+        chosen = [network for network in node.node_port_networks if network.version == version]
+        if not chosen or any(network.prefixlen == 0 for network in chosen):
+            found.append("0.0.0.0" if version == 4 else "::")
+        else:
+            mine = (address for address in here if address.version == version and not address.is_link_local)
+            found += [str(address) for address in mine if any(address in network for network in chosen)]
+    return tuple(found)
 
-    def __init__(self, healthy: Callable[[], bool]) -> None:
+
+class HealthChecks:
+    """One HTTP server for each port that a Service asks for. ``healthy``: whether the proxy is.
+
+    ``here``: asks the kernel for this machine's addresses; blocking.
+    """
+
+    def __init__(self, healthy: Callable[[], bool], here: Callable[[], Sequence[IPAddress]]) -> None:
         self._healthy = healthy
-        self._open: dict[int, AsyncExitStack] = {}
+        self._here = here
+        self._open: dict[int, tuple[tuple[str, ...], AsyncExitStack]] = {}
         self._wanted: Mapping[int, HealthCheck] = {}
+        self._node = NodeFacts("")
         self._changed = asyncio.Event()
         self._said: set[int] = set()
 
-    def want(self, checks: Mapping[int, HealthCheck]) -> None:
-        """Serve these, by port, from now on."""
-        self._wanted = checks
-        if checks.keys() != self._open.keys():
+    def want(self, snapshot: Snapshot) -> None:
+        """Serve the checks of this one, at its node's addresses, from now on."""
+        moved = snapshot.node != self._node
+        self._wanted, self._node = snapshot.checks, snapshot.node
+        if moved or self._wanted.keys() != self._open.keys():
             self._changed.set()
 
     async def run(self) -> None:
@@ -58,27 +78,40 @@ class HealthChecks:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                for port in [port for port in self._open if port not in self._wanted]:
-                    await self._open.pop(port).aclose()
-                for port in [port for port in self._wanted if port not in self._open]:
-                    await self._serve(port)
+                await self._follow(self._wanted, self._node)
         finally:
-            for server in self._open.values():
+            for _, server in self._open.values():
                 await server.aclose()
 
-    async def _serve(self, port: int) -> None:
+    async def _follow(self, wanted: Mapping[int, HealthCheck], node: NodeFacts) -> None:
+        where = await self._hosts(node) if wanted else ()
+        for port in [port for port, (at, _) in self._open.items() if port not in wanted or at != where]:
+            await self._open.pop(port)[1].aclose()
+        for port in [port for port in wanted if port not in self._open]:
+            await self._serve(port, wanted[port].name, where)
+
+    async def _hosts(self, node: NodeFacts) -> tuple[str, ...]:
+        if not node.node_port_networks:
+            return hosts(node, ())
+        try:
+            return hosts(node, await asyncio.to_thread(self._here))
+        except KernelError as error:
+            log.warning("health checks are answered on all addresses: %s", error)
+            return hosts(replace(node, node_port_networks=()), ())
+
+    async def _serve(self, port: int, name: str, where: tuple[str, ...]) -> None:
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(
-                    serve_http([("0.0.0.0", port)], {"/{any:.*}": lambda: self._page(port)})
+                    serve_http([(host, port) for host in where], {"/{any:.*}": lambda: self._page(port)})
                 )
             except KernelError as error:
                 if port not in self._said:
-                    log.warning("health check of %s: %s", self._wanted[port].name, error)
+                    log.warning("health check of %s: %s", name, error)
                     self._said.add(port)
                 return
             self._said.discard(port)
-            self._open[port] = stack.pop_all()
+            self._open[port] = (where, stack.pop_all())
 
     def _page(self, port: int) -> web.Response:
         check = self._wanted.get(port)

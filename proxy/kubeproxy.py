@@ -33,7 +33,7 @@ def translate(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """
     if document.get("apiVersion") != API_VERSION:
         raise ConfigError(f"cannot read {KIND} {document.get('apiVersion')}: only {API_VERSION} is known")
-    ours: dict[str, Any] = {}
+    ours: dict[str, Any] = {"mode": "auto"}
     ignored: list[str] = []
     for key, value in document.items():
         if key in ("apiVersion", "kind") or value in (None, "", [], {}):
@@ -42,7 +42,7 @@ def translate(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             if value in OUR_MODES:
                 ours["mode"] = value
             else:
-                ignored.append(f"mode: {value} is served by mode userspace")
+                ignored.append(f"mode: {value} is served by mode auto, the best one that this kernel has")
         elif key == "hostnameOverride":
             ours["nodeName"] = value
         elif key in ("clusterCIDR", "detectLocalMode"):

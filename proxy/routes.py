@@ -54,15 +54,7 @@ def refuse_overlaps(service_cidrs: Sequence[IPNetwork], own: Sequence[IPAddress]
     Single addresses (/32, /128) other than the node's own may be Service addresses that somebody serves here
     (NodeLocal DNSCache, kube-proxy's IPVS), so they are let be.
     """
-    try:
-        with rtnl() as ipr:
-            connected = [
-                _interface(message)
-                for version in sorted({network.version for network in service_cidrs})
-                for message in ipr.get_addr(family=FAMILIES[version])
-            ]
-    except (NetlinkError, OSError) as error:
-        raise KernelError(f"cannot look at this node's addresses: {error}") from None
+    connected = _interfaces({network.version for network in service_cidrs})
     for network in service_cidrs:
         if found := overlap(network, connected, own):
             raise ConfigError(
@@ -83,6 +75,23 @@ def overlap(
         if (not single or interface.ip in own) and interface.network.overlaps(network):
             return interface
     return None
+
+
+def own_addresses() -> list[IPAddress]:
+    """All addresses of this machine, loopback included. Raises KernelError."""
+    return [interface.ip for interface in _interfaces(set(FAMILIES))]
+
+
+def _interfaces(versions: set[int]) -> list[IPInterface]:
+    try:
+        with rtnl() as ipr:
+            return [
+                _interface(message)
+                for version in sorted(versions)
+                for message in ipr.get_addr(family=FAMILIES[version])
+            ]
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"cannot look at this node's addresses: {error}") from None
 
 
 def _interface(message: Any) -> IPInterface:

@@ -133,6 +133,8 @@ class Syncer:
     async def _sync(self, snapshot: Snapshot, pending: Pending, asked: Sequence[Asked] = ()) -> bool:
         if pending.since is not None:
             self._health.queue(time())
+            for family in _families(snapshot):
+                self._metrics.queued.labels(family).set(time())
         first, started = not self.synced_once.is_set(), monotonic()
         try:
             report = await self._datapath.sync(snapshot, look=bool(asked))
@@ -163,7 +165,7 @@ class Syncer:
         self, snapshot: Snapshot, pending: Pending, seconds: float, now: float, *, first: bool
     ) -> None:
         metrics = self._metrics
-        families = [f"IPv{version}" for version in sorted({a.version for a in snapshot.node.addresses})]
+        families = _families(snapshot)
         metrics.synced(families, seconds, time(), first=first)
         metrics.policies(snapshot, families)
         metrics.unserved.set(len(self.report.unserved))
@@ -190,6 +192,10 @@ class Syncer:
         self._said[topic] = text
         if text:
             level("%s", text)
+
+
+def _families(snapshot: Snapshot) -> list[str]:
+    return [f"IPv{version}" for version in sorted({a.version for a in snapshot.node.addresses})]
 
 
 def _answer(asked: Sequence[Asked], outcome: SyncReport | NetplaneError) -> None:

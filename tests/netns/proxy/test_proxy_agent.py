@@ -36,6 +36,7 @@ def test_follows_the_api_and_reports_it(world, api, supervisor) -> None:
     assert float(metrics.partition(sample)[2].split()[0]) >= 5
     for name in (
         "kubeproxy_sync_proxy_rules_duration_seconds_count",
+        'kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"} 1.',
         "kubeproxy_sync_proxy_rules_endpoint_changes_total",
         "netplane_proxy_event_to_listeners_seconds_sum",
         "netplane_service_bytes_total",

@@ -48,7 +48,8 @@ def test_a_file_of_kubeadm_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert (settings.metrics_port, settings.health_port) == (10349, 10256)
     assert settings.node_port_addresses == ("primary",)
     assert settings.root == tmp_path
-    assert "mode: iptables is served by mode userspace" in caplog.text
+    assert settings.mode == "auto"
+    assert "mode: iptables is served by mode auto" in caplog.text
     for key in ("bindAddress", "conntrack", "iptables"):
         assert f"{key}: has no effect" in caplog.text
 
@@ -63,6 +64,26 @@ def test_what_the_command_line_says_wins(tmp_path: Path, caplog: pytest.LogCaptu
     assert settings.service_cidrs == (ip_network("10.43.0.0/16"),)
     assert (settings.cluster_cidrs, settings.host_routing) == ((), "bpf")
     assert "Service network" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [
+        ("", "auto"),
+        ('mode: ""', "auto"),
+        ("mode: iptables", "auto"),
+        ("mode: ipvs", "auto"),
+        ("mode: nftables", "nftables"),
+        ("mode: userspace", "userspace"),
+        ("mode: ebpf", "ebpf"),
+    ],
+)
+def test_a_mode_that_kube_proxy_has_alone_is_the_best_that_works(
+    tmp_path: Path, said: str, mode: str
+) -> None:
+    path = tmp_path / "config.conf"
+    path.write_text(f"apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{said}\n")
+    assert load_settings(path).mode == mode
 
 
 @pytest.mark.parametrize(

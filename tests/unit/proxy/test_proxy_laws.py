@@ -227,18 +227,30 @@ def test_addresses_of_proc_net() -> None:
 
 def test_health_is_kube_proxys() -> None:
     health = Health()
-    assert health.page(100, with_node=False)[0] == 503, "nothing was ever synced"
+    health.queue(1)
+    assert health.page(100, with_node=False)[0] == 200, "it starts"
+    health.eligible = False
+    status, body = health.page(100, with_node=True)
+    assert status == 503
+    assert body == (
+        '{"lastUpdated": "0001-01-01 00:00:00 +0000 UTC","currentTime": "1970-01-01 00:01:40 +0000 UTC", '
+        '"nodeEligible": false}'
+    )
+    health.eligible = True
     health.sync(100)
-    status, body = health.page(101, with_node=True)
+    status, body = health.page(101.25, with_node=True)
     assert status == 200
     assert body == (
-        '{"lastUpdated": "1970-01-01T00:01:40+00:00","currentTime": "1970-01-01T00:01:41+00:00", '
+        '{"lastUpdated": "1970-01-01 00:01:41.25 +0000 UTC","currentTime": "1970-01-01 00:01:41.25 +0000 UTC", '
         '"nodeEligible": true}'
-    )
+    ), "what is healthy is as new as can be"
     health.queue(110)
     health.queue(150)
     assert health.page(169, with_node=False)[0] == 200
-    assert health.page(171, with_node=False)[0] == 503, "the oldest change waits for over a minute"
+    assert health.page(171, with_node=False) == (
+        503,
+        '{"lastUpdated": "1970-01-01 00:01:40 +0000 UTC","currentTime": "1970-01-01 00:02:51 +0000 UTC"}',
+    ), "the oldest change waits for over a minute"
     health.sync(172)
     health.eligible = False
     assert health.page(173, with_node=True)[0] == 503
