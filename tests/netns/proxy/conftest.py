@@ -14,7 +14,7 @@ import pytest
 from netplane.linux import sysctl
 from netplane.linux.namespaces import entered_netns, new_netns, socket_in
 from netplane.linux.rtnl import rtnl
-from proxy.model import NodeFacts, Snapshot
+from proxy.model import IPNetwork, NodeFacts, Snapshot
 from proxy.snapshot import build
 from proxy.userspace.datapath import UserspaceDataPath
 from tests import flows
@@ -23,7 +23,13 @@ from tests.fakes_datapath import Hosted
 from tests.netns.proxy.daemon import NODE_OBJECT, Api, Supervisor
 
 T = TypeVar("T")
-GATEWAY = "169.254.1.1"
+GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+WHOLE = {4: 32, 6: 128}  # bits of an address
+IP_FREEBIND = 15  # ip(7); also for IPv6
+IFA_F_NODAD = 0x02
+RTN_LOCAL = 2
+PERMANENT = 0x80  # NUD_PERMANENT
 
 
 @dataclass
@@ -60,11 +66,16 @@ class World:
         sock.settimeout(5)
         return sock
 
-    def connect(self, name: str, address: str, port: int, *, timeout: float = 5) -> socket.socket:
-        """A TCP connection from a namespace. Raises OSError."""
-        sock = self.open(name)
+    def connect(
+        self, name: str, address: str, port: int, *, timeout: float = 5, source: str = ""
+    ) -> socket.socket:
+        """A TCP connection from a namespace, from this address of it if one is named. Raises OSError."""
+        sock = self.open(name, family=FAMILIES[ip_address(address).version])
         sock.settimeout(timeout)
         try:
+            if source:
+                sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
+                sock.bind((source, 0))
             sock.connect((address, port))
         except BaseException:
             sock.close()
@@ -90,29 +101,45 @@ def _up(world: World, name: str) -> None:
         ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
 
 
-def _attach_to_wire(world: World, name: str, address: str) -> None:
+def _attach_to_wire(world: World, name: str, *addresses: str) -> None:
     port, inner = _veth(world, "wire", f"p-{name}", name, "eth0")
     with rtnl(world.netns["wire"]) as ipr:
         ipr.link("set", index=port, master=ipr.link_lookup(ifname="br0")[0], state="up")
     with rtnl(world.netns[name]) as ipr:
-        ipr.addr("add", index=inner, address=address, prefixlen=24)
         ipr.link("set", index=inner, state="up")
+        for address in addresses:
+            prefix = {4: 24, 6: 64}[ip_address(address).version]
+            ipr.addr("add", index=inner, address=address, prefixlen=prefix, flags=IFA_F_NODAD)
 
 
-def _add_pod(world: World, pod: str, node: str, address: str) -> None:
+def _add_pod(world: World, pod: str, node: str, *addresses: str) -> None:
+    """As the CNI plugin does."""
     outer, inner = _veth(world, node, f"v-{pod}", pod, "eth0")
+    outer_mac, inner_mac = "02:00:00:00:00:01", "02:00:00:00:00:02"
     with rtnl(world.netns[pod]) as ipr:
-        ipr.addr("add", index=inner, address=address, prefixlen=32)
-        ipr.link("set", index=inner, state="up", address="02:00:00:00:00:02")
+        ipr.link("set", index=inner, state="up", address=inner_mac)
     with rtnl(world.netns[node]) as ipr:
-        ipr.link("set", index=outer, state="up", address="02:00:00:00:00:01")
-        ipr.route("add", dst=f"{address}/32", oif=outer, scope=253, proto=97)  # as the CNI plugin does
-        ipr.neigh("add", dst=address, lladdr="02:00:00:00:00:02", ifindex=outer, state=0x80)
-    with rtnl(world.netns[pod]) as ipr:
-        ipr.neigh("add", dst=GATEWAY, lladdr="02:00:00:00:00:01", ifindex=inner, state=0x80)
-        ipr.route("add", dst=f"{GATEWAY}/32", oif=inner, scope=253)
-        ipr.route("add", dst="0.0.0.0/0", gateway=GATEWAY, oif=inner)
+        ipr.link("set", index=outer, state="up", address=outer_mac)
+    for address in addresses:
+        version = ip_address(address).version
+        bits, gateway, six = WHOLE[version], GATEWAYS[version], version == 6
+        with rtnl(world.netns[pod]) as ipr:
+            ipr.addr("add", index=inner, address=address, prefixlen=bits, flags=IFA_F_NODAD)
+            ipr.neigh("add", dst=gateway, lladdr=outer_mac, ifindex=inner, state=PERMANENT)
+            if not six:
+                ipr.route("add", dst=f"{gateway}/32", oif=inner, scope=253)
+            ipr.route("add", dst="::/0" if six else "0.0.0.0/0", gateway=gateway, oif=inner)
+        with rtnl(world.netns[node]) as ipr:
+            ipr.route("add", dst=f"{address}/{bits}", oif=outer, proto=97, **({} if six else {"scope": 253}))
+            ipr.neigh("add", dst=address, lladdr=inner_mac, ifindex=outer, state=PERMANENT)
     world.run(pod, sysctl.write, "net.ipv4.ip_local_port_range", "30000 60999")
+
+
+def _lead(world: World, name: str, network: str, to: str) -> None:
+    """Routes for a network and its partner, by way of that node."""
+    with rtnl(world.netns[name]) as ipr:
+        for version, gateway in zip(flows.VERSIONS, flows.addresses_of(to), strict=True):
+            ipr.route("add", dst=flows.in_version(network, version), gateway=gateway)
 
 
 def build_world() -> World:
@@ -120,37 +147,53 @@ def build_world() -> World:
     world = World()
     for name in ("wire", *flows.NODES, "outside", *flows.PODS):
         world.netns[name] = new_netns()
+        world.run(name, sysctl.write, "net.ipv6.conf.default.accept_dad", "0")  # addresses are good at once
         _up(world, name)
     with rtnl(world.netns["wire"]) as ipr:
         ipr.link("add", ifname="br0", kind="bridge")
         ipr.link("set", index=ipr.link_lookup(ifname="br0")[0], state="up")
     for name in (*flows.NODES, "outside"):
-        _attach_to_wire(world, name, flows.ADDRESSES[name])
+        four, six = flows.addresses_of(name)
+        second = [flows.in_version(flows.SECOND, v) for v in flows.VERSIONS] if name == "n1" else []
+        # Where nobody says which, Linux takes the first one of IPv4, and of IPv6 the last.
+        _attach_to_wire(world, name, four, *second, six)
     for node in flows.NODES:
         world.run(node, sysctl.write, "net.ipv4.ip_forward", "1")
-    for pod, (node, address) in flows.PODS.items():
-        _add_pod(world, pod, node, address)
+        world.run(node, sysctl.write, "net.ipv6.conf.all.forwarding", "1")
+    for pod, (node, _) in flows.PODS.items():
+        _add_pod(world, pod, node, *flows.addresses_of(pod))
     for node, other in (("n1", "n2"), ("n2", "n1"), ("outside", "n1")):
-        with rtnl(world.netns[node]) as ipr:
-            ipr.route("add", dst=flows.POD_CIDRS[other], gateway=flows.NODES[other])
+        _lead(world, node, flows.POD_CIDRS[other], other)
+    for network in flows.EXTERNAL_NETWORKS:
+        for name in ("outside", "n2"):
+            _lead(world, name, network, "n1")
+    _lead(world, "outside", flows.SECOND_NETWORK, "n1")
+    _lead(world, "n1", flows.STRANGERS, "outside")
     with rtnl(world.netns["outside"]) as ipr:
-        ipr.route("add", dst="198.51.100.0/24", gateway=flows.NODES["n1"])  # load balancers' addresses
+        for version in flows.VERSIONS:
+            network, lo = flows.in_version(flows.STRANGERS, version), ipr.link_lookup(ifname="lo")[0]
+            ipr.route("add", dst=network, oif=lo, type=RTN_LOCAL, table=255, scope=254)
     return world
 
 
+def plain(address: str) -> str:
+    """An address as a socket for both IP versions has it, without the sign that it is of IPv4."""
+    return address.removeprefix("::ffff:")
+
+
 class Echo:
-    """A pod's server, TCP and UDP: says who it is and whom it sees, then sends back what it gets."""
+    """A pod's server, TCP and UDP, IPv4 and IPv6: says who it is and whom it sees, then sends back what it gets."""
 
     def __init__(self, world: World, name: str, port: int = flows.PORT) -> None:
         self.name = name
-        self.listener = world.open(name)
+        self.listener = world.open(name, family=socket.AF_INET6)
         self.listener.settimeout(None)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("0.0.0.0", port))
+        self.listener.bind(("::", port))
         self.listener.listen(512)
-        self.datagrams = world.open(name, socket.SOCK_DGRAM)
+        self.datagrams = world.open(name, socket.SOCK_DGRAM, socket.AF_INET6)
         self.datagrams.settimeout(None)
-        self.datagrams.bind(("0.0.0.0", port))
+        self.datagrams.bind(("::", port))
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._answerer = threading.Thread(target=self._answer, daemon=True)
         self._thread.start()
@@ -162,7 +205,7 @@ class Echo:
                 sock, peer = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(sock, peer[0]), daemon=True).start()
+            threading.Thread(target=self._serve, args=(sock, plain(peer[0])), daemon=True).start()
 
     def _serve(self, sock: socket.socket, peer: str) -> None:
         with sock, contextlib.suppress(OSError):
@@ -176,7 +219,7 @@ class Echo:
                 data, peer = self.datagrams.recvfrom(65536)
                 if self.listener.fileno() < 0:
                     return
-                self.datagrams.sendto(f"{self.name} {peer[0]} {peer[1]}\n".encode() + data, peer)
+                self.datagrams.sendto(f"{self.name} {plain(peer[0])} {peer[1]}\n".encode() + data, peer)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -204,18 +247,24 @@ class Running(Hosted):
         return self.call(self.datapath.sync(snapshot(services, slices)))
 
 
-def node() -> NodeFacts:
+def node(*versions: int, node_port_network: str = "") -> NodeFacts:
+    """What n1's data path knows of it, with IPv4 alone where no version is named."""
+
+    def networks(text: str) -> tuple[IPNetwork, ...]:
+        return tuple(ip_network(flows.in_version(text, version)) for version in versions or (4,))
+
     return NodeFacts(
         name="n1",
-        addresses=(ip_address(flows.NODES["n1"]),),
-        pod_cidrs=(ip_network(flows.POD_CIDRS["n1"]),),
-        cluster_cidrs=(ip_network("10.244.0.0/16"),),
-        service_cidrs=(ip_network("10.96.0.0/12"),),
+        addresses=tuple(network.network_address for network in networks(flows.NODES["n1"])),
+        pod_cidrs=networks(flows.POD_CIDRS["n1"]),
+        cluster_cidrs=networks("10.244.0.0/16"),
+        service_cidrs=networks("10.96.0.0/12"),
+        node_port_networks=networks(node_port_network) if node_port_network else (),
     )
 
 
-def snapshot(services: list[Any], slices: list[Any]) -> Snapshot:
-    return build(services, slices, node())
+def snapshot(services: list[Any], slices: list[Any], facts: NodeFacts | None = None) -> Snapshot:
+    return build(services, slices, facts or node())
 
 
 @pytest.fixture(scope="module")

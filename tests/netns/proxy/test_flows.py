@@ -3,61 +3,109 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
+from itertools import cycle
+from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
 from tests import flows
-from tests.flows import FLOWS, Failed, Flow, Seen, Served
-from tests.netns.proxy.flows import DATA_PATHS, ask, destination, serving, visit
+from tests.flows import CHOSEN_FLOWS, FLOWS, Failed, Flow, Seen, Served
+from tests.netns.proxy.conftest import FAMILIES, IP_FREEBIND
+from tests.netns.proxy.flows import DATA_PATHS, ask, destination, serve_table, serving, visit
 
 pytestmark = pytest.mark.netns
 DNS = "10.96.0.53"
 TRIES = {flows.USERSPACE: 9}  # it takes turns; the others choose at random
 RANDOM_TRIES = 40
+SILENCE = 0.15  # seconds without an answer, which otherwise comes within one thousandth of one
+
+
+VERSION_NAMES = [f"IPv{version}" for version in flows.VERSIONS]
+by_version = pytest.mark.parametrize("version", flows.VERSIONS, ids=VERSION_NAMES)
 
 
 @pytest.fixture(scope="module")
-def switch(world) -> Iterator[Callable[[str], None]]:
-    """Serve the table by a mode from now on; the rows come ordered by mode."""
+def switch(world) -> Iterator[Callable[..., None]]:
+    """Serve the table by a mode from now on, with some nodePortAddresses; the rows come ordered by both."""
     with ExitStack() as left:
-        now: list[str] = []
+        now: list[Any] = ["", "", None]
 
-        def to(mode: str) -> None:
-            if now != [mode]:
+        def to(mode: str, node_port_network: str = "") -> None:
+            if now[0] != mode:
                 left.close()
-                left.enter_context(serving(world, mode))
-                now[:] = [mode]
+                now[:] = [mode, "", left.enter_context(serving(world, mode))]
+            if now[1] != node_port_network:
+                serve_table(now[2], node_port_network)
+                now[1] = node_port_network
 
         yield to
 
 
+@by_version
 @pytest.mark.parametrize("mode", DATA_PATHS)
-def test_a_socket_of_the_node_at_a_service_address_is_reached(world, switch, mode: str) -> None:
+def test_a_socket_of_the_node_at_a_service_address_is_reached(world, switch, mode: str, version: int) -> None:
     """Cluster DNS listens at an address of the Service network that no Service has."""
     switch(mode)
-    with world.open("n1") as stream, world.open("n1", socket.SOCK_DGRAM) as datagrams:
-        stream.bind((DNS, 53))
+    place, family = (flows.in_version(DNS, version), 53), FAMILIES[version]
+    with (
+        world.open("n1", family=family) as stream,
+        world.open("n1", socket.SOCK_DGRAM, family) as datagrams,
+    ):
+        for sock in (stream, datagrams):
+            sock.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)  # by a route alone, IPv6 has no address
+            sock.bind(place)
         stream.listen()
-        datagrams.bind((DNS, 53))
         for source in ("client", "n1"):
-            with world.connect(source, DNS, 53), world.open(source, socket.SOCK_DGRAM) as client:
-                client.connect((DNS, 53))
+            with world.connect(source, *place), world.open(source, socket.SOCK_DGRAM, family) as client:
+                client.connect(place)
                 client.send(b"question")
                 data, peer = datagrams.recvfrom(100)
                 datagrams.sendto(data, peer)
                 assert client.recv(100) == b"question"
 
 
-@pytest.mark.parametrize("source", [flows.CLIENT, flows.HOST])
+@by_version
+@pytest.mark.parametrize("service", ["sticky", "u-sticky"])
+@pytest.mark.parametrize("source", [flows.CLIENT, flows.HOST, flows.OUTSIDE, flows.REMOTE])
 @pytest.mark.parametrize("mode", DATA_PATHS)
 def test_a_sticky_client_has_one_endpoint_at_every_address_of_a_service(
-    world, switch, mode: str, source: flows.Where
+    world, switch, mode: str, source: flows.Where, service: str, version: int
 ) -> None:
     """As with kube-proxy: by Service port, whichever of its addresses is called."""
     switch(mode)
-    places = [destination("sticky"), (flows.N1, 30086), ("203.0.113.8", 80)]
-    answers = [visit(world, source, *place) for place in places * 4]
+    places = [f"{flows.N1}:30086", "203.0.113.8:80"]
+    if source in (flows.CLIENT, flows.HOST):
+        places.append(service)
+    go = ask if service == "u-sticky" else visit
+    answers = [go(world, source, *destination(place, version)) for place in places * 4]
     assert len({name for name, _ in answers}) == 1
+
+
+@pytest.mark.parametrize("service", ["brief", "u-brief"])
+@pytest.mark.parametrize("mode", DATA_PATHS)
+def test_a_sticky_client_is_forgotten_after_its_time_and_not_before(
+    world, switch, mode: str, service: str
+) -> None:
+    """Clients take turns at looking, so that the others meanwhile are not seen and their time runs out."""
+    switch(mode)
+    go = ask if service == "u-brief" else visit
+    began, had, moved = monotonic(), dict[str, tuple[str, float]](), set[int]()
+    # Not a multiple of the endpoints: one that comes again has not come to the same one in turn.
+    clients = [flows.in_version(f"172.16.5.{n}", version) for n in range(23) for version in flows.VERSIONS]
+    for client in cycle(clients):
+        version, before = ip_address(client).version, monotonic()
+        name, _ = go(world, "outside", *destination("203.0.113.12:80", version), source=client)
+        last, since = had.get(client, (name, before))
+        if name != last:
+            assert monotonic() - since >= flows.BRIEF, "forgotten before its time"
+            moved.add(version)
+        had[client] = name, before
+        if moved == set(flows.VERSIONS):
+            return
+        assert monotonic() - began < 20, "nobody is ever forgotten"
+        sleep(0.03)
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["IPv4", "IPv4 by an IPv6 socket"])
@@ -100,26 +148,36 @@ def test_what_is_bound_to_loopback_hears_at_once_that_it_cannot_reach_an_endpoin
                 datagrams.recv(100)
 
 
-ROWS = [(mode, flow) for mode in DATA_PATHS for flow in FLOWS if mode in flow.modes]
+ROWS = [
+    (mode, network, flow, version)
+    for mode in DATA_PATHS
+    for network, table in (("", FLOWS), (flows.SECOND_NETWORK, CHOSEN_FLOWS))
+    for flow in table
+    if mode in flow.modes
+    for version in flows.VERSIONS
+]
 
 
-@pytest.mark.parametrize(("mode", "flow"), ROWS, ids=[f"{mode}: {flow}" for mode, flow in ROWS])
-def test_flow(world, switch, mode: str, flow: Flow) -> None:
-    switch(mode)
-    address, port = destination(flow.to)
+def named(mode: str, network: str, flow: Flow, version: int) -> str:
+    return f"{mode}{' with nodePortAddresses' if network else ''}: {flow}, IPv{version}"
+
+
+@pytest.mark.parametrize(("mode", "network", "flow", "version"), ROWS, ids=[named(*row) for row in ROWS])
+def test_flow(world, switch, mode: str, network: str, flow: Flow, version: int) -> None:
+    switch(mode, network)
+    address, port = destination(flow.to, version)
     udp = flow.protocol == flows.UDP
     if isinstance(flow.expect, Served):
         go, tries = ask if udp else visit, TRIES.get(mode, RANDOM_TRIES)
         answers = [go(world, flow.source, address, port) for _ in range(tries)]
         assert {name for name, _ in answers} == flow.expect.by
         for name, seen in answers:
-            expected = flow.expect.itself if name == flow.source else flow.expect.seen
-            own = expected is Seen.ITS_OWN
-            assert seen == flows.ADDRESSES[flow.source if own else "n1"], name
+            own = flow.expect.seen_by(name, flow.source) is Seen.ITS_OWN
+            assert seen == flows.in_version(flows.ADDRESSES[flow.source if own else "n1"], version), name
     elif udp:
         silent = flow.expect is Failed.DROPPED
         with pytest.raises(TimeoutError if silent else ConnectionRefusedError):
-            ask(world, flow.source, address, port, timeout=0.3)
+            ask(world, flow.source, address, port, timeout=SILENCE)
     elif flow.expect is Failed.REFUSED:
         # A connection that found no endpoint in time may be accepted first: it ends by RST, never by EOF.
         with (
@@ -129,4 +187,4 @@ def test_flow(world, switch, mode: str, flow: Flow) -> None:
             sock.recv(1)
     else:
         with pytest.raises(TimeoutError):
-            world.connect(flow.source, address, port, timeout=0.3)
+            world.connect(flow.source, address, port, timeout=SILENCE)

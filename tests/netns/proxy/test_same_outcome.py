@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from proxy.model import Frontend, Protocol, Snapshot
 from proxy.modes import Mode
 from tests import flows
 from tests.bpf_place import bpf_place
-from tests.flows import UDP, Failed, Where, endpoint_slice, service
+from tests.flows import UDP, Failed, Where, endpoint_slice, in_version, service
+from tests.netns.proxy import conftest
 from tests.netns.proxy.conftest import snapshot
 from tests.netns.proxy.flows import HERE, ask, visit
 from tests.netns.proxy.test_mode_switch import Switching
@@ -25,15 +26,15 @@ MODES = (Mode.USERSPACE, Mode.NFTABLES, Mode.EBPF)
 TRIES = 6
 SOURCES = tuple(Where)
 CONDITIONS = ({"ready": True}, {"ready": False}, flows.TERMINATING)
-PODS = ("web1", "web2", "remote")
+PODS = ("web1", "web2", "remote", "remote2")
 UNKNOWN_PORT = 81
 # The node's own datagram that its kernel refuses or drops on the way out: sendmsg(2) says EPERM in either case.
 NOT_SENT = "not sent"
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
-    """A few Services of all kinds, each with its slices."""
+def worlds(draw: st.DrawFn) -> tuple[list[Any], list[Any], int]:
+    """A few dual-stack Services of all kinds, each with its slices; and by which IP version they are called."""
     services, slices = [], []
     for number in range(draw(st.integers(1, 3))):
         name, protocol = f"s{number}", draw(st.sampled_from(["TCP", UDP]))
@@ -52,8 +53,8 @@ def worlds(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
             pods = draw(st.lists(st.sampled_from(PODS), unique=True, max_size=2))
             part = endpoint_slice(name, *pods, conditions=conditions, protocol=protocol)
             part["metadata"]["name"] = f"{name}-{index}"
-            slices.append(part)
-    return services, slices
+            slices += [part, flows.slice_in_six(part)]
+    return [flows.dual_stack(made) for made in services], slices, draw(st.sampled_from(flows.VERSIONS))
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +70,17 @@ def node(world) -> Iterator[Switching]:
         made.stop()
 
 
-def places(services: list[Any]) -> Iterator[tuple[str, int, str]]:
+def places(services: list[Any], version: int) -> Iterator[tuple[str, int, str]]:
     """Where clients call: all addresses of every Service, and a port that it does not have."""
     for made in services:
         spec, protocol = made["spec"], made["spec"]["ports"][0]["protocol"]
-        yield spec["clusterIP"], 80, protocol
-        yield spec["clusterIP"], UNKNOWN_PORT, protocol
-        yield flows.NODES["n1"], spec["ports"][0]["nodePort"], protocol
-        for address in spec["externalIPs"]:
-            yield address, 80, protocol
-        for ingress in (made.get("status") or {}).get("loadBalancer", {}).get("ingress", ()):
-            yield ingress["ip"], 80, protocol
+        yield in_version(spec["clusterIP"], version), 80, protocol
+        yield in_version(spec["clusterIP"], version), UNKNOWN_PORT, protocol
+        yield in_version(flows.N1, version), spec["ports"][0]["nodePort"], protocol
+        ingress = (made.get("status") or {}).get("loadBalancer", {}).get("ingress", ())
+        for address in (*spec["externalIPs"], *(entry["ip"] for entry in ingress)):
+            if ip_address(address).version == version:
+                yield address, 80, protocol
 
 
 def outcome(world, source: Where, address: str, port: int, protocol: str) -> Any:
@@ -108,11 +109,10 @@ def look(world, source: Where, address: str, port: int, protocol: str, timeout: 
 
 
 def reaches(source: Where, address: str) -> bool:
-    """Whether packets of this client come to n1 at all."""
-    own = address in flows.NODES.values()
-    if source is Where.OUTSIDE:
-        return own or address.startswith("198.51.100.")
-    return own or source is not Where.REMOTE
+    """Whether packets of this client come to n1 at all: a Service network is led nowhere from elsewhere."""
+    return source in HERE or ip_address(address) not in ip_network(
+        in_version("10.96.0.0/12", ip_address(address).version)
+    )
 
 
 @settings(
@@ -122,10 +122,12 @@ def reaches(source: Where, address: str) -> bool:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(drawn=worlds())
-def test_every_mode_has_the_same_outcome(world, node: Switching, drawn: tuple[list[Any], list[Any]]) -> None:
-    services, slices = drawn
-    want = snapshot(services, slices)
-    calls = [c for c in itertools.product(SOURCES, places(services)) if reaches(c[0], c[1][0])]
+def test_every_mode_has_the_same_outcome(
+    world, node: Switching, drawn: tuple[list[Any], list[Any], int]
+) -> None:
+    services, slices, version = drawn
+    want = snapshot(services, slices, conftest.node(*flows.VERSIONS))
+    calls = [c for c in itertools.product(SOURCES, places(services, version)) if reaches(c[0], c[1][0])]
     found: dict[Any, dict[Mode, Any]] = {call: {} for call in calls}
     for mode in MODES:
         node.switch(mode)
@@ -150,8 +152,8 @@ def test_every_mode_has_the_same_outcome(world, node: Switching, drawn: tuple[li
 def eligible(want: Snapshot, call: tuple[Where, tuple[str, int, str]]) -> set[str]:
     """The pods that may answer this client."""
     source, (address, port, protocol) = call
-    where = "0.0.0.0" if address in flows.NODES.values() else address
+    where = {flows.N1: "0.0.0.0", in_version(flows.N1, 6): "::"}.get(address, address)
     target = want.targets[Frontend(ip_address(where), port, Protocol(protocol))]
-    pool = target.outside if source is Where.OUTSIDE else target.inside
-    names = {address: pod for pod, (_, address) in flows.PODS.items()}
+    pool = target.outside if source in (Where.OUTSIDE, Where.N2) else target.inside
+    names = {address: pod for pod in flows.PODS for address in flows.addresses_of(pod)}
     return {names[str(endpoint.address)] for endpoint in pool.endpoints}
