@@ -4,9 +4,19 @@ Why a holder: a supervisor starts the next process when the last one has ended, 
 second in which no byte may wait. So the worker goes on relaying with nothing but the epoll set, until a
 successor asks for the flows at a unix socket, or none is left, or time is up.
 
-Why this is safe: between two events a flow is descriptors and flags, and nothing of it is in user space. The
-holder stops watching a batch, sends it, and closes its copies once the successor has said that it watches
-them; if no such word comes, it watches them again itself.
+Why this is safe: between two events a flow is descriptors and flags, and nothing of it is in user space. Two processes
+that relay one flow would corrupt it, and where none does it stands still; so one word decides who does, the ``+`` of
+the successor.
+
+The laws:
+1. The holder watches no flow of a batch from before it sends it.
+2. The successor reads a batch whole, then says ``+``, and watches its flows only where the kernel has taken the word.
+   Where that fails it closes its copies, which tells the flows' peers nothing, and may ask again.
+3. The holder takes a batch back only where the word can come no more: it shuts its end for reading, from when on the
+   kernel refuses the word (EPIPE), and then reads what was said before.
+4. A process that is killed in between cannot know, and nor can the one that follows it. So both mark the time from
+   sending, or receiving, until all is decided in their ledgers, and hold flows of the batch as nobody's meanwhile: what
+   is found so is ended by RST for both (``recovery``), a batch at most.
 """
 
 import array
@@ -15,7 +25,8 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
@@ -35,10 +46,15 @@ from proxy.userspace.worker import Worker
 
 log = logging.getLogger(__name__)
 
+# A flow on its way: its descriptors and halves (of the client's side, then the endpoint's), and their pipes.
+Arrival = tuple[Flow, Sequence[int], Sequence[Half], Sequence[Pipe | None]]
+
 FORMAT = 1
 BATCH = 40  # flows a message: six descriptors each at most, and the kernel carries 253 (SCM_MAX_FD)
 LARGEST = 128 * 1024  # bytes a message
 ANSWER_SECONDS = 5.0
+TAKEN = b"+"
+TRIES = 5  # in a row to take over one batch; the holder gives ANSWER_SECONDS for each
 NAME = "proxy-flows-{pid}.sock"
 
 
@@ -86,6 +102,7 @@ class Holder:
     def __init__(self, worker: Worker, listener: socket.socket, *, accepting: bool) -> None:
         self._worker = worker
         self._engine = worker.engine
+        self._ledger = worker.ledger
         self._relay: Relay = worker.engine.relay
         self._poller: Poller = worker.engine.poller
         self._listener = listener
@@ -116,6 +133,9 @@ class Holder:
         for flow in [*self._engine.flows(), *self._engine.connecting()]:
             self._relay.reset(flow)
         self._poller.flush()
+        if self._successor is not None:
+            self._successor.close()  # which tells it that there is no more
+        self._listener.close()
 
     def _give(self) -> None:
         """One batch; flows whose endpoint has not answered yet are given once it has."""
@@ -125,31 +145,50 @@ class Holder:
                 batch.append(flow)
                 if len(batch) == BATCH:
                     break
-        if not batch:
-            return
+        if batch:
+            self._give_batch(batch)
+
+    def _give_batch(self, batch: Sequence[Flow]) -> None:
+        assert self._successor is not None
         since = monotonic()
+        self._ledger.doubt[0] = 1
         for flow in batch:
             for side in sides(flow):
                 self._poller.forget(side)
-        try:
-            assert self._successor is not None
-            send(self._successor, batch, since)
-            taken = self._successor.recv(1) == b"+"
-        except OSError:
-            taken = False
-        if taken:
+                self._ledger.peers[side.fd] = 0
+        if _taken(self._successor, batch, since):
             for flow in batch:
                 self._relay.let_go(flow)
         else:
             self._keep(batch)
+        self._ledger.doubt[0] = 0
 
     def _keep(self, batch: Sequence[Flow]) -> None:
-        """The successor is gone: another one may come."""
+        """The successor is gone, or too slow: another one may come, or the same again."""
         for flow in batch:
+            client, endpoint = sides(flow)
+            self._ledger.peers[client.fd] = endpoint.fd
             self._relay.watch_again(flow)
         assert self._successor is not None
         self._successor.close()
         self._successor = None
+
+
+def _taken(successor: socket.socket, batch: Sequence[Flow], since: float) -> bool:
+    """Send a batch; whether the successor has taken it, which is so for good once this returns."""
+    try:
+        send(successor, batch, since)
+        return successor.recv(1) == TAKEN
+    except OSError:  # no answer in time, or nobody to give one
+        pass
+    with suppress(OSError):
+        successor.shutdown(socket.SHUT_RD)
+        while True:
+            try:
+                return successor.recv(1) == TAKEN
+            except ConnectionResetError:  # told once, and before what was said earlier
+                continue
+    return False
 
 
 def sides(flow: Flow) -> tuple[Side, Side]:
@@ -204,16 +243,24 @@ def receive(sock: socket.socket) -> tuple[Mapping[str, Any], list[int]]:
             descriptors.frombytes(data[: len(data) - len(data) % size])
     if not message:
         return {}, []
-    document = orjson.loads(message)
     cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
-    if cut or document["format"] != FORMAT:
-        for fd in descriptors:
-            os.close(fd)
-        raise ValueError("cut short: no descriptor is left" if cut else f"format {document['format']}")
+    document = {} if cut else orjson.loads(message)
+    if document.get("format") != FORMAT:
+        _close(descriptors)
+        raise ValueError("cut short: no descriptor is left" if cut else f"format {document.get('format')}")
     return document, list(descriptors)
 
 
+def _close(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
+
+
 # -- the successor -------------------------------------------------------------------------------------
+
+
+class Late(Exception):
+    """The holder has taken the batch back before we could say that we have it."""
 
 
 class Heir:
@@ -225,21 +272,45 @@ class Heir:
         self.longest = 0.0
 
     def take(self, sock: socket.socket) -> bool:
-        """Take one batch and say so; False where there is no more, or the holder is gone."""
-        message, descriptors = receive(sock)
-        if not message:
-            return False
-        rest = iter(descriptors)
-        for entry in message["flows"]:
-            self._adopt(entry, rest)
-            self.flows += 1
+        """Take one batch and say so; False where there is no more, or the holder is gone.
+
+        Raises BlockingIOError where there is nothing yet; Late where the holder does not wait for us any more, and
+        OSError, ValueError where the batch cannot be taken: its flows are the holder's then.
+        """
+        doubt = self._worker.ledger.doubt
+        doubt[0] = 1
+        try:
+            message, descriptors = receive(sock)
+            if not message:
+                return False
+            arrivals = self._claim(sock, message, descriptors)
+            for flow, fds, halves, pipes in arrivals:
+                self._adopt(flow, fds, halves, pipes)
+            self.flows += len(arrivals)
+        finally:
+            doubt[0] = 0
         now = monotonic()
         self.longest = max(self.longest, now - message.get("since", now))  # older ones do not say it
-        sock.send(b"+")
         return True
 
-    def _adopt(self, entry: Mapping[str, Any], descriptors: Iterable[int]) -> None:
-        rest = iter(descriptors)
+    def _claim(
+        self, sock: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]
+    ) -> list[Arrival]:
+        """Read a batch and say that we have it: from then on it is ours alone."""
+        try:
+            rest = iter(descriptors)
+            arrivals = [self._read(entry, rest) for entry in message["flows"]]
+        except (LookupError, TypeError, ValueError, StopIteration) as error:
+            _close(descriptors)
+            raise ValueError(f"a batch that makes no sense: {error!r}") from error
+        try:
+            sock.send(TAKEN)
+        except OSError as error:
+            _close(descriptors)
+            raise Late from error
+        return arrivals
+
+    def _read(self, entry: Mapping[str, Any], rest: Iterator[int]) -> Arrival:
         address, port, protocol = entry["frontend"]
         frontend = Frontend(ip_address(address), port, Protocol(protocol))
         service = ServicePort(*entry["service"])
@@ -250,34 +321,55 @@ class Heir:
         for held in entry["held"]:
             fds.append(next(rest))
             pipes.append(None if held is None else Pipe(next(rest), next(rest), held))
-        self._worker.engine.adopt(flow, fds, [Half(half) for half in entry["halves"]], pipes)
+        return flow, fds, [Half(half) for half in entry["halves"]], pipes
+
+    def _adopt(
+        self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
+    ) -> None:
+        try:
+            self._worker.engine.adopt(flow, fds, halves, pipes)
+        except OSError as error:  # nobody else has it now
+            log.warning("cannot go on with a flow that was taken over, it ends: %s", error)
+            self._worker.engine.relay.reset(flow)
+            self._worker.engine.relay.tidy()
+            return
         self._worker.take_up(flow)
 
 
 async def inherit(worker: Worker, path: Path) -> Takeover:
     """Take over all flows of the holder at ``path``."""
     heir = Heir(worker)
-    ended = asyncio.Event()
+    tries = 0
+    while tries < TRIES and (connection := connect(path)) is not None:
+        before = heir.flows
+        with connection as sock:
+            if not await _inherit_until_late(heir, sock, path):
+                break
+        tries = tries + 1 if heir.flows == before else 0
+    return Takeover(heir.flows, heir.longest)
 
-    def take(sock: socket.socket) -> None:
+
+async def _inherit_until_late(heir: Heir, sock: socket.socket, path: Path) -> bool:
+    """Whether to ask the same holder again: it has more, and would not wait for us."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[bool] = loop.create_future()
+
+    def take() -> None:
+        late = False
         try:
             if heir.take(sock):
                 return
         except BlockingIOError:
             return
-        except (OSError, ValueError, KeyError) as error:
+        except Late:
+            late = True
+        except (OSError, ValueError) as error:
             log.warning("cannot take over more flows from %s: %s", path, error)
         loop.remove_reader(sock)
-        ended.set()
+        ended.set_result(late)
 
-    loop = asyncio.get_running_loop()
-    connection = connect(path)
-    if connection is None:
-        return Takeover()
-    with connection as sock:
-        loop.add_reader(sock, take, sock)
-        try:
-            await ended.wait()
-        finally:
-            loop.remove_reader(sock)
-    return Takeover(heir.flows, heir.longest)
+    loop.add_reader(sock, take)
+    try:
+        return await ended
+    finally:
+        loop.remove_reader(sock)

@@ -17,16 +17,19 @@ class Ledger:
     """By descriptor: a client's endpoint, and the pipe that holds what was read. Inherited by clone(2).
 
     ``watch``: one number, of the epoll set in which all connections are; 0 while some are elsewhere.
+    ``doubt``: one number, not 0 while flows pass between processes (``handover``). A connection that has no endpoint
+    here may then be another process's: whoever finds it so ends it for both, and never serves it.
     """
 
-    __slots__ = ("_memory", "peers", "pipes", "size", "watch")
+    __slots__ = ("_memory", "doubt", "peers", "pipes", "size", "watch")
 
     def __init__(self) -> None:
         self.size = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST)
-        self._memory = mmap.mmap(-1, 8 + self.size * 12)  # shared, anonymous, and real only where written
+        self._memory = mmap.mmap(-1, 16 + self.size * 12)  # shared, anonymous, and real only where written
         view = memoryview(self._memory)
         self.watch = view[:8].cast("q")
-        view = view[8:]
+        self.doubt = view[8:16].cast("q")
+        view = view[16:]
         self.pipes = view[: self.size * 8].cast("q")  # read end << 31 | write end; 0: none
         self.peers = view[self.size * 8 :].cast("i")  # at the client's socket: the endpoint's; 0: none
 

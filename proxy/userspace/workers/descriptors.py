@@ -9,14 +9,12 @@ import socket
 import stat
 import struct
 from array import array
-from contextlib import suppress
 from fcntl import ioctl
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
 from proxy.model import Endpoint, Frontend, IPAddress, Protocol
-from proxy.userspace.sockets import RESET
 from proxy.userspace.workers.reckoning import Side
 
 UNREAD, UNSENT = 0x541B, 0x5411  # SIOCINQ (also FIONREAD of a pipe), SIOCOUTQ: tcp(7)
@@ -29,6 +27,8 @@ TRIES = 100  # readings of a socket that changes all the time
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.poll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int)
+_libc.connect.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_NOWHERE = bytes(16)  # a struct sockaddr of family AF_UNSPEC: connect(2) dissolves the association
 
 
 def table() -> tuple[set[int], set[int]]:
@@ -123,6 +123,6 @@ def is_connection(fd: int) -> bool:
 
 
 def reset(fd: int) -> None:
-    """End a connection by RST."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd) as sock, suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    """End a connection by RST, now, whoever else has a copy of the descriptor (tcp_disconnect in net/ipv4/tcp.c)."""
+    _libc.connect(fd, _NOWHERE, len(_NOWHERE))
+    os.close(fd)

@@ -110,11 +110,24 @@ class Recovery:
             if pipes or client in ready or endpoint in ready:
                 busy.append(client)
                 rest.difference_update(*pipes)
+        if self._ledger.doubt[0]:
+            self._end_doubtful()
         watch, self._ledger.watch[0] = self._ledger.watch[0], 0
         if watch in rest:
             rest.discard(watch)
             self._former = FormerSet(self, self._worker.engine.poller, watch)
         return busy
+
+    def _end_doubtful(self) -> None:
+        """The worker was killed while flows passed from or to another process, which may have these now."""
+        for fd in list(self._rest):
+            with suppress(OSError):
+                if descriptors.is_connection(fd):
+                    self._rest.discard(fd)
+                    self._ledger.pipes[fd] = 0
+                    self.reset += 1
+                    descriptors.reset(fd)
+        self._ledger.doubt[0] = 0
 
     async def go_on(self) -> None:
         """Look at all that is left, some at a time."""
