@@ -159,6 +159,7 @@ class Snapshot:
 
     ``revision`` is the newest resource version it was built from (0: unknown) and takes no part in equality.
     ``problems`` names what the API's objects said that could not be honoured, and why. ``checks``: by port.
+    ``remembered``: from the disk, the API has not been heard since; what is not in it may be wanted all the same.
     """
 
     node: NodeFacts
@@ -166,6 +167,7 @@ class Snapshot:
     revision: int = field(default=0, compare=False)
     problems: tuple[str, ...] = ()
     checks: Mapping[int, HealthCheck] = field(default_factory=dict)
+    remembered: bool = field(default=False, compare=False)
 
 
 def joined(address: IPAddress, port: int) -> str:

@@ -6,6 +6,7 @@ Why best effort: a snapshot that cannot be written or read costs a start without
 import contextlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -44,7 +45,7 @@ def load(path: Path) -> Snapshot | None:
         if document["format"] != FORMAT:
             log.warning("the snapshot in %s has format %s, not %d", path, document["format"], FORMAT)
             return None
-        return decode_snapshot(document)
+        return replace(decode_snapshot(document), remembered=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 
-from netplane.errors import NetplaneError, PeerError
+from netplane.errors import KernelError, NetplaneError, PeerError
 from netplane.kube.client import Backoff
 from proxy import saved
 from proxy.datapath import DataPath, SyncReport
@@ -54,6 +54,7 @@ class Syncer:
         self._grace = grace
         self._changed = asyncio.Event()
         self._unsaved = asyncio.Event()
+        self._saving: asyncio.Future[bool] | None = None
         self._asked: list[Asked] = []
         self._said: dict[str, str] = {}
         self.snapshot: Snapshot | None = None
@@ -76,6 +77,8 @@ class Syncer:
         """Follow for ever."""
         if not await self._api_answers(self._grace):
             await self._use_saved()
+        if self._asked:  # meanwhile
+            self._changed.set()
         backoff = Backoff()
         pause = MEND_EVERY
         while True:
@@ -97,15 +100,34 @@ class Syncer:
                 pause = backoff.delay()
 
     async def save_changes(self) -> None:
-        """Keep the newest snapshot on disk, behind the syncs."""
-        while True:
-            await self._unsaved.wait()
-            self._unsaved.clear()
-            if self.snapshot is not None:
-                # A dictionary of its own: the next version of the targets is made while the thread reads.
-                still = replace(self.snapshot, targets=copied(self.snapshot.targets))
-                await asyncio.to_thread(saved.save, self._path, still)
-            await asyncio.sleep(SAVE_EVERY)
+        """Keep the newest snapshot on disk, behind the syncs, and once more when this is told to end."""
+        backoff = Backoff()
+        try:
+            while True:
+                await self._unsaved.wait()
+                if await self._save():
+                    backoff.reset()
+                    await asyncio.sleep(SAVE_EVERY)
+                else:
+                    await asyncio.sleep(SAVE_EVERY + backoff.delay())
+        finally:
+            if self._saving is not None:
+                await asyncio.wait([self._saving])
+            if self._unsaved.is_set():
+                await self._save()
+
+    async def _save(self) -> bool:
+        """False where the disk does not take it: it stays unsaved then."""
+        snapshot = self.snapshot
+        assert snapshot is not None, "there is one before anything is unsaved"
+        self._unsaved.clear()
+        # A dictionary of its own: the next version of the targets is made while the thread reads.
+        still = replace(snapshot, targets=copied(snapshot.targets))
+        self._saving = asyncio.get_running_loop().run_in_executor(None, saved.save, self._path, still)
+        kept = await asyncio.shield(self._saving)  # who waits here may be told to end, the thread goes on
+        if not kept:
+            self._unsaved.set()
+        return kept
 
     async def _within(self, seconds: float) -> bool:
         try:
@@ -138,7 +160,8 @@ class Syncer:
         first, started = not self.synced_once.is_set(), monotonic()
         try:
             report = await self._datapath.sync(snapshot, look=bool(asked))
-        except NetplaneError as error:
+        except (NetplaneError, OSError) as failure:  # as where no descriptor is left
+            error = failure if isinstance(failure, NetplaneError) else KernelError(str(failure))
             self._wanted.put_back(pending)
             self._metrics.failures.inc()
             self._say("sync", f"cannot sync, forwarding as before: {error}")

@@ -103,6 +103,7 @@ class UserspaceDataPath:
         self.carrier = carrier or Worker(deadline=deadline, udp_idle=udp_idle)
         self._keeper = keeper or _Nobody()
         self._kept = adoptable(kept or {})
+        self._misnamed = set(kept or {}) - {kept_name(frontend) for frontend in self._kept}
         self._clock = clock
         self._sockets: dict[Frontend, socket.socket] = {}
         self._have: Mapping[Frontend, Target] = {}  # what was synced last
@@ -110,7 +111,6 @@ class UserspaceDataPath:
         self._demands = Demands()
         self._to_keep: list[tuple[str, int | None]] = []
         self._telling: asyncio.Future[None] | None = None
-        self._retired: set[Frontend] = set()  # sockets of ours were here of which the supervisor has copies
         self.plumbed = True  # False: only what needs no plumbing is wanted, such as loopback addresses
         self._plan: Plan | None = None
         self._mended_at = 0.0
@@ -141,7 +141,8 @@ class UserspaceDataPath:
             else:
                 self._missing.add(frontend)  # the next sync tries again
                 unserved.append(Unserved(frontend, target.service, cannot.reason, cannot.again))
-        self._drop_unwanted()
+        if not want.remembered:
+            self._drop_unwanted()
         self.carrier.forget(self._unused(changes))
         self._have = want.targets
         await self.carrier.settled()
@@ -207,11 +208,9 @@ class UserspaceDataPath:
             return None
         sock: socket.socket | Cannot | None = self._sockets.get(frontend)
         if sock is None:
-            replaces = frontend in self._retired
-            sock = self._kept.pop(frontend, None) or open_listener(frontend, replaces=replaces)
+            sock = self._kept.pop(frontend, None) or open_listener(frontend)
             if isinstance(sock, Cannot):
                 return sock
-            self._retired.discard(frontend)
             self._sockets[frontend] = sock
             self._to_keep.append((kept_name(frontend), sock.fileno()))
         assert not isinstance(sock, Cannot)
@@ -226,14 +225,20 @@ class UserspaceDataPath:
 
     def _retire(self, frontend: Frontend, sock: socket.socket) -> None:
         retire(sock)
-        self._retired.add(frontend)
         self._to_keep.append((kept_name(frontend), None))
 
     def _drop_unwanted(self) -> None:
-        """Listeners of an earlier process that no frontend wants any more."""
+        """Listeners of an earlier process that no frontend wants any more.
+
+        Not before the API has been heard: that process may have learned of them after it last wrote to the disk.
+        Until then their clients wait in the kernel's queues.
+        """
         for frontend, sock in self._kept.items():
             self._retire(frontend, sock)
         self._kept.clear()
+        # What is no listener, or has another name by now, under which it was kept again above.
+        self._to_keep += [(name, None) for name in sorted(self._misnamed)]
+        self._misnamed.clear()
 
     def _unused(self, changes: Changes) -> list[TrafficKey]:
         """Service ports that have had their last frontend."""

@@ -4,15 +4,21 @@ Why one each: a frontend without endpoints has no socket, so the kernel itself r
 """
 
 import errno
+import logging
 import socket
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from ipaddress import ip_address
 
 from netplane.errors import KernelError
 from proxy.balance import Affinity, Ejections, RoundRobin, Where, lightest
 from proxy.model import Balance, Endpoint, Frontend, IPAddress, Protocol, Target
+from proxy.userspace import observe
 from proxy.userspace.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 IP_FREEBIND = 15  # ip(7); on AF_INET6 sockets too
 BACKLOG = 4096  # the kernel caps it at net.core.somaxconn
@@ -122,21 +128,22 @@ def retire(sock: socket.socket) -> None:
     more, and with SO_REUSEADDR a successor may take its place before the copy is closed.
     """
     with sock:
-        if sock.type == socket.SOCK_DGRAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            address, port = sock.getsockname()[:2]
-            loopback = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
-            try:
-                sock.connect((loopback if ip_address(address).is_unspecified else address, port))
-            except OSError as error:
-                if error.errno != errno.ENETUNREACH:  # where no route leads, no copy gets anything either
-                    raise
-            return
         try:
-            sock.shutdown(socket.SHUT_RDWR)
+            if sock.type == socket.SOCK_DGRAM:
+                _connect_to_itself(sock)
+            else:
+                sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:
-            if error.errno != errno.ENOTCONN:  # it was not listening any more
-                raise
+            # It was not listening any more; or no route leads to it, so no copy gets anything either.
+            if error.errno not in (errno.ENOTCONN, errno.ENETUNREACH):
+                log.warning("a copy of a closed listener may still have clients: %s", error)
+
+
+def _connect_to_itself(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    address, port = sock.getsockname()[:2]
+    loopback = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
+    sock.connect((loopback if ip_address(address).is_unspecified else address, port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,28 +154,39 @@ class Cannot:
     again: bool
 
 
-def open_listener(frontend: Frontend, *, replaces: bool = False) -> socket.socket | Cannot:
-    """A non-blocking socket for a TCP or UDP frontend: listening, or bound.
-
-    ``replaces``: one of ours was here before, and may not have left the supervisor's keeping yet.
-    """
+def open_listener(frontend: Frontend) -> socket.socket | Cannot:
+    """A non-blocking socket for a TCP or UDP frontend: listening, or bound."""
     kind = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}.get(frontend.protocol)
     if kind is None:
         return Cannot(f"{frontend.protocol} is not served in userspace mode", again=False)
-    family = socket.AF_INET if frontend.address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
-        _configure(sock, reuse=replaces or kind == socket.SOCK_STREAM)
-        sock.bind((str(frontend.address), frontend.port))
         if kind == socket.SOCK_STREAM:
-            sock.listen(BACKLOG)
-        elif replaces:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            return _open(frontend, kind, reuse=True)
+        try:
+            return _open(frontend, kind, reuse=False)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not observe.retired(frontend.address, frontend.port):
+                raise
+        return _open(frontend, kind, reuse=True)  # one of ours was here, and has not left the supervisor yet
     except OSError as error:
-        sock.close()
         if error.errno == errno.EADDRINUSE:
             return Cannot(f"port {frontend.port} is taken by another process", again=True)
         return Cannot(f"cannot listen: {error.strerror}", again=True)
+
+
+def _open(frontend: Frontend, kind: int, *, reuse: bool) -> socket.socket:
+    family = socket.AF_INET if frontend.address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    try:
+        _configure(sock, reuse=reuse)
+        sock.bind((str(frontend.address), frontend.port))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
+        elif reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -224,5 +242,10 @@ def _has_peer(sock: socket.socket) -> bool:
 
 
 def kept_name(frontend: Frontend) -> str:
-    """A short, unique name without colons: all of them together must fit into LISTEN_FDNAMES."""
-    return f"{frontend.protocol[0].lower()}{frontend.address.packed.hex()}-{frontend.port}"
+    """A short name, and the same in every process, under which the supervisor keeps the socket.
+
+    All names come in one environment variable (LISTEN_FDNAMES), to which the kernel gives 128 KiB
+    (MAX_ARG_STRLEN in linux/binfmts.h): a hash of 8 characters leaves room for 14,500, whatever the addresses.
+    """
+    where = frontend.address.packed + frontend.port.to_bytes(2, "big") + frontend.protocol.encode()
+    return urlsafe_b64encode(blake2b(where, digest_size=6).digest()).decode()

@@ -6,7 +6,8 @@ socket (one JSON line asks, one JSON line answers). Blocking functions; call the
 """
 
 import socket
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def listening(proc: Path = Path("/proc/thread-self/net")) -> Listening:
 def receiving(proc: Path = Path("/proc/thread-self/net")) -> Listening:
     """All UDP sockets that take datagrams from anybody, in the same form."""
     return _sockets(proc, ("udp", "udp6"), UDP_UNCONNECTED)
+
+
+def retired(address: IPAddress, port: int, proc: Path = Path("/proc/thread-self/net")) -> bool:
+    """Whether a UDP socket there is connected to itself, as ``listeners.retire`` leaves those that have copies."""
+    here = ip_address("127.0.0.1" if address.version == 4 else "::1") if address.is_unspecified else address
+    return any(
+        one == (here, port) == other for one, other in _pairs(proc, "udp" if here.version == 4 else "udp6")
+    )
+
+
+def _pairs(proc: Path, name: str) -> Iterator[tuple[tuple[IPAddress, int], tuple[IPAddress, int]]]:
+    """The two ends of all sockets of a kind."""
+    for line in (proc / name).read_text().splitlines()[1:]:
+        yield parse_address(line.split()[1]), parse_address(line.split()[2])
 
 
 def _sockets(proc: Path, names: tuple[str, str], state: str) -> Listening:

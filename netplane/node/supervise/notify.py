@@ -7,6 +7,7 @@ systemd's, so the same daemon runs under systemd unchanged.
 
 import array
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -19,6 +20,10 @@ MAX_DESCRIPTORS = 253
 # Kept descriptors live above this number, so that they can be laid out from 3 upwards for a child
 # without one overwriting another (see process.layout).
 LOWEST_KEPT = 100
+# All names go into one string of the environment, which may have 32 pages (MAX_ARG_STRLEN in linux/binfmts.h); what
+# does not fit would keep the daemon from starting at all.
+MOST_NAMES = 32 * 4096 - len("LISTEN_FDNAMES=") - 1
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Store:
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int, int, int], int] = {}
+        self._names = 0  # bytes of all names, each with its colon
 
     def held(self) -> list[Held]:
         """Everything kept, in the order it came."""
@@ -78,19 +84,28 @@ class Store:
         """Keep duplicates of `fds`; the caller still owns, and closes, its own."""
         for fd in fds:
             key = (name, *_identity(fd))
-            if key not in self._held:
-                self._held[key] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_KEPT)
+            if key in self._held:
+                continue
+            if self._names + len(name) + 1 > MOST_NAMES:
+                log.warning(
+                    "cannot keep %s: %d descriptors are kept, and no more names fit", name, len(self._held)
+                )
+                return
+            self._held[key] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_KEPT)
+            self._names += len(name) + 1
 
     def remove(self, name: str) -> None:
         """Forget every descriptor kept under `name`."""
         for key in [key for key in self._held if key[0] == name]:
             os.close(self._held.pop(key))
+            self._names -= len(name) + 1
 
     def close(self) -> None:
         """Give up everything."""
         for fd in self._held.values():
             os.close(fd)
         self._held.clear()
+        self._names = 0
 
 
 def _identity(fd: int) -> tuple[int, int, int]:

@@ -40,11 +40,20 @@ def send(sock: socket.socket, message: Mapping[str, Any], descriptors: Sequence[
         os.close(file)
 
 
+class CutShort(Exception):
+    """A message was lost, since no descriptor was left for what came with it."""
+
+
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, the caller's to close; None at the end. Raises BlockingIOError."""
+    """The next message and its descriptors, the caller's to close; None at the end.
+
+    Raises BlockingIOError, and CutShort: whoever sent that message gets no answer, and says it again.
+    """
     size = array.array("i").itemsize
     try:
-        data, notes, _, _ = sock.recvmsg(SHORT + 1, socket.CMSG_SPACE(253 * size), socket.MSG_CMSG_CLOEXEC)
+        data, notes, flags, _ = sock.recvmsg(
+            SHORT + 1, socket.CMSG_SPACE(253 * size), socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionResetError:
         return None
     if not data:
@@ -54,6 +63,10 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(note[: len(note) - len(note) % size])
     descriptors = list(found)
+    if flags & socket.MSG_CTRUNC:
+        for fd in descriptors:
+            os.close(fd)
+        raise CutShort("a message was lost: no descriptor is free for what came with it")
     if data[:1] == IN_FILE:
         file = descriptors.pop(0)
         try:

@@ -109,6 +109,9 @@ class Service:
                 heard = channel.receive(self._proxy)
             except BlockingIOError:
                 return
+            except channel.CutShort as error:
+                log.warning("%s", error)
+                continue
             if heard is None:
                 self._end()
             elif heard[0]["to"] == self._me:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 100  # frontends a message, each with a descriptor: few enough that no flow waits long for it
 ANSWER_SECONDS = 5.0
+AGAIN_SECONDS = 1.0  # before it is said again to one that has not answered
 SETTLE_SECONDS = 10.0
 
 
@@ -42,9 +43,10 @@ class Remote:
         self._starter = starter
         self._wanted: dict[Frontend, tuple[Target, socket.socket]] = {}
         self._node: NodeFacts | None = None
-        self._given: dict[Frontend, socket.socket] = {}  # the sockets of which the worker has copies
+        # What the worker has answered for: the sockets of which it surely has copies, and the node.
+        self._given: dict[Frontend, socket.socket] = {}
+        self._node_given: NodeFacts | None = None
         self._unsaid: dict[Frontend, None] = {}
-        self._node_said = False
         self._ended: set[TrafficKey] = set()
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
@@ -64,7 +66,7 @@ class Remote:
     def set_node(self, node: NodeFacts) -> None:
         """See ``Worker.set_node``."""
         if node != self._node:
-            self._node, self._node_said = node, False
+            self._node = node
             self._note(())
 
     def point(self, frontend: Frontend, target: Target, sock: socket.socket) -> None:
@@ -198,6 +200,9 @@ class Remote:
                 heard = channel.receive(self._sock)
             except BlockingIOError:
                 return
+            except channel.CutShort as error:
+                log.warning("%s: %s", self.name, error)
+                continue
             if heard is None:
                 asyncio.get_running_loop().remove_reader(self._sock)
                 return
@@ -217,7 +222,7 @@ class Remote:
             if not answer.done():
                 answer.set_exception(Restarted())
         self._given.clear()
-        self._node_said = False
+        self._node_given = None
         counts.add(self._base, self._last, gone=True)
         self._last = {}
 
@@ -227,7 +232,7 @@ class Remote:
             await self._up.wait()
             self._news.clear()
             try:
-                while self._unsaid or self._ended or not self._node_said:
+                while self._unsaid or self._ended or self._node_given is not self._node:
                     await self._tell_some()
                 self._settled.set()
             except Restarted:
@@ -235,7 +240,7 @@ class Remote:
             except (TimeoutError, OSError) as error:
                 log.warning("%s does not answer: %s", self.name, error or "no time")
                 self._news.set()
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(AGAIN_SECONDS)
 
     async def _tell_some(self) -> None:
         """Say a part of what is unsaid; where no answer comes it is said again, which does no harm."""
@@ -244,10 +249,10 @@ class Remote:
         new = {f: self._wanted[f][1] for f in targets if self._given.get(f) is not self._wanted[f][1]}
         # A frontend that came again has another socket: the worker parts with the former one first.
         shut = [frontend for frontend in batch if frontend in new or frontend not in targets]
-        ended, node = set(self._ended), None if self._node_said else self._node
+        ended, node = self._ended, self._node
         message = {
             "op": "serve",
-            "node": None if node is None else encode_node(node),
+            "node": None if node is None or node is self._node_given else encode_node(node),
             "targets": encode_targets(targets),
             "new": [encode_frontend(frontend) for frontend in new],
             "shut": [encode_frontend(frontend) for frontend in shut],
@@ -255,20 +260,21 @@ class Remote:
             "complete": len(batch) == len(self._unsaid),
         }
         answer = self._send(message, [sock.fileno() for sock in new.values()])
+        self._ended = set()
         for frontend in batch:
             del self._unsaid[frontend]
-        self._given.update(new)
-        for frontend in batch:
-            if frontend not in targets:
-                self._given.pop(frontend, None)
-        self._ended -= ended
-        self._node_said = True
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await answer
         except TimeoutError:
             self._unsaid.update(dict.fromkeys(batch))
+            self._ended |= ended
             raise
+        self._given.update(new)
+        for frontend in batch:
+            if frontend not in targets:
+                self._given.pop(frontend, None)
+        self._node_given = node
 
 
 def _reap(pid: int) -> None:

@@ -4,14 +4,20 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import Any
 
+import pytest
+
 from proxy.codec import decode_frontend
-from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
+from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target
 from proxy.userspace.workers import channel
+from proxy.userspace.workers import remote as remote_module
+from proxy.userspace.workers.descriptors import table
 from proxy.userspace.workers.remote import Remote
 from proxy.userspace.workers.starting import Starter
+from tests.contract.proxy.test_listeners import descriptors_left
 
 WEB = Frontend(ip_address("10.96.0.10"), 80, Protocol.TCP)
 OTHER = Frontend(ip_address("10.96.0.11"), 80, Protocol.TCP)
@@ -128,6 +134,40 @@ def test_an_answer_meant_for_nobody_any_more_settles_nothing() -> None:
         await remote.settled()
 
     converse(talk)
+
+
+def test_what_is_not_answered_is_said_again_with_its_sockets(monkeypatch) -> None:
+    """As where the worker had no descriptor free for them: it has heard nothing then."""
+    monkeypatch.setattr(remote_module, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(remote_module, "AGAIN_SECONDS", 0.01)
+
+    async def talk(remote: Remote, theirs: socket.socket, socks: list[socket.socket]) -> None:
+        worker = Worker(theirs, 1)
+        remote.set_node(NodeFacts("n1"))
+        remote.point(WEB, target(), socks[0])
+        remote.forget([(ServicePort("default", "gone", "80"), Protocol.TCP)])
+        first, given = await worker.hears()
+        second, given_again = await worker.hears()
+        assert given == given_again == [inode(socks[0])]
+        parts = ("node", "targets", "new", "forget", "complete")
+        assert [second[part] for part in parts] == [first[part] for part in parts]
+        worker.answers(second)
+        await remote.settled()
+
+    converse(talk)
+
+
+def test_a_message_for_whose_descriptors_there_is_no_room_is_lost_as_a_whole() -> None:
+    ours, theirs = channel.pair()
+    with ours, theirs, ExitStack() as socks:
+        given = [socks.enter_context(socket.socket()).fileno() for _ in range(20)]
+        channel.send(ours, {"op": "serve"}, given)
+        channel.send(ours, {"op": "report"})
+        before, _ = table()
+        with descriptors_left(10), pytest.raises(channel.CutShort):
+            channel.receive(theirs)
+        assert table()[0] == before
+        assert channel.receive(theirs) == ({"op": "report"}, [])
 
 
 def test_long_messages_arrive_whole() -> None:

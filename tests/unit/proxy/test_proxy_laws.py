@@ -1,5 +1,6 @@
 """Small pure rooms of the proxy: the difference, turns, JSON, whose address is seen, the rules as text."""
 
+import os
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -214,10 +215,19 @@ def test_rules_are_the_same_whatever_the_order() -> None:
     assert 'iifname != "lo" ip saddr != { 10.244.0.0/16, 192.168.77.11/32 } meta nfproto ipv4' in script
 
 
-def test_names_of_kept_descriptors_are_short_and_have_no_colon() -> None:
-    frontend = Frontend(ip_address("10.96.0.10"), 80, Protocol.TCP)
-    assert kept_name(frontend) == "t0a60000a-80"
-    assert ":" not in kept_name(Frontend(ip_address("fd00::1"), 65535, Protocol.TCP))
+def test_names_of_kept_descriptors_fit_into_one_string_of_the_environment() -> None:
+    """A node that serves 14,000 addresses starts again; longer ones would fail with E2BIG for ever."""
+    first = int(ip_address("fd00:10:96::"))
+    frontends = [
+        Frontend(ip_address(first + number), 65535, protocol)
+        for number in range(7000)
+        for protocol in (Protocol.TCP, Protocol.UDP)
+    ]
+    names = {kept_name(frontend) for frontend in frontends}
+    assert len(names) == 14_000
+    assert all(name.isprintable() and name.isascii() and ":" not in name for name in names)
+    environment = {**os.environ, "LISTEN_FDNAMES": ":".join(names)}
+    assert os.waitpid(os.posix_spawnp("true", ["true"], environment), 0)[1] == 0
 
 
 def test_addresses_of_proc_net() -> None:

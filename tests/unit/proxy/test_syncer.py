@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from netplane.errors import KernelError, PeerError
 from netplane.kube.resources import ENDPOINTSLICES, NODES, SERVICES
-from proxy import saved
+from proxy import saved, syncer
 from proxy.health import Health
 from proxy.metrics import SyncMetrics, TrafficCollector
 from proxy.model import NodeFacts, Protocol, ServicePort, Snapshot
@@ -179,6 +180,49 @@ async def test_a_snapshot_that_cannot_be_read_is_passed_over(tmp_path: Path, con
         await rig.until(1)
     assert saved.load(path) is None or rig.datapath.have
     assert saved.load(tmp_path / "absent") is None
+
+
+async def until_saved(path: Path, revision: int) -> None:
+    async with asyncio.timeout(5):
+        while (found := saved.load(path)) is None or found.revision != revision:
+            await asyncio.sleep(0.001)
+
+
+async def test_what_came_last_is_on_the_disk_when_this_ends(tmp_path: Path) -> None:
+    """At most one write a second, but a Service that came within it must not be refused by the next process."""
+    rig = Rig(tmp_path / "state/snapshot.json")
+    async with running(rig):
+        rig.hear_all()
+        await until_saved(rig.path, 11)
+        rig.hear(ENDPOINTSLICES, flows.endpoint_slice("web", "web2"), 100)
+        await rig.until(2)
+    found = saved.load(rig.path)
+    assert found is not None
+    assert (found.revision, found.remembered) == (100, True)
+
+
+async def test_a_write_that_failed_is_tried_again(tmp_path: Path, monkeypatch) -> None:
+    """As on a full disk, once somebody has made room."""
+    monkeypatch.setattr(syncer, "SAVE_EVERY", 0.001)
+    (tmp_path / "state").touch()  # where a directory should be
+    rig = Rig(tmp_path / "state/snapshot.json")
+    async with running(rig):
+        rig.hear_all()
+        await rig.until(1)
+        async with asyncio.timeout(5):
+            while rig.syncer._saving is None or not rig.syncer._saving.done():
+                await asyncio.sleep(0.001)
+        (tmp_path / "state").unlink()
+        await until_saved(rig.path, 11)
+
+
+async def test_a_sync_for_which_the_kernel_has_nothing_left_is_tried_again(rig: Rig) -> None:
+    rig.hear_all()
+    await rig.until(1)
+    rig.datapath.failures = [OSError(errno.EMFILE, "Too many open files")]
+    rig.hear(ENDPOINTSLICES, flows.endpoint_slice("web", "web2"), 100)
+    await rig.until(2)
+    assert rig.value("netplane_proxy_sync_failures_total") == 1
 
 
 def test_a_snapshot_that_cannot_be_written_costs_only_a_warning(tmp_path: Path, caplog) -> None:

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from netplane.node.supervise.notify import Notice, Store, open_socket, parse, receive
+from netplane.node.supervise.notify import MOST_NAMES, Notice, Store, open_socket, parse, receive
+from netplane.node.supervise.process import environment_for
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,24 @@ def test_the_same_socket_is_kept_once_and_outlives_the_sender():
     store.close()
     assert right.recv(20) == b""
     right.close()
+
+
+def test_no_more_is_kept_than_a_daemon_can_be_told_of(caplog):
+    """All names go into one string of its environment: with one too many it could never be started again."""
+    store, name = Store(), "n" * 255
+    left, right = socket.socketpair()
+    with left, right:
+        for number in range(MOST_NAMES // 256 + 10):
+            store.add(f"{number:03}{name[3:]}", [left.fileno()])
+        told = environment_for(os.environ, store.held(), None, {})
+        pid = os.posix_spawnp("true", ["true"], told)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert "no more names fit" in caplog.text
+        store.remove(f"000{name[3:]}")
+        kept = len(store.held())
+        store.add("another", [left.fileno()])
+        assert len(store.held()) == kept + 1
+        store.close()
 
 
 def test_both_ends_of_a_pipe_are_two_things():
