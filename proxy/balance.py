@@ -5,7 +5,7 @@ try, not a connection) that tests state without sockets.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.model import Balance, Endpoint
 
@@ -102,9 +102,10 @@ class Ejections:
         """A connect succeeded: all is forgiven."""
         self.failed.pop(where, None)
 
-    def forget(self, wanted: set[Where]) -> None:
-        """Drop all that is no endpoint any more."""
-        self.failed = {where: entry for where, entry in self.failed.items() if where in wanted}
+    def keep(self, wanted: Iterable[Where]) -> None:
+        """Drop all but these: the others are no endpoints any more."""
+        still = set(self.failed).intersection(wanted)
+        self.failed = {where: self.failed[where] for where in still}
 
     def out(self, now: float) -> list[Where]:
         """Those that are passed over now."""

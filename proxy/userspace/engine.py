@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ACCEPTS: Final = 32  # connections taken from one listener before the others get their turn
 TICK: Final = 0.05  # how often connects that have not been heard of are looked at
+SHARE = 8  # of the descriptors, this part is left to Services that one process serves alone
 RESERVED_DESCRIPTORS = 256  # for pipes, the API connection, files: never spent on new clients
 WAITS: Final = (
     0.25,
@@ -41,19 +42,20 @@ WAITS: Final = (
     1.0,
     2.0,
 )  # kube-proxy's userspace mode waited as long for a first, second, ... endpoint
-# Errors of a connect that another endpoint may not have.
-TRY_ANOTHER: Final = frozenset(
+# Errors of a connect that are the endpoint's, or its route's (ip-route(8): unreachable, prohibit, blackhole).
+ITS_OWN: Final = frozenset(
     {
         errno.ECONNREFUSED,
         errno.EHOSTUNREACH,
         errno.ENETUNREACH,
         errno.ETIMEDOUT,
-        errno.EADDRNOTAVAIL,
-        errno.EADDRINUSE,
         errno.EACCES,
         errno.EPERM,
+        errno.EINVAL,
     }
 )
+# Those that another endpoint may not have; the rest is this process's, and would say the same of all.
+TRY_ANOTHER: Final = ITS_OWN | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
 
 
 class Door(Watched):
@@ -93,7 +95,9 @@ class Engine:
         self._connecting: dict[Flow, None] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._resume: asyncio.TimerHandle | None = None
-        self.limit = ledger.size - RESERVED_DESCRIPTORS
+        self._closed_to_all = False  # while paused: also to clients who have this process only
+        self._leaves_room = False
+        self._limit = self._room_for_most = ledger.size - RESERVED_DESCRIPTORS
         self._loop.add_reader(self.poller.fileno(), self.poller.dispatch)
 
     # -- for the data path -----------------------------------------------------------------------------
@@ -104,9 +108,24 @@ class Engine:
         return self.relay.active
 
     @property
+    def limit(self) -> int:
+        """How many descriptors connections may take."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, descriptors: int) -> None:
+        self._limit = descriptors
+        self.leave_room(self._leaves_room)
+
+    def leave_room(self, leaves: bool) -> None:
+        """Whether Services are here that no other process serves (with affinity): others leave room for them."""
+        self._leaves_room = leaves
+        self._room_for_most = self._limit - self._limit // SHARE if leaves else self._limit
+
+    @property
     def room(self) -> int:
         """How many more connections the descriptor limit allows, at two descriptors each."""
-        return max(0, self.limit - self.poller.count - 2 * self.relay.pipes.open) // 2
+        return max(0, self._room_for_most - self.poller.count - 2 * self.relay.pipes.open) // 2
 
     def flows(self) -> Iterator[Flow]:
         """All flows with an endpoint."""
@@ -120,10 +139,15 @@ class Engine:
         return list(self._connecting)
 
     def adopt(
-        self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
+        self,
+        flow: Flow,
+        fds: Sequence[int],
+        halves: Sequence[Half],
+        pipes: Sequence[Pipe | None],
+        prefaced: bool = False,
     ) -> None:
         """Go on with a flow of another process (see ``Relay.adopt``)."""
-        self.relay.adopt(flow, fds, halves, pipes)
+        self.relay.adopt(flow, fds, halves, pipes, prefaced)
 
     def stop_accepting(self) -> None:
         """Take no more clients: they wait in the kernel's queues."""
@@ -142,7 +166,8 @@ class Engine:
     def add(self, listener: Listener) -> None:
         """Accept from this listener."""
         door = self._doors[listener.fd] = Door(self, listener)
-        self.poller.add(door, 0 if self._resume else EPOLLIN)
+        paused = self._resume is not None and (self._closed_to_all or listener.target.affinity is None)
+        self.poller.add(door, 0 if paused else EPOLLIN)
 
     def remove(self, listener: Listener) -> None:
         """Accept from it no longer; its flows go on. The socket stays the caller's."""
@@ -167,8 +192,8 @@ class Engine:
 
     def accept(self, listener: Listener) -> None:
         """Take waiting clients, a bounded number at a time."""
-        if self.poller.count + 2 * self.relay.pipes.open > self.limit:
-            self._pause("the descriptor limit is near")
+        used = self.poller.count + 2 * self.relay.pipes.open
+        if used > self._room_for_most and self._pause_if_full(listener):
             return
         now = monotonic()
         for _ in range(ACCEPTS):
@@ -176,7 +201,7 @@ class Engine:
                 accepted = accept(listener.fd)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._pause(error.strerror or "no resources")
+                    self._pause(error.strerror or "no resources", to_all=True)
                     return
                 if error.errno == errno.EINVAL:  # another process has ended this listener
                     self.remove(listener)
@@ -220,22 +245,34 @@ class Engine:
             return False
         return True
 
-    def _pause(self, why: str) -> None:
+    def _pause_if_full(self, listener: Listener) -> bool:
+        """Whether there is no room for these clients; most leave some to those who have this process only."""
+        to_all = self.poller.count + 2 * self.relay.pipes.open > self._limit
+        if not to_all and listener.target.affinity is not None:
+            return False
+        self._pause("the descriptor limit is near", to_all=to_all)
+        return True
+
+    def _pause(self, why: str, *, to_all: bool) -> None:
         """Out of descriptors: clients wait in the kernel's queue until flows have ended."""
-        if self._resume is not None:
-            return
-        log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
+        if self._resume is None:
+            log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
+            self._closed_to_all = False
+            self._resume = self._loop.call_later(TICK, self._try_resume)
+        self._closed_to_all = self._closed_to_all or to_all
         for door in self._doors.values():
-            self.poller.change(door, 0)
-        self._resume = self._loop.call_later(TICK, self._try_resume)
+            if self._closed_to_all or door.listener.target.affinity is None:
+                self.poller.change(door, 0)
 
     def _try_resume(self) -> None:
-        if self.poller.count + 2 * self.relay.pipes.open > self.limit:
-            self._resume = self._loop.call_later(TICK, self._try_resume)
-            return
-        self._resume = None
-        for door in self._doors.values():
-            self.poller.change(door, EPOLLIN)
+        used = self.poller.count + 2 * self.relay.pipes.open
+        to_most = used <= self._room_for_most
+        if to_most or (self._closed_to_all and used <= self._limit):
+            self._closed_to_all = False
+            for door in self._doors.values():
+                if to_most or door.listener.target.affinity is not None:
+                    self.poller.change(door, EPOLLIN)
+        self._resume = None if to_most else self._loop.call_later(TICK, self._try_resume)
 
     # -- dialling --------------------------------------------------------------------------------------
 
@@ -266,7 +303,8 @@ class Engine:
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
-                self._ejections.fail(place.where, now)
+                if failure in ITS_OWN:
+                    self._ejections.fail(place.where, now)
                 if failure not in TRY_ANOTHER:
                     self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
                     return
@@ -287,7 +325,8 @@ class Engine:
         if failure not in TRY_ANOTHER:
             return False
         now = monotonic()
-        self._ejections.fail(flow.where, now)
+        if failure in ITS_OWN:
+            self._ejections.fail(flow.where, now)
         self.relay.detach(flow)
         if flow.tried >= len(flow.choice.endpoints) or now >= flow.deadline:
             self._give_up(flow, "unreachable")

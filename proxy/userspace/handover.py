@@ -37,6 +37,7 @@ import orjson
 from proxy.model import Endpoint, Frontend, Protocol, ServicePort
 from proxy.userspace.engine import TICK
 from proxy.userspace.flow import Flow, Side
+from proxy.userspace.ledger import PREFACED
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
 from proxy.userspace.relay import Half
@@ -46,8 +47,8 @@ from proxy.userspace.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# A flow on its way: its descriptors and halves (of the client's side, then the endpoint's), and their pipes.
-Arrival = tuple[Flow, Sequence[int], Sequence[Half], Sequence[Pipe | None]]
+# A flow on its way, as ``Relay.adopt`` takes it.
+Arrival = tuple[Flow, Sequence[int], Sequence[Half], Sequence[Pipe | None], bool]
 
 FORMAT = 1
 BATCH = 40  # flows a message: six descriptors each at most, and the kernel carries 253 (SCM_MAX_FD)
@@ -151,33 +152,37 @@ class Holder:
     def _give_batch(self, batch: Sequence[Flow]) -> None:
         assert self._successor is not None
         since = monotonic()
-        self._ledger.doubt[0] = 1
-        for flow in batch:
+        peers, doubt = self._ledger.peers, self._ledger.doubt
+        clients = [sides(flow)[0].fd for flow in batch]
+        paired = [peers[fd] for fd in clients]
+        prefaced = [pair & PREFACED != 0 for pair in paired]
+        doubt[0] = 1
+        for flow, fd in zip(batch, clients, strict=True):
             for side in sides(flow):
                 self._poller.forget(side)
-                self._ledger.peers[side.fd] = 0
-        if _taken(self._successor, batch, since):
+            peers[fd] = 0
+        if _taken(self._successor, batch, prefaced, since):
             for flow in batch:
                 self._relay.let_go(flow)
         else:
+            for fd, pair in zip(clients, paired, strict=True):
+                peers[fd] = pair
             self._keep(batch)
-        self._ledger.doubt[0] = 0
+        doubt[0] = 0
 
     def _keep(self, batch: Sequence[Flow]) -> None:
         """The successor is gone, or too slow: another one may come, or the same again."""
         for flow in batch:
-            client, endpoint = sides(flow)
-            self._ledger.peers[client.fd] = endpoint.fd
             self._relay.watch_again(flow)
         assert self._successor is not None
         self._successor.close()
         self._successor = None
 
 
-def _taken(successor: socket.socket, batch: Sequence[Flow], since: float) -> bool:
+def _taken(successor: socket.socket, batch: Sequence[Flow], prefaced: Sequence[bool], since: float) -> bool:
     """Send a batch; whether the successor has taken it, which is so for good once this returns."""
     try:
-        send(successor, batch, since)
+        send(successor, batch, prefaced, since)
         return successor.recv(1) == TAKEN
     except OSError:  # no answer in time, or nobody to give one
         pass
@@ -201,15 +206,15 @@ def sides(flow: Flow) -> tuple[Side, Side]:
 # -- one message ---------------------------------------------------------------------------------------
 
 
-def send(sock: socket.socket, flows: Iterable[Flow], since: float) -> None:
+def send(sock: socket.socket, flows: Sequence[Flow], prefaced: Sequence[bool], since: float) -> None:
     """Flows as one message: what they are as JSON, and their descriptors in the same order.
 
-    ``since``: the moment from which nobody relays them, in monotonic seconds.
+    ``prefaced``: see ``Relay.adopt``. ``since``: the moment from which nobody relays them, in monotonic seconds.
     """
     entries: list[dict[str, Any]] = []
     descriptors = array.array("i")
-    for flow in flows:
-        entries.append(_describe(flow))
+    for flow, was_prefaced in zip(flows, prefaced, strict=True):
+        entries.append(_describe(flow, was_prefaced))
         for side in sides(flow):
             descriptors.append(side.fd)
             if side.pipe is not None:
@@ -218,7 +223,7 @@ def send(sock: socket.socket, flows: Iterable[Flow], since: float) -> None:
     sock.sendmsg([orjson.dumps({"format": FORMAT, "since": since, "flows": entries})], rights)
 
 
-def _describe(flow: Flow) -> dict[str, Any]:
+def _describe(flow: Flow, prefaced: bool) -> dict[str, Any]:
     frontend, service, endpoint = flow.listener.frontend, flow.listener.target.service, flow.endpoint
     assert endpoint is not None
     return {
@@ -226,6 +231,7 @@ def _describe(flow: Flow) -> dict[str, Any]:
         "service": [service.namespace, service.name, service.port],
         "endpoint": [str(endpoint.address), endpoint.port, endpoint.local],
         "client": flow.client.text,
+        "prefaced": prefaced,
         "halves": [int(side.half) for side in sides(flow)],
         # Bytes in the pipe of each direction; None where it has no pipe.
         "held": [None if side.pipe is None else side.pipe.held for side in sides(flow)],
@@ -284,8 +290,8 @@ class Heir:
             if not message:
                 return False
             arrivals = self._claim(sock, message, descriptors)
-            for flow, fds, halves, pipes in arrivals:
-                self._adopt(flow, fds, halves, pipes)
+            for arrival in arrivals:
+                self._adopt(*arrival)
             self.flows += len(arrivals)
         finally:
             doubt[0] = 0
@@ -321,13 +327,12 @@ class Heir:
         for held in entry["held"]:
             fds.append(next(rest))
             pipes.append(None if held is None else Pipe(next(rest), next(rest), held))
-        return flow, fds, [Half(half) for half in entry["halves"]], pipes
+        halves = [Half(half) for half in entry["halves"]]
+        return flow, fds, halves, pipes, bool(entry.get("prefaced"))  # older ones do not say it
 
-    def _adopt(
-        self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
-    ) -> None:
+    def _adopt(self, flow: Flow, *arrived: Any) -> None:
         try:
-            self._worker.engine.adopt(flow, fds, halves, pipes)
+            self._worker.engine.adopt(flow, *arrived)
         except OSError as error:  # nobody else has it now
             log.warning("cannot go on with a flow that was taken over, it ends: %s", error)
             self._worker.engine.relay.reset(flow)

@@ -11,10 +11,11 @@ from typing import Final
 
 MOST = 1 << 20  # descriptors: the kernel's own default for fs.nr_open
 LINK: Final = 1 << 31
+PREFACED: Final = 1 << 30  # beside an endpoint's descriptor: before all else it is given a header of ours
 
 
 class Ledger:
-    """By descriptor: a client's endpoint, and the pipe that holds what was read. Inherited by clone(2).
+    """By descriptor: a client's endpoint (``peers``), and the pipe that holds what was read. Inherited by clone(2).
 
     ``watch``: one number, of the epoll set in which all connections are; 0 while some are elsewhere.
     ``doubt``: one number, not 0 while flows pass between processes (``handover``). A connection that has no endpoint
@@ -32,6 +33,10 @@ class Ledger:
         view = view[16:]
         self.pipes = view[: self.size * 8].cast("q")  # read end << 31 | write end; 0: none
         self.peers = view[self.size * 8 :].cast("i")  # at the client's socket: the endpoint's; 0: none
+
+    def endpoint_of(self, client: int) -> int:
+        """The descriptor of a client's endpoint, 0 where it has none."""
+        return self.peers[client] & ~PREFACED
 
     def pipe_of(self, fd: int) -> tuple[int, int] | None:
         """The read and write end of the pipe that holds what was read from a socket."""

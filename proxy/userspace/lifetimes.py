@@ -44,13 +44,23 @@ class Lifetimes:
         """A frontend has other endpoints (None: nobody serves it): connections to others are counted out."""
         stay = _endpoints(after)
         left = {at: until for at, until in self._left.pop(frontend, {}).items() if at not in stay}
-        seconds = next((target.drain for target in (after, before) if target is not None), None)
-        gone = _endpoints(before) - stay
-        if gone and seconds is not None:
-            left |= dict.fromkeys(gone, monotonic() + seconds)
-            self._loop.call_later(seconds, self._drained, frontend)
         if left:
             self._left[frontend] = left
+        seconds = next((target.drain for target in (after, before) if target is not None), None)
+        if seconds is not None:
+            self._count_out(frontend, _endpoints(before) - stay, seconds)
+
+    def take_up(self, flow: Flow, frontend: Frontend, target: Target) -> None:
+        """Another process began a connection: where its endpoint has left, its time there counts from now."""
+        if target.drain is not None and flow.endpoint is not None:
+            self._count_out(frontend, {_at(flow.endpoint)} - _endpoints(target), target.drain)
+
+    def _count_out(self, frontend: Frontend, gone: set[At], seconds: float) -> None:
+        left = self._left.get(frontend, {})
+        gone -= left.keys()
+        if gone:
+            self._left[frontend] = left | dict.fromkeys(gone, monotonic() + seconds)
+            self._loop.call_later(seconds, self._drained, frontend)
 
     def close(self) -> None:
         """Watch no longer; no connection ends by that."""

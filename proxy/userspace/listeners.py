@@ -5,6 +5,7 @@ Why one each: a frontend without endpoints has no socket, so the kernel itself r
 
 import errno
 import logging
+import random
 import socket
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,11 @@ class Place:
 
 
 class Choice:
-    """One pool's endpoints, and whose turn it is."""
+    """One pool's endpoints, and whose turn it is.
+
+    The first turn is anybody's: with many nodes, workers and restarts, the first endpoint would have most of the
+    connections that live long.
+    """
 
     __slots__ = ("endpoints", "places", "turns", "where")
 
@@ -46,7 +51,7 @@ class Choice:
         self.endpoints: Sequence[Endpoint] = ()
         self.places: list[Place] = []
         self.where: list[Where] = []
-        self.turns = RoundRobin()
+        self.turns = RoundRobin(random.getrandbits(16))
 
     def point_at(self, endpoints: Sequence[Endpoint]) -> None:
         """Serve from these from now on; whose turn it was is kept."""

@@ -12,6 +12,8 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 VERSION_AND_PROXY = 0x21
 STREAM = {4: 0x11, 6: 0x21}
 
+LENGTH = {4: 28, 6: 52}  # bytes of a header, by IP version
+
 
 def header(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
     """A TCP connection from ``source`` to ``destination``, both of one IP version."""

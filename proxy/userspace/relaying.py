@@ -10,7 +10,7 @@ from time import monotonic
 
 from proxy.userspace import sockets
 from proxy.userspace.flow import Flow, Owner, Side
-from proxy.userspace.ledger import Ledger
+from proxy.userspace.ledger import PREFACED, Ledger
 from proxy.userspace.pipes import Pipe, PipePool
 from proxy.userspace.poller import Poller
 from proxy.userspace.relay import FLOWING, OUT, READING, Half, interest
@@ -39,6 +39,7 @@ class Relay:
         """What the endpoint is to read before anything of the client. Raises OSError where it cannot be kept."""
         side = flow.client_side
         assert side is not None
+        self._peers[side.fd] = PREFACED
         side.pipe = pipe = self.pipes.take(side.fd)
         pipe.held += os.write(pipe.writer, data)
         side.half = Half.HELD
@@ -50,11 +51,13 @@ class Relay:
         side = Side(endpoint_fd, flow, self.owner)
         side.peer, client.peer = client, side
         flow.endpoint_side = side
-        self._peers[client.fd] = endpoint_fd  # before anything is read
         mask = READING
-        if client.half is not FLOWING:
+        if client.half is FLOWING:
+            self._peers[client.fd] = endpoint_fd  # before anything is read
+        else:
+            self._peers[client.fd] = self._peers[client.fd] & PREFACED | endpoint_fd
             flow.young, mask = 1, READING | OUT
-        elif flow.started:
+        if flow.started:
             mask = READING | OUT
         self._poller.add(side, mask)
         if client.mask < 0:
@@ -66,7 +69,7 @@ class Relay:
         flow.discount()
         if side is not None:
             assert side.peer is not None
-            self._peers[side.peer.fd] = 0
+            self._peers[side.peer.fd] &= PREFACED
             self._poller.bury(side)
             side.peer = None
             flow.endpoint_side = None
@@ -88,9 +91,17 @@ class Relay:
     # -- from one process to another -------------------------------------------------------------------
 
     def adopt(
-        self, flow: Flow, fds: Sequence[int], halves: Sequence[Half], pipes: Sequence[Pipe | None]
+        self,
+        flow: Flow,
+        fds: Sequence[int],
+        halves: Sequence[Half],
+        pipes: Sequence[Pipe | None],
+        prefaced: bool,
     ) -> None:
-        """Go on with a flow of another process: the client's socket first, then the endpoint's."""
+        """Go on with a flow of another process: the client's socket first, then the endpoint's.
+
+        ``prefaced``: a header of ours was the first that the endpoint was given, or is to be given.
+        """
         self.active += 1
         flow.traffic.active += 1
         flow.young = 1  # whether it was settled is not known; twice does no harm
@@ -101,7 +112,7 @@ class Relay:
             side.half, side.pipe = half, pipe
             if pipe is not None:
                 self.pipes.adopt(side.fd, pipe)
-        self._peers[client.fd] = endpoint.fd
+        self._peers[client.fd] = endpoint.fd | PREFACED if prefaced else endpoint.fd
         self.watch_again(flow)
 
     def watch_again(self, flow: Flow) -> None:

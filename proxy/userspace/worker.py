@@ -45,9 +45,13 @@ class Worker:
         self.engine = Engine(poller, self.dialer, self._ejections, self.ledger, deadline=deadline)
         self.datagrams = Datagrams(poller, self.dialer, most=self.engine.limit // 4, idle=udp_idle)
         self._listeners: dict[Frontend, Listener] = {}
+        self._sticky: set[Frontend] = set()  # with affinity, so that no other process serves them
         self._affinity: dict[ServicePort, Affinity] = {}
         self._ended: set[TrafficKey] = set()
         self._formers: dict[tuple[Frontend, ServicePort], Origin] = {}
+        self._moved = (
+            False  # endpoints may have gone since somebody looked whether those passed over are still there
+        )
         self.traffic: dict[TrafficKey, Traffic] = {}
 
     # -- what to serve ---------------------------------------------------------------------------------
@@ -60,6 +64,8 @@ class Worker:
         """Serve a frontend's clients from ``target`` from now on; the socket matters at the first time only."""
         affinity = self._affinity.setdefault(target.service, Affinity())
         traffic = self.traffic_for(target.service, frontend.protocol)
+        self._moved = True
+        self._note_affinity(frontend, sticky=target.affinity is not None)
         listener = self._listeners.get(frontend)
         if listener is None:
             assert sock is not None
@@ -67,13 +73,16 @@ class Worker:
             self._listeners[frontend] = listener
             self._mover_of(frontend).add(listener)
             self.engine.lifetimes.repoint(frontend, None, target)
-            self._limit_ages(listener)
+            if target.max_age is not None or target.drain is not None:
+                for flow in self._flows_of(listener):
+                    self.take_up(flow)
             return
         was_ageless = listener.target.max_age is None
         self.engine.lifetimes.repoint(frontend, listener.target, target)
         listener.point_at(target)
-        if was_ageless:
-            self._limit_ages(listener)
+        if was_ageless and target.max_age is not None:
+            for flow in self._flows_of(listener):
+                self._limit_age(flow, listener)
         listener.traffic, listener.affinity = traffic, affinity
         if frontend.protocol is Protocol.UDP:
             self.datagrams.repoint(listener)
@@ -83,9 +92,16 @@ class Worker:
         listener = self._listeners.pop(frontend, None)
         if listener is None:
             return None
+        self._moved = True
+        self._note_affinity(frontend, sticky=False)
         self.engine.lifetimes.repoint(frontend, listener.target, None)
         self._mover_of(frontend).remove(listener)
         return listener.sock
+
+    def _note_affinity(self, frontend: Frontend, *, sticky: bool) -> None:
+        if sticky != (frontend in self._sticky) and frontend.protocol is Protocol.TCP:
+            self._sticky ^= {frontend}
+            self.engine.leave_room(bool(self._sticky))
 
     def forget(self, ended: Iterable[TrafficKey]) -> None:
         """Counters and affinities end with their Service, once its last flow has ended."""
@@ -95,9 +111,10 @@ class Worker:
             self.traffic.pop(key, None)
             self._formers = {at: one for at, one in self._formers.items() if (at[1], at[0].protocol) != key}
             self._affinity.pop(key[0], None)
-        if self._ejections:
-            pools = (p for one in self._listeners.values() for p in (one.target.inside, one.target.outside))
-            self._ejections.forget({(str(e.address), e.port) for pool in pools for e in pool.endpoints})
+        if self._ejections and self._moved:
+            self._moved = False
+            choices = (choice for one in self._listeners.values() for choice in (one.inside, one.outside))
+            self._ejections.keep(chain.from_iterable(choice.where for choice in choices))
 
     def served(self, frontend: Frontend) -> Listener | None:
         """The listener of a frontend, or of its port on all addresses."""
@@ -161,25 +178,23 @@ class Worker:
         return flow
 
     def take_up(self, flow: Flow) -> None:
-        """Another process began the flow: its age counts from now, and its client stays with its endpoint."""
+        """Another process began the flow: its times count from now, and its client stays with its endpoint."""
         listener = self.served(flow.listener.frontend)
         if listener is None:
             return
         if listener.target.affinity is not None and flow.endpoint is not None:
             until = monotonic() + listener.target.affinity
             listener.affinity.remember(flow.client.text, flow.endpoint, until)
+        self.engine.lifetimes.take_up(flow, listener.frontend, listener.target)
         self._limit_age(flow, listener)
 
     def _limit_age(self, flow: Flow, listener: Listener) -> None:
         if listener.target.max_age is not None:
             self.engine.lifetimes.limit(flow, listener.target.max_age, monotonic())
 
-    def _limit_ages(self, listener: Listener) -> None:
-        """An age that becomes known holds for connections that are there: those taken over may be here before it."""
-        if listener.target.max_age is not None and listener.frontend.protocol is Protocol.TCP:
-            for flow in self.engine.flows():
-                if self.served(flow.listener.frontend) is listener:
-                    self._limit_age(flow, listener)
+    def _flows_of(self, listener: Listener) -> list[Flow]:
+        """Those that are there; some that were taken over may be here before their listener."""
+        return [flow for flow in self.engine.flows() if self.served(flow.listener.frontend) is listener]
 
     def stop_accepting(self) -> None:
         """Take no more clients, who wait in the kernel's queues; UDP flows end. Our copies of sockets are closed."""

@@ -3,7 +3,9 @@
 Why pure: the counts have their oddities (a SYN and a FIN count as a byte each, where they count at all), and a
 wrong answer is either a corrupt stream or a connection cut without need.
 
-The law: what was read of a source, less what lies in the pipe, is what was given to the sink.
+The law: what was read of a source, less what lies in the pipe, is what was given to the sink. An endpoint that asked
+for the PROXY protocol was given its header besides, which nobody sent: whether that is so must be known, for it makes
+up for as many bytes that are lost.
 """
 
 from dataclasses import dataclass
@@ -48,14 +50,17 @@ class Side:
         return self.state not in PEER_HAS_ENDED
 
 
-def outcome(client: Side, endpoint: Side, held_up: int, held_down: int) -> tuple[Half, Half] | None:
+def outcome(
+    client: Side, endpoint: Side, held_up: int, held_down: int, preface: int = 0
+) -> tuple[Half, Half] | None:
     """Where both directions stand (from the client first), or None where the flow cannot go on.
 
-    ``held_up`` and ``held_down``: bytes in the pipes of the two directions.
+    ``held_up`` and ``held_down``: bytes in the pipes of the two directions. ``preface``: bytes of a header that was
+    put before what the client sends.
     """
     if endpoint.state == SYN_SENT or client.state == endpoint.state == CLOSE:
         return None  # nothing was given yet; or nobody is left
-    if client.read - held_up != endpoint.written(called=True):
+    if client.read + preface - held_up != endpoint.written(called=True):
         return None
     if endpoint.read - held_down != client.written(called=False):
         return None

@@ -21,9 +21,11 @@ from time import monotonic
 
 from proxy.model import Protocol, ServicePort
 from proxy.userspace.flow import Flow
+from proxy.userspace.ledger import PREFACED
 from proxy.userspace.listeners import Listener
 from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller, Watched
+from proxy.userspace.preface import LENGTH
 from proxy.userspace.takeover import Takeover
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers import descriptors
@@ -96,9 +98,10 @@ class Recovery:
     def _find(self) -> list[int]:
         """Learn which connections there are; those that may not wait, by their client's descriptors."""
         rest, ready, peers, busy = self._rest, self._ready, self._ledger.peers, []
-        for client, endpoint in enumerate(peers[: max(rest, default=-1) + 1].tolist()):
-            if not endpoint or client not in rest:
+        for client, peer in enumerate(peers[: max(rest, default=-1) + 1].tolist()):
+            if not peer or client not in rest:
                 continue
+            endpoint = self._ledger.endpoint_of(client)
             if endpoint not in rest:
                 peers[client] = 0  # and it is sorted out as any other
                 continue
@@ -282,15 +285,17 @@ def _resume(worker: Worker, client: int, endpoint: int) -> Flow | None:
     try:
         pipes = [_pipe(worker, fd) for fd in fds]
         one, other = [descriptors.reading(fd) for fd in fds]
-        halves = outcome(one, other, *[0 if pipe is None else pipe.held for pipe in pipes])
+        up, down = [0 if pipe is None else pipe.held for pipe in pipes]
+        frontend, whom = descriptors.frontend(client), descriptors.endpoint(endpoint)
+        prefaced = worker.ledger.peers[client] & PREFACED != 0
+        halves = outcome(one, other, up, down, LENGTH[frontend.address.version] if prefaced else 0)
         if halves is None:
             return None
         whose, _ = descriptors.name(client, peer=True)
-        frontend, whom = descriptors.frontend(client), descriptors.endpoint(endpoint)
         flow = worker.former_flow(frontend, UNKNOWN, whose, whom)
     except OSError:
         return None
-    worker.engine.adopt(flow, fds, halves, pipes)
+    worker.engine.adopt(flow, fds, halves, pipes, prefaced)
     return flow
 
 

@@ -15,6 +15,7 @@ from proxy.model import Endpoint, Frontend, Protocol, ServicePort
 from proxy.userspace import handover
 from proxy.userspace.flow import Flow
 from proxy.userspace.handover import Heir, Holder, Late, connect, inherit, offer
+from proxy.userspace.ledger import PREFACED
 from proxy.userspace.relay import Half
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers.descriptors import table
@@ -28,7 +29,7 @@ SERVICE = ServicePort("default", "web", "80")
 class Holding:
     """A worker that holds flows, in a thread of its own, and the ends of these."""
 
-    def __init__(self, path: Path, flows: int) -> None:
+    def __init__(self, path: Path, flows: int, *, prefaced: bool) -> None:
         self.worker = Worker()
         self.ends: list[tuple[socket.socket, socket.socket]] = []
         self.flows: list[Flow] = []
@@ -37,7 +38,7 @@ class Holding:
             (ours,) = (fd for fd in fds if self.worker.ledger.peers[fd])
             flow = self.worker.former_flow(WEB, SERVICE, "127.0.0.1", Endpoint(ip_address("127.0.0.1"), 80))
             pair = (ours, self.worker.ledger.peers[ours])
-            self.worker.engine.adopt(flow, pair, (Half.FLOWING, Half.FLOWING), (None, None))
+            self.worker.engine.adopt(flow, pair, (Half.FLOWING,) * 2, (None, None), prefaced)
             self.ends.append((client, server))
             self.flows.append(flow)
         self.worker.engine.forsake()
@@ -76,9 +77,11 @@ def _all_of(sock: socket.socket) -> bytes:
     return found
 
 
-def between(path: Path, check: Callable[[Holding, Worker], Awaitable[None]], *, flows: int = 3) -> None:
+def between(
+    path: Path, check: Callable[[Holding, Worker], Awaitable[None]], *, flows: int = 3, prefaced: bool = False
+) -> None:
     async def go() -> None:
-        heir, holding = Worker(), Holding(path, flows)
+        heir, holding = Worker(), Holding(path, flows, prefaced=prefaced)
         try:
             await check(holding, heir)
         finally:
@@ -113,6 +116,18 @@ def test_all_flows_pass_in_batches(path: Path) -> None:
         await holding.passed(heir=heir)
 
     between(path, check, flows=100)
+
+
+@pytest.mark.parametrize("prefaced", [False, True])
+def test_whether_a_flow_began_with_a_header_of_ours_goes_along(path: Path, prefaced: bool) -> None:
+    async def check(holding: Holding, heir: Worker) -> None:
+        await inherit(heir, path)
+        pairs = [handover.sides(flow) for flow in heir.engine.flows()]
+        expected = [other.fd | PREFACED if prefaced else other.fd for _, other in pairs]
+        assert [heir.ledger.peers[one.fd] for one, _ in pairs] == expected
+        await holding.passed(heir=heir)
+
+    between(path, check, prefaced=prefaced)
 
 
 def test_a_successor_that_is_too_late_takes_nothing_and_may_ask_again(path: Path, monkeypatch) -> None:

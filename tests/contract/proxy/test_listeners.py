@@ -4,7 +4,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -55,15 +55,22 @@ def hosted(netns: int, **options: object) -> Hosted:
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Only so many more may be opened."""
+    """Only so many more may be opened. All are taken first: a thread that waits in accept(2) has one already."""
     before, _ = table()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = [number for number in range(most) if number not in before]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[count], most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 2 + count, most))
+    taken: list[int] = []
     try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(2))
+        for _ in range(count):
+            os.close(taken.pop())
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        for fd in taken:
+            os.close(fd)
 
 
 def test_a_listener_for_which_no_descriptor_is_left_is_named_and_tried_again() -> None:

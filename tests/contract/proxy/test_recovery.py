@@ -9,10 +9,14 @@ from time import monotonic
 
 import pytest
 
+from proxy.userspace.ledger import LINK, PREFACED
+from proxy.userspace.preface import LENGTH, header
 from proxy.userspace.relay import READING
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers.descriptors import table
 from proxy.userspace.workers.recovery import Left, Recovery, end_all
+
+HEADER = LENGTH[4]
 
 
 def with_worker(check: Callable[[Worker], Awaitable[None]]) -> None:
@@ -168,6 +172,42 @@ def test_after_a_recovery_that_was_cut_short_all_flows_go_on_at_once() -> None:
     with_worker(check)
 
 
+@pytest.mark.parametrize("lost", [0, 1, HEADER, HEADER + 1])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_header_of_ours_is_counted(held: bool, lost: int) -> None:
+    """PROXY protocol: nobody sent it. So it makes up for as many bytes that are lost, if nobody knows of it."""
+
+    async def check(worker: Worker) -> None:
+        client, server, left = relayed(worker)
+        (ours,) = (fd for fd in left if worker.ledger.peers[fd])
+        theirs = worker.ledger.peers[ours]
+        worker.ledger.peers[ours] = theirs | PREFACED
+        if held:
+            reader, writer = os.pipe()
+            os.write(writer, bytes(HEADER))
+            worker.ledger.pipes[ours] = reader * LINK | writer
+            left |= {reader, writer}
+        else:
+            os.write(theirs, bytes(HEADER))
+        if lost:
+            client.sendall(bytes(lost))
+            await asyncio.to_thread(select.select, [ours], [], [], 5)
+            assert len(os.read(ours, 100)) == lost, "read, and never written"
+        found = await recovered(worker, left)
+        assert (found.flows, found.reset) == ((0, 2) if lost else (1, 0))
+        if not lost:
+            client.sendall(b"x")
+            got = b""
+            while len(got) <= HEADER:
+                got += await asyncio.to_thread(server.recv, 100)
+            assert got == bytes(HEADER) + b"x"
+            assert worker.ledger.peers[ours] == theirs | PREFACED, "also for the worker after this one"
+        client.close()
+        server.close()
+
+    with_worker(check)
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_flow_that_lost_a_byte_is_reset_at_both_ends(busy: bool) -> None:
     async def check(worker: Worker) -> None:
@@ -185,3 +225,8 @@ def test_a_flow_that_lost_a_byte_is_reset_at_both_ends(busy: bool) -> None:
                 sock.recv(1)
 
     with_worker(check)
+
+
+@pytest.mark.parametrize(("version", "address"), [(4, "10.0.0.1"), (6, "fd00::1")])
+def test_how_long_a_header_is(version: int, address: str) -> None:
+    assert len(header((address, 1), (address, 2))) == LENGTH[version]

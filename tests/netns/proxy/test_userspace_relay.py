@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from netplane.linux.rtnl import rtnl
 from tests import flows
+from tests.contract.proxy.test_listeners import descriptors_left
 
 pytestmark = pytest.mark.netns
 ADDRESS, PORT = "10.96.0.10", 80
@@ -366,6 +368,69 @@ def test_descriptors_exhausted_pauses_accepts_and_recovers(world, running, peer)
         running.call(_limit(running, 10_000))
         with peer.accept() as server:
             assert server.recv(5) == b"hello"
+
+
+def test_clients_who_have_this_process_only_find_room_where_others_wait(world, running, peer) -> None:
+    """Services with affinity are the first worker's alone; others' clients may go to any other worker."""
+    services = [
+        flows.service("web", ADDRESS),
+        flows.service("sticky", "10.96.0.12", sessionAffinity="ClientIP"),
+    ]
+    slices = [
+        flows.endpoint_slice("web", "web1", port=peer.port),
+        flows.endpoint_slice("sticky", "web2"),
+    ]
+    running.sync(services, slices)
+    first = [pair(world, peer) for _ in range(4)]
+    running.call(_limit(running, running.worker.engine.poller.count))
+    with world.connect("client", ADDRESS, PORT) as waiting:
+        waiting.sendall(b"hello")
+        with world.connect("client", "10.96.0.12", PORT) as sticky:
+            assert sticky.recv(4) == b"web2"
+            with world.connect("client", "10.96.0.12", PORT) as one_too_many:
+                told, _, _ = select.select([waiting, one_too_many, *(ours for ours, _ in first)], [], [], 0.2)
+                assert told == [], "nobody is turned away"
+                for client, server in first[:2]:
+                    client.close()
+                    server.close()
+                assert one_too_many.recv(4) == b"web2"
+        for client, server in first[2:]:
+            client.close()
+            server.close()
+        running.call(_limit(running, 10_000))
+        with peer.accept() as server:
+            assert server.recv(5) == b"hello"
+
+
+def test_a_want_of_descriptors_here_is_not_held_against_endpoints(world, running) -> None:
+    """Else they would be passed over for up to a minute after we have room again."""
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", "web2")])
+    for _ in range(4):
+        with world.open("client") as sock, descriptors_left(1), pytest.raises(ConnectionResetError):
+            sock.connect((ADDRESS, PORT))  # the one is for accept(2)
+            sock.recv(1)
+    (traffic,) = running.worker.traffic.values()
+    assert traffic.rejected == {"descriptors": 4}
+    assert {visit(world) for _ in range(4)} == {b"web1", b"web2"}
+    assert running.worker.ejected == []
+
+
+def test_an_endpoint_behind_a_blackhole_is_passed_over(world, running) -> None:
+    """connect(2) says EINVAL there: another endpoint is tried, and the client notices nothing."""
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.route("add", dst="10.244.9.9/32", type="blackhole")
+    try:
+        running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "10.244.9.9", "web1")])
+        assert {visit(world) for _ in range(6)} == {b"web1"}
+        assert running.worker.ejected == ["10.244.9.9:8080"]
+    finally:
+        with rtnl(world.netns["n1"]) as ipr:
+            ipr.route("del", dst="10.244.9.9/32", type="blackhole")
+
+
+def visit(world) -> bytes:
+    with world.connect("client", ADDRESS, PORT) as sock:
+        return sock.recv(4)
 
 
 async def _limit(running, descriptors: int) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from proxy.userspace.preface import LENGTH
 from tests import flows
 from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, named, visit, workers
 
 pytestmark = pytest.mark.netns
+HEADER = LENGTH[4]
 SAMPLE = 'netplane_service_connections_total{namespace="default",port="80",protocol="TCP",service="web"}'
 
 
@@ -209,6 +211,61 @@ def test_an_age_is_kept_to_by_whoever_goes_on_with_the_connection(world, api, se
             several.start()
         sock.settimeout(10)
         assert sock.recv(1) == b"", "ended like an idle connection, not reset, and not for ever"
+
+
+@pytest.mark.parametrize("lost", ["worker", "proxy"])
+def test_an_endpoint_that_had_left_before_is_drained_by_whoever_goes_on(
+    world, api, several, lost: str
+) -> None:
+    """The worker before had counted the time; the next one counts anew, and not for ever."""
+    made = flows.service("drained", "10.96.0.74")
+    made["metadata"]["annotations"] = {"netplane.io/drain": "2"}
+    api.put("endpointslices", flows.endpoint_slice("drained", "web1"))
+    api.put("services", made)
+    eventually(lambda: visit(world, "10.96.0.74"))
+    with world.connect("client", "10.96.0.74", 80) as sock:
+        assert first_line(sock) == b"web1"
+        api.put("endpointslices", flows.endpoint_slice("drained", "web2"))
+        eventually(lambda: visit(world, "10.96.0.74") == "web2")
+        if lost == "worker":
+            for worker in workers(several):
+                os.kill(worker, signal.SIGKILL)
+        else:
+            several.end(signal.SIGTERM)
+            several.start()
+        eventually(lambda: visit(world, "10.96.0.74") == "web2")
+        sock.settimeout(10)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+def test_a_flow_that_began_with_our_header_outlives_its_workers(world, api, several) -> None:
+    """PROXY protocol: also a second time, by a worker that has it from another one's hand."""
+    made = flows.service("told", "10.96.0.75")
+    made["metadata"]["annotations"] = {"netplane.io/proxy-protocol": "v2"}
+    api.put("endpointslices", flows.endpoint_slice("told", "web1"))
+    api.put("services", made)
+    eventually(lambda: visit(world, "10.96.0.75"))
+    with world.connect("client", "10.96.0.75", 80) as sock:
+        assert first_line(sock) == b"web1"
+        header = read(sock, HEADER)  # the endpoint echoes what it is given
+        assert header.startswith(b"\r\n\r\n")
+        for lost in ("worker", "proxy", "worker"):
+            if lost == "worker":
+                for worker in eventually(lambda: workers(several)):
+                    os.kill(worker, signal.SIGKILL)
+            else:
+                several.end(signal.SIGTERM)
+                several.start()
+            eventually(lambda: several.ask("status")["flows"] == 1)
+            assert all_answer([sock])
+
+
+def read(sock: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        found += sock.recv(count - len(found))
+    return found
 
 
 def test_a_keeper_and_its_worker_lost_at_once_are_replaced(world, several) -> None:

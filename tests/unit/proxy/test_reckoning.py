@@ -109,3 +109,18 @@ def test_an_endpoint_that_has_not_answered_is_dialled_anew() -> None:
 @pytest.mark.parametrize(("received", "unread", "acked"), [(5, 0, 0), (0, 0, 1), (9, 4, 0)])
 def test_a_client_that_was_read_or_written_is_not_served_anew(received, unread, acked) -> None:
     assert not Side(ESTABLISHED, received=received, unread=unread, acked=acked, unacked=0).untouched
+
+
+@given(directions(st.just(0)), directions(st.just(0)), st.sampled_from([28, 52]), st.data())
+def test_a_header_of_ours_counts_for_the_endpoint_only(
+    up: Direction, down: Direction, header: int, data
+) -> None:
+    """It is the first that the endpoint is given; what of it is still held is held with the rest."""
+    held = data.draw(st.integers(0, header)) if up.acked + up.unacked == 0 and not up.passed else 0
+    client, endpoint = side(up, down, called=False), side(down, up, called=True)
+    endpoint = replace(endpoint, acked=endpoint.acked + header - held)
+    found = outcome(client, endpoint, up.held + held, down.held, header)
+    assert (found is None) == (up.passed and down.passed)
+    assert outcome(client, endpoint, up.held + held, down.held) is None, "it must be known"
+    lost = replace(client, received=client.received + header)
+    assert outcome(lost, endpoint, up.held + held, down.held, header) is None
