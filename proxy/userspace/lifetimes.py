@@ -33,6 +33,7 @@ class Lifetimes:
         self._over: dict[Flow, float] = {}  # when its time is over
         self._timer: asyncio.TimerHandle | None = None
         self._left: dict[Frontend, dict[At, float]] = {}  # until when flows may stay there
+        self._wakes: dict[Frontend, asyncio.TimerHandle] = {}
 
     def limit(self, flow: Flow, seconds: float, now: float) -> None:
         """A connection that has begun is to end after about so long; what was said first holds."""
@@ -46,6 +47,7 @@ class Lifetimes:
         left = {at: until for at, until in self._left.pop(frontend, {}).items() if at not in stay}
         if left:
             self._left[frontend] = left
+        self._wake(frontend)
         seconds = next((target.drain for target in (after, before) if target is not None), None)
         if seconds is not None:
             self._count_out(frontend, _endpoints(before) - stay, seconds)
@@ -60,12 +62,23 @@ class Lifetimes:
         gone -= left.keys()
         if gone:
             self._left[frontend] = left | dict.fromkeys(gone, monotonic() + seconds)
-            self._loop.call_later(seconds, self._drained, frontend)
+            self._wake(frontend)
+
+    def _wake(self, frontend: Frontend) -> None:
+        """When the first time is over; the loop's clock may be behind ours, so it may be too soon."""
+        if (former := self._wakes.pop(frontend, None)) is not None:
+            former.cancel()
+        if left := self._left.get(frontend):
+            seconds = max(0.0, min(left.values()) - monotonic())
+            self._wakes[frontend] = self._loop.call_later(seconds, self._drained, frontend)
 
     def close(self) -> None:
         """Watch no longer; no connection ends by that."""
         self._over.clear()
         self._left.clear()
+        for wake in self._wakes.values():
+            wake.cancel()
+        self._wakes.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -93,6 +106,7 @@ class Lifetimes:
             del left[at]
         if not left:
             self._left.pop(frontend, None)
+        self._wake(frontend)
 
 
 def _endpoints(target: Target | None) -> set[At]:

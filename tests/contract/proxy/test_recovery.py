@@ -5,10 +5,12 @@ import os
 import select
 import socket
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from time import monotonic
 
 import pytest
 
+from proxy.model import Frontend, Pool, Protocol, ServicePort, Target
 from proxy.userspace.ledger import LINK, PREFACED
 from proxy.userspace.preface import LENGTH, header
 from proxy.userspace.relay import READING
@@ -230,3 +232,24 @@ def test_a_flow_that_lost_a_byte_is_reset_at_both_ends(busy: bool) -> None:
 @pytest.mark.parametrize(("version", "address"), [(4, "10.0.0.1"), (6, "fd00::1")])
 def test_how_long_a_header_is(version: int, address: str) -> None:
     assert len(header((address, 1), (address, 2))) == LENGTH[version]
+
+
+def test_endpoints_passed_over_are_compared_with_those_there_are_only_when_some_have_gone() -> None:
+    """The proxy asks each second, and on a large node the comparison takes the time of many connections."""
+
+    async def check(worker: Worker) -> None:
+        gone = ("10.244.1.9", 80)
+        with socket.socket() as sock:
+            frontend = Frontend(ip_address("10.96.0.10"), 80, Protocol.TCP)
+            worker.point(frontend, Target(ServicePort("default", "web", "80"), Pool(), Pool()), sock)
+            worker._ejections.fail(gone, 0.0)
+            worker.forget(())
+            assert not worker._ejections
+            worker._ejections.fail(gone, 0.0)
+            worker.forget(())
+            assert gone in worker._ejections.failed
+            worker.shut(frontend)
+            worker.forget(())
+            assert not worker._ejections
+
+    with_worker(check)
