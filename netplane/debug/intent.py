@@ -7,6 +7,7 @@ prediction cannot drift from what the proxy does.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 from netplane.config import IPAddress, IPNetwork
 from netplane.errors import ConfigError
@@ -313,11 +314,16 @@ def _excluded(service: Object, choices: Sequence[Choice], world: World) -> list[
             continue
         for entry in piece.get("endpoints") or []:
             left_out = (text for text in entry.get("addresses") or [] if ip_address(text) not in chosen)
-            found.extend(f"{text} {_condition(entry.get('conditions') or {})}" for text in left_out)
+            found.extend(f"{text} {_reason(entry)}" for text in left_out)
     return found
 
 
-def _condition(conditions: Mapping[str, object]) -> str:
+def _reason(entry: Mapping[str, Any]) -> str:
+    conditions = entry.get("conditions") or {}
     if conditions.get("terminating"):
         return "terminating (excluded)"
-    return "not ready (excluded)" if conditions.get("ready") is False else "excluded by the traffic policy"
+    if conditions.get("ready") is False:
+        return "not ready (excluded)"
+    hints = entry.get("hints") or {}
+    names = [str(name.get("name")) for field in ("forNodes", "forZones") for name in hints.get(field) or []]
+    return f"meant for {', '.join(names)} (excluded)" if names else "excluded by the traffic policy"

@@ -179,6 +179,15 @@ def test_excluded_endpoints_say_why() -> None:
     assert found.excluded == ("10.244.1.7 not ready (excluded)", "10.244.2.9 terminating (excluded)")
 
 
+def test_an_endpoint_that_is_meant_for_others_says_for_whom() -> None:
+    near = endpoints("hello", ("a", READY), ("b", READY))
+    for entry in near["endpoints"]:
+        entry["hints"] = {"forNodes": [{"name": entry["nodeName"]}], "forZones": [{"name": "east"}]}
+    found = resolve("default/client", "svc/hello:80", replace(WORLD, slices=[near]))
+    assert [str(choice.place.address) for choice in found.choices] == ["10.244.1.7"]
+    assert found.excluded == ("10.244.2.9 meant for n2, east (excluded)",)
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
