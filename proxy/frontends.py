@@ -4,13 +4,23 @@ Why apart from ``snapshot``: these are the rules of a single Service, and a chan
 other. All functions are pure.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 from netplane.kube.objects import Object, annotations_of, meta, namespace_of
-from proxy.model import Balance, Frontend, IPAddress, NodeFacts, Pool, Protocol, ServicePort, Target
+from proxy.model import (
+    Balance,
+    Frontend,
+    IPAddress,
+    IPNetwork,
+    NodeFacts,
+    Pool,
+    Protocol,
+    ServicePort,
+    Target,
+)
 from proxy.selection import Candidate, candidates, cluster_pool, local_pool
 
 PROXY_PROTOCOL_ANNOTATION = "netplane.io/proxy-protocol"
@@ -19,6 +29,10 @@ MAX_AGE_ANNOTATION = "netplane.io/max-connection-age"
 DRAIN_ANNOTATION = "netplane.io/drain"
 DEFAULT_AFFINITY_SECONDS = 10800  # core/v1 DefaultClientIPServiceAffinitySeconds
 EVERY_ADDRESS: Mapping[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
+
+# What is let in by source ranges of the other IP version only. kube-proxy lets everybody in; a list of who may come
+# is no permission for all the others.
+NOBODY: Mapping[int, tuple[IPNetwork, ...]] = {4: (ip_network("0.0.0.0/32"),), 6: (ip_network("::/128"),)}
 
 
 def targets_of(
@@ -39,7 +53,16 @@ def targets_of(
             resolved.extend(_frontends(service, port, protocol, address, among, node))
     if wishes:
         resolved = [(frontend, replace(target, **wishes)) for frontend, target in resolved]
-    return resolved, notes
+    return resolved, [*notes, *_shut(resolved)]
+
+
+def _shut(resolved: Iterable[tuple[Frontend, Target]]) -> list[str]:
+    """Notes on the addresses where nobody is let in, which few will have meant."""
+    shut = {f.address for f, target in resolved if target.allowed == NOBODY[f.address.version]}
+    return [
+        f"loadBalancerSourceRanges: none is of IPv{address.version}, so nobody is let in at {address}"
+        for address in sorted(shut, key=lambda address: (address.version, int(address)))
+    ]
 
 
 def _wishes(service: Object) -> tuple[dict[str, Any], list[str]]:
@@ -116,9 +139,7 @@ def _ingress(
         sorted((r for r in ranges if r.version == version), key=lambda r: (int(r[0]), r.prefixlen))
     )
     if ranges and not allowed:
-        allowed = (
-            ip_network((EVERY_ADDRESS[version], 32 if version == 4 else 128)),
-        )  # nobody of this version
+        allowed = NOBODY[version]
     target = Target(
         external.service,
         external.inside,

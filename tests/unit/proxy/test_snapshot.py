@@ -171,7 +171,8 @@ def test_source_ranges_as_the_api_takes_them(ranges: list[str], allowed: list[st
     found = build([one], [], NODE)
     assert [str(network) for network in at(found, "192.0.2.9").allowed] == allowed
     assert at(found).allowed == (), "the cluster's own clients come by the ClusterIP"
-    assert found.problems == ()
+    shut = "Service default/web: loadBalancerSourceRanges: none is of IPv4, so nobody is let in at 192.0.2.9"
+    assert found.problems == ((shut,) if allowed == ["0.0.0.0/32"] else ())
 
 
 def test_a_node_port_left_over_on_a_cluster_ip_service_is_not_opened() -> None:
