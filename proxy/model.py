@@ -4,10 +4,10 @@ Why apart from ``snapshot``: data paths, tools and tests need these words, and n
 by which the API's objects become them. Nothing here reads a clock, a socket or the node.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -168,6 +168,14 @@ class Snapshot:
     problems: tuple[str, ...] = ()
     checks: Mapping[int, HealthCheck] = field(default_factory=dict)
     remembered: bool = field(default=False, compare=False)
+
+
+def collapsed(networks: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """Sorted and without overlaps, which nft's sets do not take."""
+    among = list(networks)
+    four = [network for network in among if isinstance(network, IPv4Network)]
+    six = [network for network in among if isinstance(network, IPv6Network)]
+    return [*collapse_addresses(four), *collapse_addresses(six)]
 
 
 def joined(address: IPAddress, port: int) -> str:

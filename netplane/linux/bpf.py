@@ -35,7 +35,6 @@ class Map:
         self.max_entries = info.max_entries
         self._copies = self._library.cpus() if info.type in PERCPU_TYPES else 1
         self.stored = -(-info.value_size // 8) * 8 * self._copies if self._copies > 1 else info.value_size
-        self._buffer = ctypes.create_string_buffer(self.stored)
 
     def close(self) -> None:
         """Let go of our descriptor."""
@@ -45,12 +44,14 @@ class Map:
 
     def get(self, key: bytes) -> bytes | None:
         """A value, or None. Of a map with a value a processor: all of them, one after the other."""
-        code = self._library.call.bpf_map_lookup_elem(self.fd, key, self._buffer)
+        # A buffer a call: ctypes lets other threads run meanwhile, and they may read this map as well.
+        buffer = ctypes.create_string_buffer(self.stored)
+        code = self._library.call.bpf_map_lookup_elem(self.fd, key, buffer)
         if code == -errno.ENOENT:
             return None
         if code < 0:
             raise self._error("read", code)
-        return self._buffer.raw
+        return buffer.raw
 
     def put(self, key: bytes, value: bytes, flags: int = ANY) -> None:
         """Write one entry."""

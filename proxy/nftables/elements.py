@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from netplane.linux import nfnetlink
-from proxy.model import Frontend, IPAddress, IPNetwork, NodeFacts, Pool, Target, WhenEmpty
+from proxy.model import Frontend, IPAddress, IPNetwork, NodeFacts, Pool, Target, WhenEmpty, collapsed
 from proxy.nftables.identity import Numbers, remembered_as
 from proxy.nftables.names import (
     PROTOCOLS,
@@ -176,8 +176,9 @@ def _port(number: int) -> bytes:
 
 
 def _ranges(version: int, key: bytes, target: Target) -> Iterator[Element]:
+    """The kernel's sets of intervals take no overlaps: one would fail the transaction, and so all Services."""
     yield f"ranged{version}", nfnetlink.head(key), b""
-    for network in target.allowed:
+    for network in collapsed(target.allowed):
         first, last = network.network_address.packed, network.broadcast_address.packed
         yield f"allowed{version}", nfnetlink.head(key + first, key + last), b""
 

@@ -14,9 +14,9 @@ ours is in the way of what is forwarded but those of type nat.
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network
 
-from proxy.model import IPAddress, IPNetwork, NodeFacts
+from proxy.model import IPAddress, IPNetwork, NodeFacts, collapsed
 from proxy.nftables.names import (
     BY_PORT,
     FAMILY,
@@ -212,10 +212,7 @@ def _listed(networks: Iterable[IPNetwork], version: int) -> str:
 
     nft's sets take no overlaps.
     """
-    mine = [network for network in networks if network.version == version]
-    four = [network for network in mine if isinstance(network, IPv4Network)]
-    six = [network for network in mine if isinstance(network, IPv6Network)]
-    found = [*collapse_addresses(four), *collapse_addresses(six)]
+    found = collapsed(network for network in networks if network.version == version)
     if len(found) == 1:
         return str(found[0])
     return f"{{ {', '.join(map(str, found))} }}" if found else ""

@@ -7,9 +7,9 @@ a kernel, and compared with what the kernel has by one checksum.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import ip_network
 
-from proxy.model import IPAddress, IPNetwork, NodeFacts, Protocol
+from proxy.model import IPAddress, IPNetwork, NodeFacts, Protocol, collapsed
 
 FAMILY = "inet"
 TABLE = "netplane_proxy"
@@ -50,9 +50,9 @@ def render(
     carry a client's address come back to the socket that has it.
     """
     singles = [ip_network(address) for address in addresses if address not in node.addresses]
-    guarded = _collapsed([*node.service_cidrs, *singles])
+    guarded = collapsed([*node.service_cidrs, *singles])
     own = [ip_network(address) for address in node.addresses]
-    inside = _collapsed([*node.cluster_cidrs, *own])
+    inside = collapsed([*node.cluster_cidrs, *own])
     drops = sorted(set(drops), key=lambda drop: drop.order)
     closed = _closed_lines(node.node_port_networks, node_ports)
     body = _chains(guarded, inside, drops, closed)
@@ -72,7 +72,7 @@ def marker(script: str) -> str:
 
 def _closed_lines(open_to: Iterable[IPNetwork], node_ports: Iterable[tuple[Protocol, int]]) -> list[str]:
     """NodePorts at addresses that were not chosen for them: refused, though our socket has every address."""
-    networks = _collapsed([*open_to])
+    networks = collapsed([*open_to])
     if not networks:
         return []
     lines = []
@@ -110,16 +110,9 @@ def _drop_line(drop: Drop, inside: list[IPNetwork]) -> str:
         where = f"meta nfproto ipv{drop.version} fib daddr type local"
     whom = ""
     if drop.allowed:
-        whom = f"{word} saddr != {{ {', '.join(str(n) for n in _collapsed([*drop.allowed]))} }} "
+        whom = f"{word} saddr != {{ {', '.join(str(n) for n in collapsed([*drop.allowed]))} }} "
     elif not drop.everyone:
         mine = ", ".join(str(network) for network in inside if network.version == drop.version)
         # lo is spared: a loopback address is the node's own, and not among its addresses.
         whom = 'iifname != "lo" ' + (f"{word} saddr != {{ {mine} }} " if mine else "")
     return f"{whom}{where} {drop.protocol.lower()} dport {drop.port} drop"
-
-
-def _collapsed(networks: list[IPNetwork]) -> list[IPNetwork]:
-    """Sorted and without overlaps, which nft's sets do not take."""
-    four = [network for network in networks if isinstance(network, IPv4Network)]
-    six = [network for network in networks if isinstance(network, IPv6Network)]
-    return [*collapse_addresses(four), *collapse_addresses(six)]

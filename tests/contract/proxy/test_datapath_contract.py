@@ -46,7 +46,6 @@ PROTOCOLS = st.sampled_from([Protocol.TCP, Protocol.UDP])
 FRONTENDS = st.one_of(
     st.builds(Frontend, st.sampled_from(CLUSTER_IPS), st.integers(80, 82), PROTOCOLS),
     st.builds(Frontend, st.just(ip_address("0.0.0.0")), st.integers(30000, 30003), PROTOCOLS),
-    st.builds(Frontend, st.just(ip_address("203.0.113.7")), st.integers(80, 81), st.just(Protocol.TCP)),
 )
 ENDPOINTS = st.builds(
     Endpoint,
@@ -58,8 +57,16 @@ POOLS = st.builds(Pool, st.lists(ENDPOINTS, max_size=2).map(tuple), st.sampled_f
 TARGETS = st.builds(
     Target, st.builds(ServicePort, st.just("default"), st.just("web"), st.just("80")), POOLS, POOLS
 )
+RANGES = st.lists(
+    st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "10.1.0.0/17", "10.1.128.0/17", "192.0.2.0/24"]), max_size=3
+).map(lambda said: tuple(map(ip_network, said)))  # as people write them: one within another
+NAMED = st.builds(Frontend, st.just(ip_address("203.0.113.7")), st.integers(80, 81), st.just(Protocol.TCP))
+RANGED = st.dictionaries(NAMED, st.builds(replace, TARGETS, allowed=RANGES), max_size=2)
 SNAPSHOTS = st.builds(
-    Snapshot, st.just(NODE), st.dictionaries(FRONTENDS, TARGETS, max_size=5), st.integers(1, 99)
+    Snapshot,
+    st.just(NODE),
+    st.builds(lambda plain, ranged: plain | ranged, st.dictionaries(FRONTENDS, TARGETS, max_size=5), RANGED),
+    st.integers(1, 99),
 )
 
 
