@@ -75,6 +75,7 @@ class EbpfDataPath:
         self._mended_at = 0.0
         self._cannot_end = ""
         self._endings: list[Ending] = []
+        self._turn = asyncio.Lock()  # what a sync changes, no thread may be reading
 
     @property
     def name(self) -> str:
@@ -83,26 +84,16 @@ class EbpfDataPath:
 
     async def sync(self, want: Snapshot, *, look: bool = False) -> SyncReport:
         """First what lies beneath, then the maps. Raises KernelError naming the step; what was forwarded still is."""
-        report = await self.outside.sync(want, look=look)
-        done = list(report.done)
-        try:
-            if self._tables is not None and (look or monotonic() - self._mended_at >= MEND_EVERY):
-                done += await asyncio.to_thread(self._mend, self._tables, maps_too=look)
-            if self._tables is None:
-                gone = await asyncio.to_thread(self._begin, copied(want.targets), want.node)
-            else:
-                gone = self._follow(self._tables, want)
-            if want.node != self._node:
-                await asyncio.to_thread(self._settle, self._tables, want.node)
-            now = monotonic()
-            self._endings += [replace(ending, due=now + ending.due) for ending in gone]
-            await self.end_due()
-        except KernelError:
-            self._forget()  # the next sync reads the kernel
-            raise
-        self._have = want.targets
-        cannot = tuple(filter(None, (self._cannot_end, self._short.problem)))
-        return replace(report, warnings=(*report.warnings, *cannot), done=tuple(done))
+        async with self._turn:
+            report = await self.outside.sync(want, look=look)
+            try:
+                done = await self._sync(want, look=look)
+            except KernelError:
+                self._forget()  # the next sync reads the kernel
+                raise
+            self._have = want.targets
+            cannot = tuple(filter(None, (self._cannot_end, self._short.problem)))
+            return replace(report, warnings=(*report.warnings, *cannot), done=(*report.done, *done))
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What lies beneath says, where maps and hooks agree; where they do not, with the endpoints they have."""
@@ -116,7 +107,8 @@ class EbpfDataPath:
 
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: programs, maps and links stay, and go on forwarding."""
-        self._forget()
+        async with self._turn:
+            self._forget()
         await asyncio.to_thread(self._short.close)
         if not keep:
             await asyncio.to_thread(remove, self._mount, self._pins.directory)
@@ -140,23 +132,45 @@ class EbpfDataPath:
 
     async def end_due(self) -> None:
         """End the connections whose endpoint has left, and whose time to drain is over."""
-        now = monotonic()
-        due = [ending for ending in self._endings if ending.due <= now]
-        if due and self._tables is not None:
-            self._endings = [ending for ending in self._endings if ending.due > now]
-            await asyncio.to_thread(self._end, self._tables, due)
+        if not self._turn.locked():  # else a sync goes on, and does it when it knows where endpoints are
+            async with self._turn:
+                await self._end_due()
 
     async def conversations(self) -> list[dict[str, Any]]:
         """The connections of this node's sockets that were told an endpoint, in the form of the other modes."""
-        if self._tables is None:
-            return []
-        return await asyncio.to_thread(sockets.describe, self._tables.maps, self._cgroup)
+        async with self._turn:
+            if self._tables is None:
+                return []
+            return await asyncio.to_thread(sockets.describe, self._tables.maps, self._cgroup)
 
     def connections(self) -> Mapping[tuple[ServicePort, Protocol], int]:
         """How many each Service port has had."""
         return self._tables.connections() if self._tables is not None else {}
 
     # --- parts --------------------------------------------------------------------------------------------
+
+    async def _sync(self, want: Snapshot, *, look: bool) -> list[str]:
+        """Programs and maps; what was mended, in words."""
+        done: list[str] = []
+        if self._tables is not None and (look or monotonic() - self._mended_at >= MEND_EVERY):
+            done += await asyncio.to_thread(self._mend, self._tables, maps_too=look)
+        if self._tables is None:
+            gone = await asyncio.to_thread(self._begin, copied(want.targets), want.node)
+        else:
+            gone = self._follow(self._tables, want)
+        if want.node != self._node:
+            await asyncio.to_thread(self._settle, self._tables, want.node)
+        now = monotonic()
+        self._endings += [replace(ending, due=now + ending.due) for ending in gone]
+        await self._end_due()
+        return done
+
+    async def _end_due(self) -> None:
+        now = monotonic()
+        due = [ending for ending in self._endings if ending.due <= now]
+        if due and self._tables is not None:
+            self._endings = [ending for ending in self._endings if ending.due > now]
+            await asyncio.to_thread(self._end, self._tables, due)
 
     def _begin(self, targets: Mapping[Frontend, Target], node: NodeFacts) -> list[Ending]:
         """From whatever the kernel has, to what is wanted; the hooks last, when the maps are true."""

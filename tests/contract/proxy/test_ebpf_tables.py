@@ -1,6 +1,7 @@
 """The maps are true at every moment: between any two writes a reader finds a whole route, the old or the new one."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Any
 
@@ -198,3 +199,19 @@ def test_a_full_map_is_named(place: BpfPlace) -> None:
         maps["node_addresses"].delete(number)
     for one in maps.values():
         one.close()
+
+
+def test_threads_that_read_one_map_get_their_own_values(place: BpfPlace) -> None:
+    """`netplane flows` and the end of drained connections look at the same map when they please."""
+    with pins.programs(place.pins) as made:
+        held = made.map("node_addresses")
+        numbers = [number.to_bytes(16, "big") for number in range(2)]
+        for key in numbers:
+            held.put(key, key[8:])
+
+        def read_often(key: bytes) -> bool:
+            return all(held.get(key) == key[8:] for _ in range(20_000))
+
+        with ThreadPoolExecutor() as pool:
+            assert list(pool.map(read_often, numbers * 2)) == [True] * 4
+        held.close()

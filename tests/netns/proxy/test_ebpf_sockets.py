@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from time import sleep
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from netplane.linux import bpf
 from netplane.linux.rtnl import rtnl
 from proxy.ebpf import pins, sockets
-from proxy.ebpf.datapath import EbpfDataPath
+from proxy.ebpf.datapath import EbpfDataPath, Ending
+from proxy.ebpf.tables import Tables
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Snapshot, Target
 from tests import flows
 from tests.bpf_place import BpfPlace, bpf_place
@@ -102,6 +104,35 @@ def test_connections_can_be_asked_for_while_services_are_filled_in(path) -> None
         return len(path.datapath.connections())
 
     assert path.call(ask_meanwhile()) == 1000
+
+
+def test_connections_end_while_services_come_and_go(path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that asks whether another frontend still leads to an endpoint finds the answer standing still."""
+    look = Tables.lacks
+
+    def look_slowly(self: Tables, *lost: Any) -> bool:
+        before = self.routes
+        sleep(0.02)
+        assert self.routes == before
+        return look(self, *lost)
+
+    monkeypatch.setattr(Tables, "lacks", look_slowly)
+    path.call(path.datapath.sync(want({})))
+
+    async def change() -> None:
+        for number in range(50):
+            await path.datapath.sync(want({frontend(f"10.98.0.{number + 1}"): target(WEB1)}))
+            await asyncio.sleep(0.001)
+
+    async def end_meanwhile() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            changing = tasks.create_task(change())
+            while not changing.done():
+                path.datapath._endings.append(Ending(TCP, 0.0, {(1, ip_address(WEB2), 1)}))
+                await path.datapath.end_due()
+                await asyncio.sleep(0)
+
+    path.call(end_meanwhile())
 
 
 def test_only_processes_of_the_node_are_told(path, world) -> None:
