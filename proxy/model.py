@@ -139,6 +139,11 @@ class NodeFacts:
     zone: str = ""
     node_port_networks: tuple[IPNetwork, ...] = ()
 
+    @property
+    def versions(self) -> list[int]:
+        """The IP versions that this node has an address in."""
+        return sorted({address.version for address in self.addresses})
+
     def address(self, version: int) -> IPAddress | None:
         """The node's preferred address of an IP version (4 or 6)."""
         return next((address for address in self.addresses if address.version == version), None)

@@ -1,7 +1,8 @@
 """The routes that make Service addresses this node's own, in every mode of the proxy.
 
 Why local routes: the node's own clients need a route to a ClusterIP and a source address for it before any rule can
-translate them, and a packet to an address that no Service has must end here. Everything is observed first and changed
+translate them, and a packet to an address that no Service has must end here. A Service address outside the Service
+networks may be somebody's: ``proxy.singles``. Everything is observed first and changed
 only where it differs. Blocking: call it from a worker thread in the node's network namespace.
 
 A Service network that is not one would make strangers' addresses this node's own, or cut the node off from its
@@ -12,40 +13,53 @@ Owned kernel objects: routes of protocol 96 in the local table, and how the node
 
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
 from netplane.errors import ConfigError, KernelError
-from netplane.linux import sysctl
+from netplane.linux import rtmessages, sysctl
 from netplane.linux.rtnl import rtnl
 from proxy.model import IPAddress, IPNetwork, NodeFacts
+from proxy.singles import Around, Singles, decide
 
 IPInterface = IPv4Interface | IPv6Interface
 
 ROUTE_PROTOCOL = 96
 LOCAL_TABLE = 255  # RT_TABLE_LOCAL
-RTN_LOCAL = 2
+DIVERT_TABLE = 91  # the relay's (``proxy.userspace.plumbing``)
+RTN_UNICAST, RTN_LOCAL = 1, 2
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-def ensure(node: NodeFacts, addresses: Iterable[IPAddress]) -> list[str]:
-    """Lead the Service networks, and Service addresses outside them, to this node; what was changed, in words.
+@dataclass(frozen=True, slots=True)
+class Led:
+    """``done``: what was changed, in words; ``singles``: which addresses outside the Service networks are led here."""
 
-    Raises KernelError naming the step, and ConfigError as ``refuse_overlaps``.
+    done: list[str]
+    singles: Singles
+
+
+def ensure(node: NodeFacts, addresses: Iterable[IPAddress], *, sockets: bool) -> Led:
+    """Lead the Service networks to this node, and of the Service addresses outside them those that it may take.
+
+    ``sockets``: see ``proxy.singles``. Raises KernelError naming the step, and ConfigError as ``refuse_overlaps``.
     """
-    singles = list(addresses)
+    single = [a for a in addresses if a not in node.addresses and not among(a, node.service_cidrs)]
     refuse_overlaps(node.service_cidrs, node.addresses)
     try:
         with rtnl() as ipr:
             done = _quiet_arp(ipr, node)
-            for version in sorted({address.version for address in node.addresses}):
-                done += _ensure_local_routes(ipr, node, singles, version)
+            held = {version: of_table(ipr, FAMILIES[version], LOCAL_TABLE) for version in node.versions}
+            singles = decide(single, _around(node, single), _held(held), sockets=sockets)
+            for version, have in held.items():
+                done += _ensure_local_routes(ipr, node, singles.own, version, have)
     except (NetlinkError, OSError) as error:
         raise KernelError(f"cannot look at this node's routes: {error}") from None
-    return done
+    return Led(done, singles)
 
 
 def refuse_overlaps(service_cidrs: Sequence[IPNetwork], own: Sequence[IPAddress] = ()) -> None:
@@ -117,26 +131,55 @@ def routed() -> list[IPNetwork]:
         ]
 
 
-def local_networks(node: NodeFacts, addresses: Iterable[IPAddress], version: int) -> list[IPNetwork]:
-    """What is to be routed to this node itself: the Service networks and single addresses outside them."""
-    networks = [cidr for cidr in node.service_cidrs if cidr.version == version]
-    for address in addresses:
-        covered = any(address in network for network in networks)
-        if address.version == version and not covered and address not in node.addresses:
-            networks.append(ip_network(address))
-    return networks
+def among(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
+    """Whether an address is in one of the networks."""
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _around(node: NodeFacts, addresses: Iterable[IPAddress]) -> Around:
+    """What routes of others say where these addresses are.
+
+    A node that is told no Service networks cannot tell a ClusterIP from an address of somebody's: it may take either from
+    a default route.
+    """
+    here: list[IPNetwork] = []
+    beyond: list[IPNetwork] = []
+    gateways: set[IPAddress] = set()
+    relayed = False
+    for version in sorted({address.version for address in addresses}):
+        told = any(network.version == version for network in node.service_cidrs)
+        for route in rtmessages.routes(FAMILIES[version]):
+            if route.protocol == ROUTE_PROTOCOL:
+                relayed = relayed or route.table == DIVERT_TABLE
+            elif route.kind == RTN_LOCAL:
+                here.append(route.destination)
+            elif route.kind == RTN_UNICAST:
+                if told or route.destination.prefixlen:
+                    beyond.append(route.destination)
+                gateways.update(route.gateways)
+    return Around(tuple(here), tuple(beyond), frozenset(gateways), relayed)
+
+
+def _held(routes: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[IPAddress]:
+    networks = [ip_network(route["dst"]) for found in routes.values() for route in found]
+    return [network[0] for network in networks if network.num_addresses == 1]
 
 
 def _ensure_local_routes(
-    ipr: IPRoute, node: NodeFacts, addresses: Iterable[IPAddress], version: int
+    ipr: IPRoute,
+    node: NodeFacts,
+    singles: Iterable[IPAddress],
+    version: int,
+    found: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """`ip route add local NETWORK dev lo src NODE`: without src the node's own clients would have the
     Service's address as their source."""
     family, done = FAMILIES[version], []
     loopback = ipr.link_lookup(ifname="lo")[0]
     source = str(node.address(version))
-    wanted = {str(network): source for network in local_networks(node, addresses, version)}
-    have = {route["dst"]: route.get("prefsrc") for route in of_table(ipr, family, LOCAL_TABLE)}
+    networks = [*node.service_cidrs, *map(ip_network, singles)]
+    wanted = {str(network): source for network in networks if network.version == version}
+    have = {route["dst"]: route.get("prefsrc") for route in found}
     for destination, prefsrc in wanted.items():
         if have.get(destination) != prefsrc:
             call(
@@ -153,7 +196,7 @@ def _ensure_local_routes(
                 family=family,
             )
             done.append(f"route local {destination} src {prefsrc}")
-    for route in of_table(ipr, family, LOCAL_TABLE):
+    for route in found:
         if route["dst"] not in wanted:
             call(f"remove route {route['dst']}", ipr.route, "del", **route)
             done.append(f"no route local {route['dst']}")

@@ -10,9 +10,9 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Self
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple, Self
 
 from netplane.errors import KernelError
 from netplane.linux.nlattr import attributes
@@ -27,7 +27,8 @@ _SECONDS = 10
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _TC = struct.Struct("=BxxxiIII")  # struct tcmsg
-_DESTINATION, _OUT = 1, 4  # RTA_DST, RTA_OIF
+_DESTINATION, _OUT, _GATEWAY, _HOPS, _TABLE, _VIA = 1, 4, 5, 9, 15, 18  # RTA_…
+_HOP_SIZE = 8  # of a struct rtnexthop
 _LINK_INFO, _INFO_KIND, _PEER_NAMESPACE = 18, 1, 37  # IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_LINK_NETNSID
 _KIND, _OPTIONS, _BPF_NAME = 1, 2, 7  # TCA_KIND, TCA_OPTIONS, TCA_BPF_NAME
 _BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
@@ -46,6 +47,39 @@ def host_routes(protocol: int) -> Iterator[tuple[IPv4Address | IPv6Address, int]
                 said = attributes(body[_ROUTE.size :])
                 if _DESTINATION in said and _OUT in said:
                     yield ip_address(said[_DESTINATION]), _number(said[_OUT])
+
+
+class Route(NamedTuple):
+    """One route. ``kind``: enum rtn_type (1 unicast, 2 local); ``protocol``: who made it; ``gateways``: next hops."""
+
+    destination: IPv4Network | IPv6Network
+    table: int
+    kind: int
+    protocol: int
+    gateways: tuple[IPv4Address | IPv6Address, ...]
+
+
+def routes(family: socket.AddressFamily) -> Iterator[Route]:
+    """All routes of an address family, of every table. Raises KernelError."""
+    for body in _dump(_GET_ROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
+        found, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+        if found == family:
+            said = attributes(body[_ROUTE.size :])
+            first = said.get(_DESTINATION, bytes(_BITS[family] // 8))
+            table = _number(said[_TABLE]) if _TABLE in said else table
+            yield Route(ip_network((first, length)), table, kind, protocol, tuple(_gateways(said)))
+
+
+def _gateways(said: Mapping[int, bytes]) -> Iterator[IPv4Address | IPv6Address]:
+    if _GATEWAY in said:
+        yield ip_address(said[_GATEWAY])
+    if _VIA in said:  # a gateway of the other family: struct rtvia
+        yield ip_address(said[_VIA][2:])
+    hops = said.get(_HOPS, b"")  # struct rtnexthop, its attributes after it
+    while len(hops) >= _HOP_SIZE:
+        size = int.from_bytes(hops[:2], sys.byteorder)
+        yield from _gateways(attributes(hops[_HOP_SIZE:size]))
+        hops = hops[max(_HOP_SIZE, (size + 3) & ~3) :]
 
 
 def queues() -> dict[int, set[str]]:

@@ -116,7 +116,10 @@ def _mend(
         _load(ruleset.declare())
     there = observe.read()
     wanted = state.begin(targets, before.placed if before is not None else {}, there)
-    done = routes.ensure(node, state.addresses)
+    led = routes.ensure(node, state.singles, sockets=False)
+    done = led.done
+    for edit in state.lead(led.singles.own):
+        wanted[edit.name] |= edit.add or {}
     chains = state.chains
     if before is not None and intact:
         chains = state.chains - before.chains
@@ -146,11 +149,13 @@ async def _follow(tables: Tables, state: State, changes: Changes) -> State:
     few = len(frontends) <= FEW
     before = {frontend: state.placed[frontend] for frontend in frontends if frontend in state.placed}
     work = state.follow(changes) if few else await asyncio.to_thread(state.follow, changes)
+    edits = work.edits
     if work.moved:
-        await asyncio.to_thread(routes.ensure, state.node, state.addresses)
+        lead = partial(routes.ensure, state.node, list(state.singles), sockets=False)
+        edits += state.lead((await asyncio.to_thread(lead)).singles.own)
     chains = [rules_of(chain) for chain in work.chains]
     state.rules |= {chain.name: len(chain.rules) for chain in chains}
-    change = partial(tables.change, FAMILY, TABLE, work.edits, chains)
+    change = partial(tables.change, FAMILY, TABLE, edits, chains)
     if few:
         change()  # sooner done than handed to a thread
     else:

@@ -29,7 +29,7 @@ from proxy.nftables.names import (
 Element = tuple[str, bytes, bytes]  # a set's name, and the element's head and tail
 PORT_KEY = 8  # bytes of a frontend's key without an address
 _PROTOCOL = {protocol: bytes((number, 0, 0, 0)) for protocol, number in PROTOCOLS.items()}
-SHARED = frozenset(f"{name}{version}" for name in ("addresses", "local", "hairpin") for version in (4, 6))
+SHARED = frozenset(f"{name}{version}" for name in ("local", "hairpin") for version in (4, 6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,6 @@ class Elements:
             yield from self._sticking(frontend, placed)
         if target.allowed:
             yield from _ranges(version, key, target)
-        if kind is Kind.SERVICE and self._is_single(frontend.address):
-            yield f"addresses{version}", nfnetlink.head(frontend.address.packed), b""
         yield from self._here(version, target)
 
     def _sticking(self, frontend: Frontend, placed: Placed) -> Iterator[Element]:
@@ -120,11 +118,11 @@ class Elements:
                 number = self._numbers.of(remembered_as(frontend, placed.target, kind))
                 yield identities(kind, version), head, nfnetlink.tail(number)
 
-    def _is_single(self, address: IPAddress) -> bool:
+    def is_single(self, address: IPAddress) -> bool:
         """Whether a Service's address is outside the Service networks and not the node's."""
         if _among(address, self._services) or address in self._own:
             return False
-        return not address.is_loopback
+        return not (address.is_loopback or address.is_unspecified)
 
     def _here(self, version: int, target: Target) -> Iterator[Element]:
         """Which endpoints are on this node."""

@@ -6,11 +6,11 @@ is thrown away and read anew.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from netplane.linux import nfnetlink
-from netplane.linux.nfnetlink import Edit, key_of
+from netplane.linux.nfnetlink import Edit
 from proxy.diff import Changes
 from proxy.model import Frontend, IPAddress, NodeFacts, Target
 from proxy.nftables.elements import SHARED, Elements, Placed, chains, frontend_key, place
@@ -36,6 +36,8 @@ class Work:
 class State:
     """Every frontend with the slots of its endpoints, and how many frontends want an element that may be shared.
 
+    ``singles``: the Services' addresses outside the Service networks, and how many frontends have them; ``own``: those
+    that are led to this node (``proxy.singles``).
     ``rules``: how many rules each chain has; where the kernel says otherwise, somebody has changed the table.
     """
 
@@ -45,16 +47,18 @@ class State:
     chains: set[Chain] = field(default_factory=set)
     rules: dict[str, int] = field(default_factory=dict)
     numbers: Numbers = field(default_factory=Numbers)
+    singles: Counter[IPAddress] = field(default_factory=Counter)
+    own: AbstractSet[IPAddress] = frozenset()
     elements: Elements = field(init=False)
 
     def __post_init__(self) -> None:
         self.elements = Elements(self.node, self.numbers)
 
-    @property
-    def addresses(self) -> list[IPAddress]:
-        """The Services' addresses outside the Service networks."""
-        heads = [head for name, head in self.shared if name.startswith("addresses")]
-        return [ip_address(key_of(head)) for head in heads]
+    def lead(self, own: AbstractSet[IPAddress]) -> tuple[Edit, ...]:
+        """These of ``singles`` are led to this node now; what that asks of the sets that say so."""
+        changes = difference(dict.fromkeys(map(_own, self.own), b""), dict.fromkeys(map(_own, own), b""))
+        self.own = own
+        return changes
 
     def begin(
         self, targets: Mapping[Frontend, Target], known: Mapping[Frontend, Placed], there: Contents
@@ -69,6 +73,7 @@ class State:
         for frontend, target in targets.items():
             placed = self.placed[frontend] = place(target, known.get(frontend))
             self.chains.update(chains(frontend, placed))
+            self._count(frontend, 1)
             for name, head, tail in elements(frontend, placed):
                 wanted[name][head] = tail
                 if name in SHARED:
@@ -90,6 +95,7 @@ class State:
                     old[name, head] = tail
         for frontend in changes.removed:
             del self.placed[frontend]
+        moved = [self._count(f, -1) for f in changes.removed] + [self._count(f, 1) for f in changes.added]
         for frontend, target in (*changes.changed.items(), *changes.added.items()):
             placed = self.placed[frontend] = place(target, self.placed.get(frontend))
             needed.update(chains(frontend, placed))
@@ -101,8 +107,18 @@ class State:
         self._share(touched, old, new)
         fresh = frozenset(needed - self.chains)
         self.chains |= needed
-        moved = any(name.startswith("addresses") for name, _ in (*old, *new))
-        return Work(fresh, difference(old, new), moved)
+        return Work(fresh, difference(old, new), moved=any(moved))
+
+    def _count(self, frontend: Frontend, by: int) -> bool:
+        """Whether its address is a new one of ``singles``, or nobody's any more."""
+        address = frontend.address
+        if not self.elements.is_single(address):
+            return False
+        before = self.singles[address]
+        self.singles[address] += by
+        if not self.singles[address]:
+            del self.singles[address]
+        return not before or not before + by
 
     def _share(
         self,
@@ -136,6 +152,10 @@ def difference(
             come.setdefault(name, {})[head] = tail
     names = dict.fromkeys((*gone, *come))
     return tuple(Edit(name, gone.get(name, ()), come.get(name)) for name in names)
+
+
+def _own(address: IPAddress) -> tuple[str, bytes]:
+    return f"addresses{address.version}", nfnetlink.head(address.packed)
 
 
 def _numbered(targets: Mapping[Frontend, Target], there: Contents) -> Iterator[tuple[str, bytes]]:

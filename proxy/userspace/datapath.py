@@ -10,13 +10,14 @@ import socket
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from time import monotonic
 
 from netplane.errors import KernelError
 from proxy import routes
 from proxy.datapath import SyncReport, Unserved
 from proxy.diff import Changes, diff
-from proxy.model import Frontend, IPNetwork, NodeFacts, Protocol, Snapshot, Target
+from proxy.model import Frontend, IPAddress, IPNetwork, NodeFacts, Protocol, Snapshot, Target
 from proxy.userspace import observe, plumbing
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM
 from proxy.userspace.demands import Demands
@@ -115,6 +116,9 @@ class UserspaceDataPath:
         self._plan: Plan | None = None
         self._mended_at = 0.0
         self._warnings: tuple[str, ...] = ()
+        self._others: Mapping[
+            IPAddress, str
+        ] = {}  # addresses that are another machine's, and how that is known
         self._users: Counter[TrafficKey] = Counter()  # frontends of each Service port
 
     @property
@@ -126,12 +130,14 @@ class UserspaceDataPath:
         """Plumbing first, then listeners. Raises KernelError naming the step; nothing was changed then."""
         if not want.node.addresses:
             raise KernelError(f"cannot forward on node {want.node.name}: it has no address yet")
+        before = self._others
         done = await self._ensure_plumbing(self._demands.plan(want), look=look)
         self.carrier.set_node(want.node)
         changes = diff(self._have, want.targets)
         for frontend in changes.removed:
             self._shut(frontend)
             self._missing.discard(frontend)
+        self._missing |= _at(before.keys() ^ self._others.keys(), want.targets)
         again = {frontend: want.targets[frontend] for frontend in self._missing}
         unserved = []
         for frontend, target in {**again, **changes.changed, **changes.added}.items():
@@ -197,12 +203,15 @@ class UserspaceDataPath:
         due = look or self._clock() - self._mended_at >= MEND_EVERY
         if plan is self._plan and not due:
             return []
-        done = await asyncio.to_thread(plumbing.ensure, plan)
+        led = await asyncio.to_thread(plumbing.ensure, plan)
         self._warnings = tuple(await asyncio.to_thread(plumbing.problems))
-        self._plan, self._mended_at = plan, self._clock()
-        return done
+        self._plan, self._mended_at, self._others = plan, self._clock(), led.singles.others
+        return led.done
 
     def _point(self, frontend: Frontend, target: Target) -> Cannot | None:
+        if another := self._others.get(frontend.address):
+            self._shut(frontend)
+            return Cannot(another, again=False)
         if target.empty and frontend.protocol in (Protocol.TCP, Protocol.UDP):
             self._shut(frontend)
             return None
@@ -269,6 +278,11 @@ class UserspaceDataPath:
         if address.is_unspecified or address.is_loopback or (node and address in node.addresses):
             return True
         return within(address, routed)
+
+
+def _at(addresses: AbstractSet[IPAddress], targets: Mapping[Frontend, Target]) -> set[Frontend]:
+    """The frontends at these addresses."""
+    return {frontend for frontend in targets if frontend.address in addresses} if addresses else set()
 
 
 def _tell(keeper: Keeper, told: Sequence[tuple[str, int | None]]) -> None:

@@ -9,7 +9,7 @@ Owned kernel objects: rules of protocol 96, table 91, mark bit 0x200, nft table 
 ``proxy.routes``, which other modes share.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
@@ -19,11 +19,10 @@ from netplane.linux import nft, sysctl
 from netplane.linux.rtnl import rtnl
 from proxy import routes
 from proxy.model import IPAddress, NodeFacts, Protocol
-from proxy.routes import FAMILIES, ROUTE_PROTOCOL, RTN_LOCAL, call, of_table
+from proxy.routes import DIVERT_TABLE, FAMILIES, ROUTE_PROTOCOL, RTN_LOCAL, Led, call, of_table
 from proxy.userspace.ruleset import FAMILY, MARK, TABLE, Drop, marker, render
 
 RULE_PRIORITY = 91
-DIVERT_TABLE = 91
 FR_ACT_TO_TBL = 1
 
 
@@ -44,18 +43,14 @@ class Plan:
         """The nft table that it asks for."""
         return render(self.node, self.addresses, self.drops, self.node_ports)
 
-    @property
-    def versions(self) -> list[int]:
-        """The IP versions that this node has an address in."""
-        return sorted({address.version for address in self.node.addresses})
 
-
-def ensure(plan: Plan) -> list[str]:
-    """Make it so; what was changed comes back, in words. Raises KernelError naming the step."""
-    done = routes.ensure(plan.node, plan.addresses)
+def ensure(plan: Plan) -> Led:
+    """Make it so; what was changed, and which addresses cannot be served here. Raises KernelError naming the step."""
+    led = routes.ensure(plan.node, plan.addresses, sockets=True)
+    done, plan = led.done, replace(plan, addresses=led.singles.own)
     try:
         with rtnl() as ipr:
-            for version in plan.versions:
+            for version in plan.node.versions:
                 done += _ensure_divert(ipr, version)
     except (NetlinkError, OSError) as error:
         raise KernelError(f"cannot look at this node's rules: {error}") from None
@@ -63,7 +58,7 @@ def ensure(plan: Plan) -> list[str]:
     if _observed_marker() != marker(plan.rules):
         _apply_rules(plan)
         done.append(f"nft table {FAMILY} {TABLE}")
-    return done
+    return led
 
 
 def remove() -> None:

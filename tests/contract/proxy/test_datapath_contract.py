@@ -292,13 +292,13 @@ class TestUserspaceOnly:
         from proxy.userspace.demands import plan_of
 
         with entered_netns(netns):
-            assert plumbing.ensure(plan_of(WANT)) != []
-            assert plumbing.ensure(plan_of(WANT)) == []
-            changed = plumbing.ensure(plan_of(replace(WANT, targets={})))
+            assert plumbing.ensure(plan_of(WANT)).done != []
+            assert plumbing.ensure(plan_of(WANT)).done == []
+            changed = plumbing.ensure(plan_of(replace(WANT, targets={}))).done
             assert changed == ["no route local 203.0.113.7/32", "nft table inet netplane_proxy"]
             plumbing.ensure(plan_of(WANT))
             plumbing.nft.apply("flush chain inet netplane_proxy guard")
-            assert plumbing.ensure(plan_of(WANT)) == ["nft table inet netplane_proxy"], (
+            assert plumbing.ensure(plan_of(WANT)).done == ["nft table inet netplane_proxy"], (
                 "a rule lost is noticed"
             )
             plumbing.remove()
