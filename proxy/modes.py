@@ -141,7 +141,7 @@ class Forwarding:
                 raise KernelError(f"cannot switch to mode {mode}: nothing is forwarded yet", "Try again")
             before, kernel = self.name, self._made(mode)
             try:
-                await self._sync(self._want, kernel, settling=True)
+                report = await self._sync(self._want, kernel, settling=True)
             except NetplaneError:
                 if kernel is not None:
                     await kernel.close(keep=True)
@@ -156,6 +156,8 @@ class Forwarding:
         done = f"mode {mode} serves; connections of mode {before} go on until they end"
         if self.host_routing:
             done += f"; host routing is {self.host_routing}"
+        done += "".join(f"; {warning}" for warning in report.warnings)
+        done += "".join(f"; not served: {entry}" for entry in report.unserved)
         log.info("%s", done)
         return done
 

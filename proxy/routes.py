@@ -13,7 +13,7 @@ Owned kernel objects: routes of protocol 96 in the local table, and how the node
 
 import errno
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 from typing import Any
@@ -129,6 +129,17 @@ def routed() -> list[IPNetwork]:
             for family in FAMILIES.values()
             for route in of_table(ipr, family, LOCAL_TABLE)
         ]
+
+
+def machines_addresses(version: int) -> Iterator[IPAddress]:
+    """What the kernel takes as this machine's own, without our routes. Raises KernelError."""
+    for route in rtmessages.routes(FAMILIES[version]):
+        if (
+            route.kind == RTN_LOCAL
+            and route.protocol != ROUTE_PROTOCOL
+            and route.destination.num_addresses == 1
+        ):
+            yield route.destination[0]
 
 
 def among(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:

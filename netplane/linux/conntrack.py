@@ -9,6 +9,7 @@ Own messages (linux/netfilter/nfnetlink_conntrack.h): a flow is read in a few mi
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ _GET, _DELETE = 0x0101, 0x0102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_…
 _ORIGINAL, _REPLY, _STATUS, _ID, _STATUS_MASK = 1, 2, 3, 12, 26
 _IP, _PROTOCOL = 1, 2
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+_FILTER, _ORIGINAL_BY = 25, 1  # CTA_FILTER, CTA_FILTER_ORIG_FLAGS
+_NESTED = 0x8000  # NLA_F_NESTED, without which the kernel takes no CTA_FILTER
+_BY_PROTOCOL, _BY_PORT = 1 << 3, 1 << 5  # CTA_FILTER_FLAG of CTA_PROTO_NUM and CTA_PROTO_DST_PORT
 _ADDRESSES = {4: (1, 2), 6: (3, 4)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _GENERIC = struct.Struct("=BBH")
@@ -61,17 +65,46 @@ class Flow:
         return bool(self.status & DST_NAT)
 
 
-def flows(version: int, *, translated: bool = False, status: int = 0) -> list[Flow]:
-    """All entries of an IP version, in the calling thread's network namespace; or those with a bit of ``status``, such
-    as those whose destination was ``translated``. Blocking. Raises KernelError.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries: with all of these bits of ``status``, of this ``protocol``, called at this ``port``; 0 is any.
+
+    The kernel leaves the others out, so that a large table costs a walk through it and no more.
     """
-    status = DST_NAT if translated else status
-    wanted = number(_STATUS, status) + number(_STATUS_MASK, status) if status else b""
+
+    status: int = 0
+    protocol: int = 0
+    port: int = 0
+
+    @property
+    def asked(self) -> bytes:
+        """As attributes of the question."""
+        asked = number(_STATUS, self.status) + number(_STATUS_MASK, self.status) if self.status else b""
+        if not self.protocol:
+            return asked
+        by, named = _BY_PROTOCOL, attribute(_NUMBER, bytes((self.protocol,)))
+        if self.port:
+            by, named = by | _BY_PORT, named + attribute(_DESTINATION_PORT, self.port.to_bytes(2, "big"))
+        chosen = attribute(_ORIGINAL_BY, by.to_bytes(4, sys.byteorder))
+        return (
+            asked + attribute(_ORIGINAL, attribute(_PROTOCOL, named)) + attribute(_FILTER | _NESTED, chosen)
+        )
+
+    def has(self, flow: Flow) -> bool:
+        """Whether this is one of them: a kernel before 5.18 does not choose by status."""
+        alike = self.protocol in (0, flow.protocol) and self.port in (0, flow.called.destination_port)
+        return alike and flow.status & self.status == self.status
+
+
+EVERYTHING, TRANSLATED = Wanted(), Wanted(status=DST_NAT)
+
+
+def flows(version: int, wanted: Wanted = EVERYTHING) -> list[Flow]:
+    """Entries of an IP version, in the calling thread's network namespace. Blocking. Raises KernelError."""
     with opened(NETFILTER, _SECONDS) as sock:
-        _send(sock, _GET, REQUEST | DUMP, version, wanted)
+        _send(sock, _GET, REQUEST | DUMP, version, wanted.asked)
         found = [_read(version, body) for body in _answers(sock)]
-    # Kernels before 5.18 do not filter by status.
-    return [flow for flow in found if flow is not None and flow.status & status == status]
+    return [flow for flow in found if flow is not None and wanted.has(flow)]
 
 
 def forget(unwanted: Iterable[Flow]) -> int:
@@ -90,9 +123,9 @@ def forget(unwanted: Iterable[Flow]) -> int:
     return count
 
 
-def forget_where(matches: Callable[[Flow], bool], *, translated: bool = False) -> int:
+def forget_where(matches: Callable[[Flow], bool], wanted: Wanted = EVERYTHING) -> int:
     """Delete all entries that match, of both IP versions. Blocking. Raises KernelError."""
-    found = [flow for version in _FAMILY for flow in flows(version, translated=translated) if matches(flow)]
+    found = [flow for version in _FAMILY for flow in flows(version, wanted) if matches(flow)]
     return forget(found) if found else 0
 
 

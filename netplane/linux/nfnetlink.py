@@ -31,6 +31,7 @@ _NEW, _GET, _DELETE = 0x0A0C, 0x0A0D, 0x0A0E  # NFNL_SUBSYS_NFTABLES << 8 | NFT_
 _NEW_CHAIN, _NEW_RULE, _DELETE_RULE = 0x0A03, 0x0A06, 0x0A08
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_GENERATION = 0x0A01, 0x0A04, 0x0A07, 0x0A10
 _HOOK, _POLICY, _USE = 4, 5, 6  # NFTA_CHAIN_…
+_EXPRESSIONS = 4  # NFTA_RULE_EXPRESSIONS
 _HOOK_NUMBER, _HOOK_DEVICE, _HOOK_DEVICES = 1, 3, 4  # NFTA_HOOK_…
 _BEGIN, _END = 0x10, 0x11
 _SUBSYSTEM = 10
@@ -155,9 +156,9 @@ class Tables:
         self._listing(found.append)
         return int.from_bytes(attributes(found[0]).get(1, b""), "big") if found else 0
 
-    def rules(self, family: str, table: str) -> dict[str, int]:
-        """How many rules each chain of a table has. Raises KernelError."""
-        found: dict[str, int] = {}
+    def rules(self, family: str, table: str) -> dict[str, list[bytes]]:
+        """The rules of each chain of a table, as the kernel writes their expressions. Raises KernelError."""
+        found: dict[str, list[bytes]] = {}
         for kind, name in ((_GET_CHAIN, 3), (_GET_RULE, 2)):
             bodies: list[bytes] = []
             body = _GENERIC.pack(FAMILIES[family], 0, 0) + text(_TABLE, table)
@@ -166,7 +167,9 @@ class Tables:
             for listed in map(attributes, bodies):
                 if listed.get(_TABLE) == table.encode() + b"\0":
                     chain = listed[name].rstrip(b"\0").decode()
-                    found[chain] = found.get(chain, 0) + (kind == _GET_RULE)
+                    found.setdefault(chain, [])
+                    if kind == _GET_RULE:
+                        found[chain].append(listed.get(_EXPRESSIONS, b""))
         return found
 
     def elements(self, family: str, table: str, name: str) -> dict[bytes, bytes] | None:
@@ -309,7 +312,7 @@ def _of_chain(table: str, chain: Chain) -> Iterator[_Body]:
     yield _Body(_NEW_CHAIN, CREATE, chain.name, text(1, table) + text(3, chain.name))
     yield _Body(_DELETE_RULE, 0, chain.name, place)
     for rule in chain.rules:
-        yield _Body(_NEW_RULE, CREATE | APPEND, chain.name, place + attribute(4, b"".join(rule)))
+        yield _Body(_NEW_RULE, CREATE | APPEND, chain.name, place + attribute(_EXPRESSIONS, b"".join(rule)))
 
 
 def _base_chain(family: str, said: Mapping[int, bytes]) -> BaseChain:

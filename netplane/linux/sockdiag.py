@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
-from netplane.errors import KernelError
+from netplane.errors import KernelError, cause_of
 from netplane.linux.namespaces import socket_in
 from netplane.linux.nlmsg import ACK, DONE, DUMP, REQUEST, message, messages
 
@@ -58,15 +58,15 @@ class Sockets:
         found: list[Socket] = []
         for family in (socket.AF_INET, socket.AF_INET6):
             ask = _ASK.pack(family, protocol, 0, CONNECTED) + bytes(_ID.size)
-            self._sock.send(message(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, ask))
+            self._send(message(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, ask))
             found.extend(self._answers(protocol))
         return found
 
     def end(self, sock: Socket) -> bool:
         """Abort it: its program reads ECONNABORTED, TCP's peer a reset. False where it has ended by itself."""
         ask = _ASK.pack(sock.family, sock.protocol, 0, 0xFFFFFFFF) + sock.raw
-        self._sock.send(message(SOCK_DESTROY, REQUEST | ACK, ask))
-        status = next(messages(self._sock.recv(4096))).status
+        self._send(message(SOCK_DESTROY, REQUEST | ACK, ask))
+        status = next(messages(self._heard(4096))).status
         if status == 0:
             return True
         if status in (errno.ENOENT, errno.ESTALE):
@@ -78,9 +78,21 @@ class Sockets:
             )
         raise KernelError(f"cannot end a connection to {sock.peer[0]}: {os.strerror(status)}")
 
+    def _send(self, question: bytes) -> None:
+        try:
+            self._sock.send(question)
+        except OSError as error:
+            raise KernelError(f"cannot ask for sockets: {cause_of(error)}") from None
+
+    def _heard(self, most: int) -> bytes:
+        try:
+            return self._sock.recv(most)
+        except OSError as error:  # TimeoutError among them
+            raise KernelError(f"cannot list sockets: {cause_of(error)}") from None
+
     def _answers(self, protocol: int) -> Iterator[Socket]:
         while True:
-            for one in messages(self._sock.recv(1 << 18)):
+            for one in messages(self._heard(1 << 18)):
                 if not one.ends:
                     yield _parse(protocol, bytes(one.body))
                 elif one.kind == DONE or one.status == errno.ENOENT:  # no udp_diag, no IPv6: nothing to list

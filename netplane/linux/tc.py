@@ -86,8 +86,9 @@ def detach(link: int, place: Place) -> None:
         for number in _tcx(link, place.hook):
             if program_name(number) == place.name:
                 program = lib.call.bpf_prog_get_fd_by_id(number)
-                lib.call.bpf_prog_detach2(program, link, TCX[place.hook])
-                os.close(program)
+                if program >= 0:  # else it has gone by itself meanwhile
+                    lib.call.bpf_prog_detach2(program, link, TCX[place.hook])
+                    os.close(program)
         if not any(name.startswith(place.name) for name in filters(link, place.hook)):
             return
         at = _Hook(ctypes.sizeof(_Hook), link, _CLASSIC[place.hook])

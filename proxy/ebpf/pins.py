@@ -110,7 +110,10 @@ def ensure_mounted(mount: Path) -> None:
     """Make sure of a BPF file system at ``mount``, which holds the pins. Raises KernelError."""
     if _is_bpf(mount):
         return
-    mount.mkdir(parents=True, exist_ok=True)
+    try:
+        mount.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"cannot make {mount} for a BPF file system: {error.strerror}") from None
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"bpf", str(mount).encode(), b"bpf", 0, b"mode=0700") != 0:
         reason = os.strerror(ctypes.get_errno())

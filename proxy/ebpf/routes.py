@@ -22,7 +22,7 @@ class Route:
 
 def route_of(frontend: Frontend, target: Target) -> Route | None:
     """The route that sockets get, or None where nftables is to answer."""
-    if frontend.protocol not in NUMBERS or target.allowed or target.proxy_protocol:
+    if frontend.protocol not in NUMBERS or target.allowed:
         return None
     pool = target.inside
     if len(service_name(target.service, frontend.protocol).encode()) > NAME_BYTES:

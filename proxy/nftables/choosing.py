@@ -14,7 +14,11 @@ def rules_of(chain: Chain) -> nfrules.Chain:
 
 
 def _picking(chain: Pick) -> nfrules.Chain:
-    """Mark it ours; then, of a sticky Service, the endpoint that this client had; else any of its slots."""
+    """Mark it ours; then, of a sticky Service, the endpoint that this client had; else any of its slots.
+
+    A Service may lose an endpoint between the look-up that led here and that of the slot: then the first one, which it
+    has as long as it has any.
+    """
     kind, version = chain.kind, chain.version
     frontend = [] if kind.by_port else [("destination", version)]
     key, index = nfrules.load(FIRST, *frontend, ("protocol", version), ("port", version))
@@ -23,8 +27,9 @@ def _picking(chain: Pick) -> nfrules.Chain:
         rules.append([*nfrules.only(version), *_note_identity(kind, version, key)])
         client, _ = _client(version)
         rules.append([*nfrules.only(version), *client, *_to(clients(version), version)])
-    chosen = [*key, nfrules.choice(index, chain.count)]
-    rules.append([*nfrules.only(version), *chosen, *_to(slots(kind, version), version)])
+    choices = (nfrules.choice(index, chain.count), nfrules.constant(0, index))
+    found = _to(slots(kind, version), version)
+    rules += [[*nfrules.only(version), *key, choice, *found] for choice in choices]
     return nfrules.Chain(chain.name, rules)
 
 

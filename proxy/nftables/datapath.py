@@ -154,12 +154,14 @@ async def _follow(tables: Tables, state: State, changes: Changes) -> State:
         lead = partial(routes.ensure, state.node, list(state.singles), sockets=False)
         edits += state.lead((await asyncio.to_thread(lead)).singles.own)
     chains = [rules_of(chain) for chain in work.chains]
-    state.rules |= {chain.name: len(chain.rules) for chain in chains}
     change = partial(tables.change, FAMILY, TABLE, edits, chains)
     if few:
         change()  # sooner done than handed to a thread
     else:
         await asyncio.to_thread(change)
+    if chains:
+        there = await asyncio.to_thread(tables.rules, FAMILY, TABLE)
+        state.rules |= {chain.name: there[chain.name] for chain in chains if chain.name in there}
     if gone := stale.find(before, state.placed, frontends, state.numbers):
         await asyncio.to_thread(stale.forget, gone, tables)
     return state

@@ -17,7 +17,7 @@ def describe() -> list[dict[str, Any]]:
     services = {frontend: str(target.service) for frontend, target in observe.targets().items()}
     found = []
     for version in VERSIONS:
-        for flow in conntrack.flows(version, translated=True):
+        for flow in conntrack.flows(version, conntrack.TRANSLATED):
             frontend = _frontend(flow, services)
             if frontend is not None:
                 found.append(_described(flow, frontend, services[frontend]))

@@ -12,7 +12,6 @@ through this node. All later packets follow the connection's entry in conntrack 
 ours is in the way of what is forwarded but those of type nat.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 
@@ -69,10 +68,8 @@ def frame(node: NodeFacts) -> str:
     Load it when the maps are full: what they lack is refused.
     """
     rules = [*_refusal(node), *_hooks(), *(rule for v in VERSIONS for rule in _of_version(node, v))]
-    mark = hashlib.sha256("\n".join(rules).encode()).hexdigest()[:16]
     lines = [f"flush chain {_AT} {name}" for name in _CHAINS]
     lines += [f"add rule {_AT} {rule}" for rule in rules]
-    lines.append(f'add rule {_AT} identity counter comment "{mark}"')
     return "\n".join(lines)
 
 

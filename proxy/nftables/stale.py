@@ -6,12 +6,14 @@ flow is forgotten, and the next datagram chooses anew. Blocking: call from a thr
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from netplane.errors import KernelError
 from netplane.linux import conntrack
-from netplane.linux.conntrack import Flow
+from netplane.linux.conntrack import Flow, Wanted
 from netplane.linux.nfnetlink import Edit, Tables, key_of, value_of
+from proxy import routes
 from proxy.diff import Changes
 from proxy.model import Frontend, Protocol
 from proxy.nftables.elements import Placed
@@ -38,14 +40,18 @@ class Stale:
     def __bool__(self) -> bool:
         return bool(self.flows or self.sticky)
 
-    def matches(self, flow: Flow) -> bool:
-        """Whether a flow leads where it should not."""
-        if flow.protocol != conntrack.UDP:
-            return False
+    @property
+    def port(self) -> int:
+        """The one at which all of these flows are called, else 0."""
+        ports = {port for _, port in self.flows}
+        return ports.pop() if len(ports) == 1 else 0
+
+    def matches(self, flow: Flow, here: AbstractSet[bytes]) -> bool:
+        """Whether a UDP flow leads where it should not. ``here``: this machine's addresses, packed."""
         called, answers = flow.called, flow.answers
         place = (called.destination, called.destination_port)
         now = self.flows.get(place)
-        if now is None and place not in self.held:
+        if now is None and place not in self.held and called.destination in here:
             now = self.flows.get((b"", called.destination_port))
         endpoint = answers.source + answers.source_port.to_bytes(2, "big") + b"\0\0"
         return now is not None and endpoint not in now and len(answers.source) == len(called.destination)
@@ -84,11 +90,19 @@ def touched(changes: Changes) -> list[Frontend]:
 def forget(stale: Stale, tables: Tables) -> None:
     """Make the kernel forget it. Raises KernelError."""
     if stale.flows:
-        conntrack.forget_where(stale.matches)
+        here = machines_addresses()
+        conntrack.forget_where(
+            lambda flow: stale.matches(flow, here), Wanted(protocol=conntrack.UDP, port=stale.port)
+        )
     for version in VERSIONS:
         keys = {number: serves for (of, number), serves in stale.sticky.items() if of == version}
         if keys:
             _forget_clients(tables, clients(version), keys)
+
+
+def machines_addresses() -> frozenset[bytes]:
+    """Those at which NodePorts are served, packed. Raises KernelError."""
+    return frozenset(a.packed for version in VERSIONS for a in routes.machines_addresses(version))
 
 
 def _forget_clients(tables: Tables, name: str, keys: Mapping[bytes, frozenset[bytes]]) -> None:

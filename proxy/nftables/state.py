@@ -38,14 +38,14 @@ class State:
 
     ``singles``: the Services' addresses outside the Service networks, and how many frontends have them; ``own``: those
     that are led to this node (``proxy.singles``).
-    ``rules``: how many rules each chain has; where the kernel says otherwise, somebody has changed the table.
+    ``rules``: those of each chain as the kernel has them; where it says otherwise, somebody has changed the table.
     """
 
     node: NodeFacts
     placed: dict[Frontend, Placed] = field(default_factory=dict)
     shared: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     chains: set[Chain] = field(default_factory=set)
-    rules: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, list[bytes]] = field(default_factory=dict)
     numbers: Numbers = field(default_factory=Numbers)
     singles: Counter[IPAddress] = field(default_factory=Counter)
     own: AbstractSet[IPAddress] = frozenset()

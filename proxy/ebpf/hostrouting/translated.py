@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 from ipaddress import ip_address
 
 from netplane.linux import conntrack
-from netplane.linux.conntrack import DST_NAT, SRC_NAT, TCP, UDP, Flow, Way
+from netplane.linux.conntrack import DST_NAT, SRC_NAT, TCP, UDP, Flow, Wanted, Way
 from netplane.linux.sockdiag import Sockets
 from proxy.ebpf.hostrouting.layout import Ends
 from proxy.model import IPAddress
@@ -42,7 +42,7 @@ def _translated() -> Iterator[Ends]:
     """As the endpoint sees it, and (where only a port was changed) as its caller does."""
     for version in (4, 6):
         for status in (DST_NAT, SRC_NAT):
-            for flow in conntrack.flows(version, status=status):
+            for flow in conntrack.flows(version, Wanted(status)):
                 if flow.protocol in _PORTS:
                     yield _ends(flow.protocol, flow.answers)
                     yield _ends(flow.protocol, flow.called)

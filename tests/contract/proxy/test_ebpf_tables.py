@@ -1,8 +1,10 @@
 """The maps are true at every moment: between any two writes a reader finds a whole route, the old or the new one."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ from hypothesis import strategies as st
 
 from netplane.errors import KernelError
 from netplane.linux import bpf
+from netplane.linux.sockdiag import Sockets
 from proxy.ebpf import pins
 from proxy.ebpf.layout import STRUCTS, slot_parts
-from proxy.ebpf.routes import Route
+from proxy.ebpf.routes import Route, route_of
 from proxy.ebpf.tables import MAPS, Tables, read
-from proxy.model import Endpoint, Frontend, Protocol, ServicePort
+from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Target
 from tests.bpf_place import BpfPlace, bpf_place
 
 pytestmark = pytest.mark.netns
@@ -215,3 +218,26 @@ def test_threads_that_read_one_map_get_their_own_values(place: BpfPlace) -> None
         with ThreadPoolExecutor() as pool:
             assert list(pool.map(read_often, numbers * 2)) == [True] * 4
         held.close()
+
+
+def test_the_proxy_protocol_is_no_reason_to_translate() -> None:
+    """Neither way speaks it, and `netplane status` says so."""
+    pool = Pool((ENDPOINTS[0],))
+    told = route_of(FRONTENDS[0], Target(ServicePort("default", "a", "80"), pool, pool, proxy_protocol=True))
+    assert told == Route(ServicePort("default", "a", "80"), (ENDPOINTS[0],))
+
+
+def test_a_kernel_that_does_not_answer_about_sockets_is_an_error_of_ours() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, Sockets("/proc/thread-self/ns/net") as asked:
+        asked._sock.close()
+        asked._sock = ours
+        ours.settimeout(0.01)
+        with pytest.raises(KernelError, match="cannot list sockets: timed out"):
+            asked.connected(6)
+
+
+def test_a_place_for_pins_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KernelError, match=r"cannot make .*/file/bpf for a BPF file system: Not a directory"):
+        pins.ensure_mounted(tmp_path / "file/bpf")

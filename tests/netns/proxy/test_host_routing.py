@@ -19,6 +19,8 @@ from proxy.ebpf.hostrouting import links, programs, shortway
 from proxy.ebpf.hostrouting.deciding import HostRouting
 from proxy.ebpf.hostrouting.layout import Ends, ends_of
 from proxy.ebpf.objects import PODS
+from proxy.ebpf.pins import remove_directory
+from proxy.flush import flush
 from proxy.modes import Mode
 from tests import flows
 from tests.bpf_place import BpfPlace
@@ -454,3 +456,16 @@ def test_a_kernel_that_refuses_a_program_leaves_the_mode_working(world, place, s
     node = start()
     assert "CONFIG_NET_SCH_INGRESS" in node.datapath.host_routing
     assert visit(world, "client", *destination("web"))[1] == CLIENT
+
+
+def test_flush_takes_programs_from_links_whose_pins_are_gone(world, place, start) -> None:
+    """A BPF file system that was unmounted takes the pins away; a tcx program hangs on its link all the same."""
+    node = start()
+    node.stop(keep=True)
+    assert world.run("n1", links.touched) != []
+    for directory in place.paths.bpf_root.iterdir():
+        remove_directory(directory)
+    place.paths.bpf_root.rmdir()
+    said = world.run("n1", lambda: list(flush(place.paths)))
+    assert any(line.startswith("the programs at ") for line in said)
+    assert world.run("n1", links.touched) == []

@@ -201,6 +201,22 @@ def test_the_relay_is_whole_when_it_is_taken_back(world, quick) -> None:
         node.stop()
 
 
+def test_a_port_of_another_runtime_does_not_keep_the_table(world, quick) -> None:
+    """What others translate lives with their own chains: `netplane status` would say "leaving" for as long."""
+    node = Switching(world, Mode.NFTABLES)
+    world.run("n1", nft.apply, PORT_MAPPING.replace(str(HOST_PORT), "8443"))
+    stream = Stream(world, "outside", flows.NODES["n1"], 8443)
+    try:
+        node.switch(Mode.USERSPACE)
+        node.left()
+        stream.exchange()
+        assert traces(world) == OWN[Mode.USERSPACE]
+    finally:
+        stream.close()
+        node.stop()
+        world.run("n1", nft.delete_table, "inet", "other")
+
+
 def test_a_switch_back_before_the_old_mode_has_left(world, quick, place) -> None:
     node = Switching(world, Mode.NFTABLES, place.paths)
     try:

@@ -11,7 +11,7 @@ import pytest
 
 from netplane.errors import KernelError
 from netplane.linux import conntrack, nft
-from netplane.linux.nfnetlink import Tables
+from netplane.linux.nfnetlink import Edit, Tables, key_of
 from netplane.linux.rtnl import rtnl
 from proxy.model import Endpoint, Frontend, Pool, Protocol, ServicePort, Snapshot, Target
 from proxy.nftables import observe, probe, ruleset
@@ -147,6 +147,87 @@ def test_a_udp_flow_moves_on_when_its_endpoint_leaves(world, hosted, asking, fro
     sync(hosted, {})
     with pytest.raises(ConnectionRefusedError):
         answer(asking)
+
+
+def test_a_strangers_udp_flow_stays_whatever_its_port(world, hosted) -> None:
+    """Its number is a NodePort's, but its address is not this node's."""
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.route("add", dst="203.0.113.0/24", gateway=flows.OUTSIDE_ADDRESS)
+    with world.open("client", socket.SOCK_DGRAM) as sock:
+        sync(hosted, {NODE_PORT: target("web1"), UDP: target("web1")})
+        sock.connect(("203.0.113.9", NODE_PORT.port))
+        sock.send(b"to somebody else")
+        before = world.run("n1", udp_flows, NODE_PORT.port)
+        sync(hosted, {NODE_PORT: target("web2"), UDP: target("web2")})
+        sync(hosted, {})
+        assert world.run("n1", udp_flows, NODE_PORT.port) == before != []
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.route("del", dst="203.0.113.0/24", gateway=flows.OUTSIDE_ADDRESS)
+
+
+def udp_flows(port: int) -> list[bytes]:
+    return [flow.handle for flow in conntrack.flows(4, conntrack.Wanted(protocol=conntrack.UDP, port=port))]
+
+
+def test_the_kernel_is_asked_for_no_other_flows_than_wanted(world, hosted, monkeypatch) -> None:
+    """A table of connections may have hundreds of thousands."""
+    sync(hosted, {TCP: target("web1"), UDP: target("web1")})
+    with world.connect("client", str(ADDRESS), 80), world.open("client", socket.SOCK_DGRAM) as sock:
+        sock.connect((str(ADDRESS), 80))
+        answer(sock)
+        monkeypatch.setattr(conntrack.Wanted, "has", lambda _self, _flow: True)  # what the kernel left in
+        all_of_udp = world.run("n1", conntrack.flows, 4, conntrack.Wanted(protocol=conntrack.UDP))
+        assert {flow.protocol for flow in all_of_udp} == {conntrack.UDP}
+        at_port = conntrack.Wanted(protocol=conntrack.UDP, port=80)
+        assert {f.called.destination_port for f in world.run("n1", conntrack.flows, 4, at_port)} == {80}
+        assert world.run("n1", conntrack.flows, 4, conntrack.Wanted(protocol=conntrack.UDP, port=81)) == []
+
+
+def test_a_connection_that_comes_while_its_service_loses_an_endpoint(world, hosted) -> None:
+    """Its two look-ups are not one: the first may know of an endpoint that the second does not find any more."""
+    for affinity in (None, 600):
+        sync(hosted, {TCP: target("web1", "web2", "remote", affinity=affinity)})
+        world.run("n1", forget_slots, "service4-slots")
+        assert len({who(world) for _ in range(12)}) == 1
+        hosted.call(hosted.datapath.sync(Snapshot(node(), {}), look=True))
+
+
+def forget_slots(name: str) -> None:
+    """All but each frontend's first: as it is for a moment when a Service with three endpoints keeps one."""
+    with Tables() as tables:
+        heads = tables.elements("inet", "netplane_services", name)
+        gone = [head for head in heads if any(key_of(head)[-4:])]
+        assert len(gone) == 2
+        tables.change("inet", "netplane_services", [Edit(name, gone)])
+
+
+def test_a_rule_that_somebody_edits_is_noticed(world, hosted) -> None:
+    """As many rules as before, and another word in one of them."""
+    sync(hosted, {TCP: target("web1")})
+    listed = world.run("n1", nft.listing, "inet", "netplane_services")
+    rules = [e["rule"] for e in listed if "rule" in e and e["rule"]["chain"] == "prerouting"]
+    at = f"inet netplane_services prerouting handle {rules[0]['handle']}"
+    world.run("n1", nft.apply, f"replace rule {at} accept")
+    with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
+        world.connect("client", str(ADDRESS), 80, timeout=0.3)
+    report = hosted.call(hosted.datapath.sync(Snapshot(node(), {TCP: target("web1")}), look=True))
+    assert report.done == ("nft table inet netplane_services",)
+    assert who(world) == "web1"
+
+
+def test_a_second_sync_writes_nothing(world, hosted) -> None:
+    """The kernel counts every change of its tables."""
+    want = {TCP: target("web1", "web2", affinity=60), UDP: target("web1"), NODE_PORT: target("web1")}
+    sync(hosted, want)
+
+    def generation() -> int:
+        with Tables() as tables:
+            return tables.generation()
+
+    before = world.run("n1", generation)
+    sync(hosted, want)
+    hosted.call(hosted.datapath.sync(Snapshot(node(), want), look=True))
+    assert world.run("n1", generation) == before
 
 
 def test_a_udp_flow_moves_on_also_when_the_kernel_is_looked_at_meanwhile(world, hosted, asking) -> None:

@@ -130,6 +130,17 @@ def test_connections_of_the_relay_go_on_when_the_kernel_takes_over(world, place,
             node.stop()
 
 
+def test_a_switch_says_what_the_new_mode_does_not_serve(world, place, quick_leave) -> None:
+    node = Switching(world, Mode.NFTABLES, place.paths)
+    try:
+        node.call(node.datapath.sync(snapshot([external(N2)], flows.SLICES[:1])))
+        assert f"not served: default/web:80 at {N2}:80/tcp: {N2} is another machine's" in node.switch(
+            Mode.USERSPACE
+        )
+    finally:
+        node.stop()
+
+
 @pytest.fixture
 def quick_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     from proxy import modes

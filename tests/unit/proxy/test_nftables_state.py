@@ -123,7 +123,9 @@ def test_shared_sets_are_those_without_a_frontend_in_their_key() -> None:
 
 def test_chains_are_made_of_few_instructions() -> None:
     plain = rules_of(Pick(Kind.SERVICE, 4, 5))
-    assert [len(rule) for rule in plain.rules] == [3, 8], "mark; then IPv4, key, index, lookup, DNAT"
+    assert [len(rule) for rule in plain.rules] == [3, 8, 8], (
+        "mark; then IPv4, key, index, lookup, DNAT; the first slot"
+    )
     sticky = rules_of(Pick(Kind.SERVICE, 6, 5, sticky=True))
-    assert len(sticky.rules) == 4, "mark; note the Service port; whom this client had; anyone"
+    assert len(sticky.rules) == 5, "mark; note the Service port; whom this client had; anyone; the first"
     assert len(rules_of(Learn(Kind.PORT, 6, 60)).rules) == 3
