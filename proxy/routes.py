@@ -150,8 +150,8 @@ def among(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
 def _around(node: NodeFacts, addresses: Iterable[IPAddress]) -> Around:
     """What routes of others say where these addresses are.
 
-    A node that is told no Service networks cannot tell a ClusterIP from an address of somebody's: it may take either from
-    a default route.
+    A node that is told no Service networks cannot tell a ClusterIP from an address of somebody's: it may take either
+    from a default route.
     """
     here: list[IPNetwork] = []
     beyond: list[IPNetwork] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -109,6 +110,17 @@ def test_what_a_default_route_leads_to_is_served_and_taken_only_where_sockets_ne
             assert visit(world, source, BEYOND, 80)[0] in ("web1", "web2")
         led = ip_network(BEYOND) in world.run("n1", routes.routed)
         assert led is (hosted.datapath.name == "userspace")
+
+
+def test_a_cluster_ip_is_the_nodes_own_where_no_service_networks_are_told(world, hosted) -> None:
+    with default_route(world):
+        want = snapshot([external()], flows.SLICES[:1])
+        hosted.call(hosted.datapath.sync(replace(want, node=replace(want.node, service_cidrs=()))))
+        assert world.run("n1", routes.routed) == [ip_network("10.96.0.10")]
+        for source in ("client", "n1"):
+            assert visit(world, source, "10.96.0.10", 80)[0] in ("web1", "web2")
+            with pytest.raises(ConnectionRefusedError):
+                world.connect(source, "10.96.0.10", 81)
 
 
 def test_connections_of_the_relay_go_on_when_the_kernel_takes_over(world, place, quick_leave) -> None:
