@@ -17,7 +17,7 @@ FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "position": (("block", "I"), ("index", "I")),
     "endpoint": (("address", "16s"), ("port", "2s"), ("local", "B"), ("terminating", "B")),
     "service": (("name", "160s"),),
-    "sticker": (("who", "Q"), ("service", "I"), ("kind", "I")),
+    "sticker": (("who", "Q"), ("service", "I"), ("unused", "I")),
     "choice": (("endpoint", "20s"), ("unused", "I"), ("seen", "Q")),
     "origin_key": (
         *(("socket", "Q"), ("address", "16s"), ("port", "2s"), ("protocol", "B"), ("unused", "B")),

@@ -31,6 +31,7 @@ HOOKS: Mapping[str, int] = {
     "recvmsg6": 20,
     "getpeername4": 29,
     "getpeername6": 30,
+    "release": 34,
 }
 _BPF_FS_MAGIC = 0xCAFE4A11
 _MNT_DETACH = 2

@@ -24,7 +24,10 @@ from proxy.ebpf.layout import (
 from proxy.ebpf.routes import Route, service_name, service_of
 from proxy.model import Endpoint, Frontend, IPAddress, Protocol, ServicePort
 
-MAPS = ("frontends", "slots", "endpoints", "node_addresses", "services", "counts", "choices", "origins")
+MAPS = (
+    *("frontends", "slots", "endpoints", "node_addresses", "services", "counts"),
+    *("choices", "conversations", "origins", "said"),
+)
 _ROUTE, _POSITION = STRUCTS["route"], STRUCTS["position"]
 
 

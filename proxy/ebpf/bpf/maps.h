@@ -42,12 +42,10 @@ struct service { /* for tools: its name, ended by a zero */
     char name[160];
 };
 
-enum { CLIENT = 1, FLOW = 2 };
-
-struct sticker { /* who stays with an endpoint: a network namespace (CLIENT), or an unconnected socket (FLOW) */
-    __u64 who;     /* the cookie of either */
+struct sticker { /* who stays with an endpoint */
+    __u64 who;     /* the cookie of a network namespace, or of an unconnected socket */
     __u32 service;
-    __u32 kind;
+    __u32 unused;
 };
 
 struct choice {
@@ -123,6 +121,8 @@ struct {
     __type(value, __u64);
 } counts SEC(".maps");
 
+/* Session affinity: network namespace and Service → the client's endpoint, for hours. Apart from what lives for a
+ * lookup of a name, of which there are thousands a second. */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 65536);
@@ -130,9 +130,26 @@ struct {
     __type(value, struct choice);
 } choices SEC(".maps");
 
+/* The same of unconnected sockets: for as long as a conversation lasts. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 65536);
+    __type(key, struct sticker);
+    __type(value, struct choice);
+} conversations SEC(".maps");
+
+/* Of sockets that connected; an entry goes when its socket is closed, so that one is there as long as its stream. */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 131072);
     __type(key, struct origin_key);
     __type(value, struct origin);
 } origins SEC(".maps");
+
+/* Of datagrams by unconnected sockets, which may speak to many: nobody says when these end. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 65536);
+    __type(key, struct origin_key);
+    __type(value, struct origin);
+} said SEC(".maps");

@@ -102,40 +102,42 @@ static __always_inline int pick(const struct route *route, struct endpoint *chos
 }
 
 /* The endpoint that this client, or this socket's conversation, is with; else one in turn, and it stays there. */
-static __always_inline int stay(const struct route *route, const struct sticker *key, __u32 seconds,
+static __always_inline int stay(const struct route *route, void *stays, const struct sticker *key, __u32 seconds,
                                 struct endpoint *chosen) {
     __u64 now = bpf_ktime_get_ns();
     __u32 slot = route->slot;
-    struct choice *kept = bpf_map_lookup_elem(&choices, key);
+    struct choice *kept = bpf_map_lookup_elem(stays, key);
     volatile __u64 *word = bpf_map_lookup_elem(&slots, &slot);
     if (kept && word && now - kept->seen < seconds * SECOND) {
         struct endpoint wanted = kept->endpoint;
         __u64 at = *word;
         if (has((__u32)at, (at >> 32) & 0xffff, &wanted)) {
             kept->seen = now;
-            if (key->kind == CLIENT) turn(route->service); /* counted, though nobody's turn */
+            if (stays == &choices) turn(route->service); /* counted, though nobody's turn */
             *chosen = wanted;
             return 1;
         }
     }
     if (!pick(route, chosen)) return 0;
     struct choice made = {.endpoint = *chosen, .seen = now};
-    bpf_map_update_elem(&choices, key, &made, BPF_ANY);
+    bpf_map_update_elem(stays, key, &made, BPF_ANY);
     return 1;
 }
 
 static __always_inline void remember(__u64 socket, const struct frontend *asked, const struct endpoint *chosen,
-                                     __u32 service, int once) {
+                                     __u32 service, int datagram) {
     struct origin_key key = {
         .socket = socket, .address = chosen->address, .port = chosen->port, .protocol = asked->protocol};
     struct origin value = {.address = asked->address, .port = asked->port, .service = service};
-    if (once) {
-        struct origin *known = bpf_map_lookup_elem(&origins, &key);
-        if (known && known->service == service && known->port == value.port &&
-            known->address.word[3] == value.address.word[3])
-            return;
+    if (!datagram) {
+        bpf_map_update_elem(&origins, &key, &value, BPF_ANY);
+        return;
     }
-    bpf_map_update_elem(&origins, &key, &value, BPF_ANY);
+    struct origin *known = bpf_map_lookup_elem(&said, &key);
+    if (known && known->service == service && known->port == value.port &&
+        known->address.word[3] == value.address.word[3])
+        return;
+    bpf_map_update_elem(&said, &key, &value, BPF_ANY);
 }
 
 /* The whole decision for one connect or one datagram. `asked` becomes the endpoint where the answer is PASS and
@@ -148,11 +150,11 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct frontend *as
     __u64 socket = bpf_get_socket_cookie(ctx);
     int served;
     if (route.affinity) {
-        struct sticker who = {bpf_get_netns_cookie(ctx), route.service, CLIENT};
-        served = stay(&route, &who, route.affinity, &chosen);
+        struct sticker who = {bpf_get_netns_cookie(ctx), route.service, 0};
+        served = stay(&route, &choices, &who, route.affinity, &chosen);
     } else if (datagram) {
-        struct sticker who = {socket, route.service, FLOW};
-        served = stay(&route, &who, CONVERSATION, &chosen);
+        struct sticker who = {socket, route.service, 0};
+        served = stay(&route, &conversations, &who, CONVERSATION, &chosen);
     } else {
         served = pick(&route, &chosen);
     }
@@ -229,25 +231,26 @@ static __always_inline int outward6(struct bpf_sock_addr *ctx, int datagram) {
     return verdict;
 }
 
-/* What a program is told of its peer: whom it asked for. */
-static __always_inline struct origin *origin_of(struct bpf_sock_addr *ctx, const struct frontend *peer) {
+/* What a program is told of its peer, or of a datagram's sender: whom it asked for. */
+static __always_inline struct origin *origin_of(struct bpf_sock_addr *ctx, const struct frontend *peer, int datagram) {
     struct origin_key key = {.socket = bpf_get_socket_cookie(ctx),
                              .address = peer->address,
                              .port = peer->port,
                              .protocol = peer->protocol};
-    return bpf_map_lookup_elem(&origins, &key);
+    struct origin *found = datagram ? bpf_map_lookup_elem(&said, &key) : 0;
+    return found ? found : bpf_map_lookup_elem(&origins, &key);
 }
 
-static __always_inline int inward4(struct bpf_sock_addr *ctx) {
+static __always_inline int inward4(struct bpf_sock_addr *ctx, int datagram) {
     struct frontend peer = said4(ctx);
-    struct origin *origin = origin_of(ctx, &peer);
+    struct origin *origin = origin_of(ctx, &peer, datagram);
     if (origin) say4(ctx, &origin->address, origin->port);
     return PASS;
 }
 
-static __always_inline int inward6(struct bpf_sock_addr *ctx) {
+static __always_inline int inward6(struct bpf_sock_addr *ctx, int datagram) {
     struct frontend peer = said6(ctx);
-    struct origin *origin = origin_of(ctx, &peer);
+    struct origin *origin = origin_of(ctx, &peer, datagram);
     if (origin) say6(ctx, &origin->address, origin->port);
     return PASS;
 }
@@ -256,9 +259,23 @@ SEC("cgroup/connect4") int np_connect4(struct bpf_sock_addr *ctx) { return outwa
 SEC("cgroup/connect6") int np_connect6(struct bpf_sock_addr *ctx) { return outward6(ctx, 0); }
 SEC("cgroup/sendmsg4") int np_sendmsg4(struct bpf_sock_addr *ctx) { return outward4(ctx, 1); }
 SEC("cgroup/sendmsg6") int np_sendmsg6(struct bpf_sock_addr *ctx) { return outward6(ctx, 1); }
-SEC("cgroup/recvmsg4") int np_recvmsg4(struct bpf_sock_addr *ctx) { return inward4(ctx); }
-SEC("cgroup/recvmsg6") int np_recvmsg6(struct bpf_sock_addr *ctx) { return inward6(ctx); }
-SEC("cgroup/getpeername4") int np_getpeername4(struct bpf_sock_addr *ctx) { return inward4(ctx); }
-SEC("cgroup/getpeername6") int np_getpeername6(struct bpf_sock_addr *ctx) { return inward6(ctx); }
+SEC("cgroup/recvmsg4") int np_recvmsg4(struct bpf_sock_addr *ctx) { return inward4(ctx, 1); }
+SEC("cgroup/recvmsg6") int np_recvmsg6(struct bpf_sock_addr *ctx) { return inward6(ctx, 1); }
+SEC("cgroup/getpeername4") int np_getpeername4(struct bpf_sock_addr *ctx) { return inward4(ctx, 0); }
+SEC("cgroup/getpeername6") int np_getpeername6(struct bpf_sock_addr *ctx) { return inward6(ctx, 0); }
+
+/* A socket is closed: whom it asked for is of no interest any more. */
+SEC("cgroup/sock_release") int np_release(struct bpf_sock *ctx) {
+    volatile struct bpf_sock *socket = ctx; /* all is read before any branch: the verifier takes no moved pointer */
+    __be32 four = socket->dst_ip4;
+    struct address six = {{socket->dst_ip6[0], socket->dst_ip6[1], socket->dst_ip6[2], socket->dst_ip6[3]}};
+    struct origin_key key = {.socket = bpf_get_socket_cookie(ctx),
+                             .address = six,
+                             .port = socket->dst_port,
+                             .protocol = socket->protocol};
+    if (socket->family == AF_INET) key.address = (struct address){{0, 0, MAPPED, four}};
+    if (key.port) bpf_map_delete_elem(&origins, &key);
+    return PASS;
+}
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

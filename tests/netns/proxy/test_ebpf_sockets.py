@@ -348,3 +348,62 @@ def test_the_kernel_tells_who_speaks_to_whom(path, place, open_socket) -> None:
     assert found.client == (ip_address(flows.ADDRESSES["client"]), sock.getsockname()[1])
     assert found.asked == frontend(N1, 30080)
     assert found.endpoint == Endpoint(ip_address(WEB1), flows.PORT)
+
+
+def origins(path) -> int:
+    return len(list(path.datapath._tables.maps["origins"].items()))
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
+@pytest.mark.parametrize("mapped", [False, True], ids=["IPv4", "IPv4 by an IPv6 socket"])
+def test_what_a_socket_asked_for_is_forgotten_when_it_is_closed(
+    path, world, place, kind: socket.SocketKind, mapped: bool
+) -> None:
+    """Else short connections push a long one out: its `getpeername` changes, and a drain does not end it."""
+    both = {frontend("10.96.0.10"): target(WEB1), frontend("10.96.0.10", 80, UDP): target(WEB1)}
+    path.call(path.datapath.sync(want(both)))
+    family, before = (socket.AF_INET6, "::ffff:") if mapped else (socket.AF_INET, "")
+    counted = origins(path)
+    with place.open(world.netns["client"], family, kind) as sock:
+        sock.settimeout(3)
+        sock.connect((f"{before}10.96.0.10", 80))
+        assert origins(path) == counted + 1
+    assert origins(path) == counted
+
+
+def test_clients_that_stay_are_not_pushed_out_by_lookups_of_names(path, open_socket) -> None:
+    """musl asks each name by sendto() on a socket of its own."""
+    name, web = frontend("10.96.0.10", 53, UDP), frontend("10.96.0.11")
+    path.call(path.datapath.sync(want({name: target(WEB1), web: target(WEB1, name="sticky", affinity=100)})))
+    open_socket("client").connect(("10.96.0.11", 80))
+    maps = path.datapath._tables.maps
+    sticks, counted = list(maps["choices"].items()), origins(path)
+    for _ in range(5):
+        sock = open_socket("client", socket.SOCK_DGRAM)
+        sock.sendto(b"hello", ("10.96.0.10", 53))
+        assert sock.recvfrom(100)[1] == ("10.96.0.10", 53)
+    assert list(maps["choices"].items()) == sticks
+    assert len(sticks) >= 1
+    assert origins(path) == counted
+
+
+def test_an_unconnected_ipv6_socket_hears_the_service(path, world, open_socket) -> None:
+    for where, address in (("web1", "fd00:1::3"), ("client", "fd00:1::2")):
+        with rtnl(world.netns[where]) as ipr:
+            index = ipr.link_lookup(ifname="eth0")[0]
+            ipr.addr("replace", index=index, address=address, prefixlen=128, flags=0x02)  # IFA_F_NODAD
+    with world.open("web1", socket.SOCK_DGRAM, socket.AF_INET6) as server:
+        server.bind(("fd00:1::3", 8086))
+        six = frontend("fd00:96::1", 53, UDP)
+        path.call(path.datapath.sync(want({six: target("fd00:1::3", port=8086)})))
+        for asks in ("sendto", "connect"):
+            sock = open_socket("web1", socket.SOCK_DGRAM, socket.AF_INET6)
+            if asks == "connect":
+                sock.connect(("fd00:96::1", 53))
+                assert sock.getpeername()[:2] == ("fd00:96::1", 53)
+                sock.send(b"question")
+            else:
+                sock.sendto(b"question", ("fd00:96::1", 53))
+            data, peer = server.recvfrom(100)
+            server.sendto(data, peer)
+            assert sock.recvfrom(100)[1][:2] == ("fd00:96::1", 53)
