@@ -25,9 +25,9 @@ from proxy.ebpf.hostrouting.deciding import HostRouting
 from proxy.ebpf.hostrouting.shortway import ShortWay
 from proxy.ebpf.layout import address_bytes
 from proxy.ebpf.pins import Pins
-from proxy.ebpf.routes import Route, route_of
-from proxy.ebpf.tables import MAPS, Lost, Tables, read
-from proxy.model import Frontend, IPAddress, NodeFacts, Protocol, ServicePort, Snapshot, Target
+from proxy.ebpf.routes import Route, route_of, service_name
+from proxy.ebpf.tables import MAPS, Lost, Tables, read, service_names
+from proxy.model import Frontend, IPAddress, NodeFacts, Pool, Protocol, ServicePort, Snapshot, Target
 from proxy.targets import copied
 
 MACHINES_MOUNT = Path("/sys/fs/bpf")  # there before us, and not ours to take away
@@ -99,7 +99,8 @@ class EbpfDataPath:
         """What lies beneath says, where maps and hooks agree; where they do not, with the endpoints they have."""
         found = await self.outside.observe()
         routes = await asyncio.to_thread(self._read)
-        return {
+        beside = {frontend: _alone(route) for frontend, route in routes.items() if frontend not in found}
+        return beside | {
             frontend: seen
             for frontend, target in found.items()
             if (seen := _seen(target, route_of(frontend, target), routes.get(frontend))) is not None
@@ -182,6 +183,7 @@ class EbpfDataPath:
             tables.load({frontend: route for frontend, route in wanted.items() if frontend not in have})
             there = {frontend: target for frontend, target in targets.items() if frontend in have}
             gone = _apply(tables, there, dict.fromkeys(have.keys() - targets.keys()))
+            gone += _left_before(tables, targets, self._cgroup)
             self._settle(tables, node)
             pins.attach(self._pins, made, self._cgroup)
         self._short.settle()
@@ -266,6 +268,30 @@ def _apply(
     return endings
 
 
+def _left_before(tables: Tables, targets: Mapping[Frontend, Target], cgroup: Path) -> list[Ending]:
+    """The endings that an earlier process did not live to see: sockets with an endpoint that their Service has lost.
+
+    Their time begins anew. Of a Service that has been deleted meanwhile nobody knows any more whether it has a time.
+    """
+    drains = {
+        service_name(target.service, frontend.protocol): 0
+        if frontend.protocol is Protocol.UDP
+        else target.drain
+        for frontend, target in targets.items()
+        if frontend.protocol is Protocol.UDP or target.drain is not None
+    }
+    if not drains:
+        return []
+    names = dict(service_names(tables.maps["services"]))
+    endings = []
+    for one in sockets.conversations(tables.maps, cgroup):
+        drain = drains.get(names.get(one.service, ""))
+        lost = (one.service, one.endpoint.address, one.endpoint.port)
+        if drain is not None and tables.lacks(*lost):
+            endings.append(Ending(one.asked.protocol, drain, frozenset({lost})))
+    return endings
+
+
 def _routes(targets: Mapping[Frontend, Target]) -> dict[Frontend, Route]:
     routes = ((frontend, route_of(frontend, target)) for frontend, target in targets.items())
     return {frontend: route for frontend, route in routes if route is not None}
@@ -279,6 +305,12 @@ def _seen(target: Target, wanted: Route | None, has: Route | None) -> Target | N
         return None
     pool = replace(target.inside, endpoints=has.endpoints)
     return replace(target, service=has.service, inside=pool, affinity=has.affinity or None)
+
+
+def _alone(route: Route) -> Target:
+    """What only sockets are told: nobody should be, but the kernel has it."""
+    pool = Pool(route.endpoints)
+    return Target(route.service, pool, pool, route.affinity or None)
 
 
 def _node_port_addresses(node: NodeFacts) -> dict[bytes, int]:

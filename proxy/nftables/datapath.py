@@ -69,9 +69,10 @@ class NftablesDataPath:
 
     async def observe(self) -> Mapping[Frontend, Target]:
         """What the kernel's elements say; a target that they agree with is given in full."""
-        if self._state is None:
+        state = self._state
+        if state is None:
             return await asyncio.to_thread(observe.targets)
-        return await asyncio.to_thread(_observed, self._state.elements, dict(self._state.placed))
+        return await asyncio.to_thread(_observed, state.elements, dict(state.placed), dict(state.rules))
 
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: the kernel goes on by itself."""
@@ -89,7 +90,13 @@ def remove() -> None:
     routes.remove()
 
 
-def _observed(elements: Elements, placed: Mapping[Frontend, Placed]) -> Mapping[Frontend, Target]:
+def _observed(
+    elements: Elements, placed: Mapping[Frontend, Placed], rules: Mapping[str, list[bytes]]
+) -> Mapping[Frontend, Target]:
+    with Tables() as tables:
+        there = tables.rules(FAMILY, TABLE)
+    if any(there.get(chain) != said for chain, said in rules.items()):
+        return {}  # what leads to the elements has gone, or somebody has changed it
     contents = observe.read()
     found = observe.decode(contents)
     for frontend, known in placed.items():

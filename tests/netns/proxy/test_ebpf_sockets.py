@@ -7,15 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
+from netplane.errors import KernelError
 from netplane.linux import bpf
 from netplane.linux.rtnl import rtnl
+from netplane.linux.sockdiag import Sockets
 from proxy.ebpf import pins, sockets
 from proxy.ebpf.datapath import EbpfDataPath, Ending
+from proxy.ebpf.routes import Route
 from proxy.ebpf.tables import Tables
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Snapshot, Target
 from tests import flows
@@ -335,6 +338,122 @@ def test_conversations_with_a_removed_endpoint_end(path, place, open_socket) -> 
     for sock in (goes_on, direct):
         sock.sendall(b"still here")
         assert sock.recv(10) == b"still here"
+
+
+def aborted(path, sock: socket.socket, seconds: float = 10) -> float:
+    """After how long a socket is ended; its data path looks as often as the proxy does, or oftener."""
+    began = monotonic()
+    sock.settimeout(0.05)
+    while monotonic() - began < seconds:
+        path.call(path.datapath.end_due())
+        with contextlib.suppress(TimeoutError):
+            try:
+                sock.recv(1)
+            except ConnectionAbortedError:
+                return monotonic() - began
+    pytest.fail("it goes on")
+
+
+def test_a_connection_ends_when_its_time_to_drain_is_over(path, open_socket) -> None:
+    web = frontend("10.96.0.11")
+    path.call(path.datapath.sync(want({web: target(WEB1, drain=1)})))
+    sock = open_socket("client")
+    sock.connect((str(web.address), web.port))
+    assert greeting(sock)[0] == "web1"
+    path.call(path.datapath.sync(want({web: target(WEB2, drain=1)})))
+    sock.sendall(b"still here")
+    assert sock.recv(10) == b"still here"
+    assert 0.7 < aborted(path, sock) < 5
+
+
+def test_an_endpoint_that_comes_back_in_time_keeps_its_connections(path, open_socket) -> None:
+    web = frontend("10.96.0.11")
+    path.call(path.datapath.sync(want({web: target(WEB1, drain=1)})))
+    sock = open_socket("client")
+    sock.connect((str(web.address), web.port))
+    assert greeting(sock)[0] == "web1"
+    path.call(path.datapath.sync(want({web: target(WEB2, drain=1)})))
+    path.call(path.datapath.sync(want({web: target(WEB1, WEB2, drain=1)})))
+    until = monotonic() + 1.5
+    while monotonic() < until:
+        path.call(path.datapath.end_due())
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+
+
+def test_a_drain_goes_on_when_another_process_does(world, place, path, open_socket) -> None:
+    web, name = frontend("10.96.0.11"), frontend("10.96.0.11", 53, UDP)
+    before = {web: target(WEB1, drain=1), name: target(WEB1)}
+    path.call(path.datapath.sync(want(before)))
+    sock, other = open_socket("client"), open_socket("client")
+    sock.connect((str(web.address), web.port))
+    assert greeting(sock)[0] == "web1"
+    other.connect((WEB1, flows.PORT))
+    after = want({web: target(WEB2, drain=1), name: target(WEB2)})
+    path.call(path.datapath.sync(after))
+    path.stop(keep=True)
+    following = hosted_at(world, place)
+    following.call(following.datapath.sync(after))
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    assert aborted(following, sock) < 5
+    assert greeting(other)[0] == "web1", "what went to the pod itself goes on"
+    following.stop()
+
+
+def test_a_kernel_that_cannot_end_connections_is_said(path, open_socket, monkeypatch) -> None:
+    def refuse(_self: Sockets, _sock: object) -> bool:
+        raise KernelError("cannot end connections to removed endpoints: the kernel has no SOCK_DESTROY")
+
+    monkeypatch.setattr(Sockets, "end", refuse)
+    web = frontend("10.96.0.11")
+    path.call(path.datapath.sync(want({web: target(WEB1, drain=0)})))
+    open_socket("client").connect((str(web.address), web.port))
+    report = path.call(path.datapath.sync(want({web: target(WEB2, drain=0)})))
+    assert any("the kernel has no SOCK_DESTROY" in warning for warning in report.warnings)
+
+
+def test_what_only_sockets_are_told_is_observed(path, place) -> None:
+    """A frontend too many in the maps, which no table beneath has."""
+    wanted = want({frontend("10.96.0.10"): target(WEB1)})
+    path.call(path.datapath.sync(wanted))
+    another, extra = Tables(place.pins.open_maps()), frontend("10.96.0.66")
+    another.load({extra: Route(ServicePort("default", "gone", "80"), (Endpoint(ip_address(WEB2), 80),))})
+    another.close()
+    seen = path.call(path.datapath.observe())
+    assert seen == wanted.targets | {extra: target(WEB2, name="gone", port=80)}
+    assert path.call(path.datapath.sync(wanted, look=True)).done == ("1 frontends in the maps",)
+    assert path.call(path.datapath.observe()) == wanted.targets
+
+
+def test_new_programs_take_over_while_clients_connect(world, place, path) -> None:
+    """A newer netplane swaps them under the links, one hook after the other; nobody is told nothing meanwhile."""
+    wanted = want({frontend("10.96.0.10"): target(WEB1)})
+    path.call(path.datapath.sync(wanted))
+    stop, failures = threading.Event(), []
+
+    def connect() -> None:
+        while not stop.is_set():
+            with place.open(world.netns["client"], socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.settimeout(5)
+                try:
+                    sock.connect(("10.96.0.10", 80))
+                    greeting(sock)  # one after the other: more would overflow the server's queue
+                    if sock.getpeername() != ("10.96.0.10", 80):
+                        failures.append(f"its peer is {sock.getpeername()}")
+                except OSError as error:
+                    failures.append(str(error))
+
+    client = threading.Thread(target=connect)
+    client.start()
+    try:
+        for _ in range(10):
+            path.datapath._forget()  # as a new process: it knows nothing, and loads programs of its own
+            path.call(path.datapath.sync(wanted))
+    finally:
+        stop.set()
+        client.join()
+    assert failures == []
 
 
 def test_the_kernel_tells_who_speaks_to_whom(path, place, open_socket) -> None:

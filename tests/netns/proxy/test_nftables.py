@@ -215,6 +215,14 @@ def test_a_rule_that_somebody_edits_is_noticed(world, hosted) -> None:
     assert who(world) == "web1"
 
 
+def test_elements_that_no_rule_leads_to_serve_nobody(world, hosted) -> None:
+    sync(hosted, {TCP: target("web1")})
+    world.run("n1", nft.apply, "flush chain inet netplane_services prerouting")
+    assert hosted.call(hosted.datapath.observe()) == {}
+    hosted.call(hosted.datapath.sync(Snapshot(node(), {TCP: target("web1")}), look=True))
+    assert hosted.call(hosted.datapath.observe()).keys() == {TCP}
+
+
 def test_a_second_sync_writes_nothing(world, hosted) -> None:
     """The kernel counts every change of its tables."""
     want = {TCP: target("web1", "web2", affinity=60), UDP: target("web1"), NODE_PORT: target("web1")}
