@@ -52,9 +52,12 @@ def _targets(root: Path) -> Found:
 
 
 def _flows(root: Path) -> Found:
+    from netplane.config import Paths
+    from proxy.ebpf import observe as told
     from proxy.nftables import flows as translated
 
-    return _asked(root, "flows", translated.describe)
+    paths = Paths(root.absolute())
+    return _asked(root, "flows", lambda: [*told.conversations(paths), *translated.describe()])
 
 
 @click.command()

@@ -3,8 +3,14 @@
 Blocking; call it from a thread, in the node's mount namespace.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from netplane.config import Paths
 from netplane.linux import bpf
+from netplane.linux.bpf import Map
+from proxy.ebpf import sockets
 from proxy.ebpf.hostrouting.layout import pod_of
 from proxy.ebpf.hostrouting.programs import pinned_at
 from proxy.ebpf.layout import address_of
@@ -17,16 +23,25 @@ from proxy.model import Frontend, IPAddress
 
 def routes(paths: Paths) -> dict[Frontend, Route] | None:
     """Where each frontend leads; None where no hooks are, so that sockets are told nothing. Raises KernelError."""
+    with _pinned(paths) as maps:
+        return read(maps) if maps is not None else None
+
+
+def conversations(paths: Paths) -> list[dict[str, Any]]:
+    """The connections of sockets that were told an endpoint, in the form of the other modes. Raises KernelError."""
+    with _pinned(paths) as maps:
+        return sockets.describe(maps, where(paths).cgroup) if maps is not None else []
+
+
+@contextmanager
+def _pinned(paths: Paths) -> Iterator[dict[str, Map] | None]:
     pins = Pins(paths.bpf_root)
-    if not pins.directory.is_dir() or missing_hooks(where(paths).cgroup):
-        return None
-    maps = pins.open_maps()
-    if maps is None:
-        return None
+    there = pins.directory.is_dir() and not missing_hooks(where(paths).cgroup)
+    maps = pins.open_maps() if there else None
     try:
-        return read(maps)
+        yield maps
     finally:
-        for one in maps.values():
+        for one in (maps or {}).values():
             one.close()
 
 
