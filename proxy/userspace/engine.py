@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from select import EPOLLIN
 from time import monotonic
 from typing import Final
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 ACCEPTS: Final = 32  # connections taken from one listener before the others get their turn
 TICK: Final = 0.05  # how often connects that have not been heard of are looked at
 SHARE = 8  # of the descriptors, this part is left to Services that one process serves alone
+SAY_EVERY: Final = 10.0  # seconds between two lines of log that say the same
 RESERVED_DESCRIPTORS = 256  # for pipes, the API connection, files: never spent on new clients
 WAITS: Final = (
     0.25,
@@ -54,6 +56,7 @@ ITS_OWN: Final = frozenset(
         errno.EINVAL,
     }
 )
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Those that another endpoint may not have; the rest is this process's, and would say the same of all.
 TRY_ANOTHER: Final = ITS_OWN | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
 
@@ -95,6 +98,10 @@ class Engine:
         self._connecting: dict[Flow, None] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._resume: asyncio.TimerHandle | None = None
+        self._said = -SAY_EVERY
+        self._spare = os.eventfd(
+            0
+        )  # so that whoever is accepted can be given an endpoint; below zero: given away
         self._closed_to_all = False  # while paused: also to clients who have this process only
         self._leaves_room = False
         self._limit = self._room_for_most = ledger.size - RESERVED_DESCRIPTORS
@@ -187,6 +194,8 @@ class Engine:
         self._loop.remove_reader(self.poller.fileno())
         self.relay.pipes.close()
         self.poller.close()
+        if self._spare >= 0:
+            os.close(self._spare)
 
     # -- accepting -------------------------------------------------------------------------------------
 
@@ -200,7 +209,7 @@ class Engine:
             try:
                 accepted = accept(listener.fd)
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in EXHAUSTED:
                     self._pause(error.strerror or "no resources", to_all=True)
                     return
                 if error.errno == errno.EINVAL:  # another process has ended this listener
@@ -211,6 +220,8 @@ class Engine:
                 return
             fd, address = accepted
             self._serve(listener, fd, self._dialer.client_at(address), now)
+            if self._spare < 0:
+                return
 
     def serve_accepted(self, listener: Listener, fd: int, client: str) -> None:
         """Serve a client that another process had accepted, and for whom it had done nothing."""
@@ -256,7 +267,9 @@ class Engine:
     def _pause(self, why: str, *, to_all: bool) -> None:
         """Out of descriptors: clients wait in the kernel's queue until flows have ended."""
         if self._resume is None:
-            log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
+            if monotonic() - self._said >= SAY_EVERY:
+                self._said = monotonic()
+                log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
             self._closed_to_all = False
             self._resume = self._loop.call_later(TICK, self._try_resume)
         self._closed_to_all = self._closed_to_all or to_all
@@ -266,6 +279,9 @@ class Engine:
 
     def _try_resume(self) -> None:
         used = self.poller.count + 2 * self.relay.pipes.open
+        if not self._has_spare():
+            self._resume = self._loop.call_later(TICK, self._try_resume)
+            return
         to_most = used <= self._room_for_most
         if to_most or (self._closed_to_all and used <= self._limit):
             self._closed_to_all = False
@@ -273,6 +289,19 @@ class Engine:
                 if to_most or door.listener.target.affinity is not None:
                     self.poller.change(door, EPOLLIN)
         self._resume = None if to_most else self._loop.call_later(TICK, self._try_resume)
+
+    def _has_spare(self) -> bool:
+        """Whether there is a descriptor to spare, now or again."""
+        if self._spare < 0:
+            with suppress(OSError):
+                self._spare = os.eventfd(0)
+        return self._spare >= 0
+
+    def _spend_spare(self, why: int) -> None:
+        """Let whoever is being served have it, and accept nobody until there is another."""
+        os.close(self._spare)
+        self._spare = -1
+        self._pause(os.strerror(why), to_all=True)
 
     # -- dialling --------------------------------------------------------------------------------------
 
@@ -303,10 +332,14 @@ class Engine:
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
+                if failure in EXHAUSTED and self._spare >= 0:
+                    self._spend_spare(failure)
+                    flow.tried -= 1  # it was not asked
+                    continue
                 if failure in ITS_OWN:
                     self._ejections.fail(place.where, now)
                 if failure not in TRY_ANOTHER:
-                    self._give_up(flow, "descriptors" if failure == errno.EMFILE else "unreachable")
+                    self._give_up(flow, "descriptors" if failure in EXHAUSTED else "unreachable")
                     return
         if target.affinity is not None:
             listener.affinity.remember(flow.client.text, place.endpoint, now + target.affinity)

@@ -243,8 +243,8 @@ class Running(Hosted):
         """The one that carries the traffic, in this process."""
         return self.datapath.carrier
 
-    def sync(self, services: list[Any], slices: list[Any]) -> Any:
-        return self.call(self.datapath.sync(snapshot(services, slices)))
+    def sync(self, services: list[Any], slices: list[Any], facts: NodeFacts | None = None) -> Any:
+        return self.call(self.datapath.sync(snapshot(services, slices, facts)))
 
 
 def node(*versions: int, node_port_network: str = "") -> NodeFacts:

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from netplane.linux.rtnl import rtnl
+from proxy.balance import EJECT_SECONDS
 from tests import flows
-from tests.contract.proxy.test_listeners import descriptors_left
+from tests.netns.proxy.conftest import Echo, node
+from tests.netns.proxy.daemon import eventually
 
 pytestmark = pytest.mark.netns
 ADDRESS, PORT = "10.96.0.10", 80
@@ -50,9 +54,9 @@ class Peer:
 
     def __init__(self, world, port: int = 9000) -> None:
         self.port = port
-        self._listener = world.open("web1")
+        self._listener = world.open("web1", family=socket.AF_INET6)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("0.0.0.0", port))
+        self._listener.bind(("::", port))  # IPv4 as well
         self._listener.listen(512)
 
     def accept(self) -> socket.socket:
@@ -402,18 +406,6 @@ def test_clients_who_have_this_process_only_find_room_where_others_wait(world, r
             assert server.recv(5) == b"hello"
 
 
-def test_a_want_of_descriptors_here_is_not_held_against_endpoints(world, running) -> None:
-    """Else they would be passed over for up to a minute after we have room again."""
-    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", "web2")])
-    for _ in range(4):
-        with descriptors_left(2), pytest.raises(ConnectionResetError):  # for the client, and for accept(2)
-            visit(world)
-    (traffic,) = running.worker.traffic.values()
-    assert traffic.rejected == {"descriptors": 4}
-    assert {visit(world) for _ in range(4)} == {b"web1", b"web2"}
-    assert running.worker.ejected == []
-
-
 def test_an_endpoint_behind_a_blackhole_is_passed_over(world, running) -> None:
     """connect(2) says EINVAL there: another endpoint is tried, and the client notices nothing."""
     with rtnl(world.netns["n1"]) as ipr:
@@ -428,8 +420,9 @@ def test_an_endpoint_behind_a_blackhole_is_passed_over(world, running) -> None:
 
 
 def visit(world) -> bytes:
-    with world.connect("client", ADDRESS, PORT) as sock:
-        return sock.recv(4)
+    """Who answers."""
+    with world.connect("client", ADDRESS, PORT) as sock, sock.makefile("rb") as stream:
+        return bytes(stream.readline().split()[0])
 
 
 async def _limit(running, descriptors: int) -> None:
@@ -493,37 +486,52 @@ def _port_of(fd: int) -> int:
         return copy.getpeername()[1]
 
 
-def test_an_endpoint_that_fails_is_passed_over_and_let_in_again(world, running) -> None:
-    """Two clients pay for a dead endpoint (with a retry), the others do not; when it answers, it serves."""
-    running.sync(
-        [flows.service("web", ADDRESS)], [flows.endpoint_slice("web", "web1", "web2", "remote", port=9100)]
-    )
-    listeners = {name: world.open(name) for name in ("web1", "web2")}
-    for sock in listeners.values():
-        sock.bind(("0.0.0.0", 9100))
-        sock.listen()
-    for _ in range(12):
-        with world.connect("client", ADDRESS, PORT) as sock:
-            sock.send(b"x")
-            time.sleep(0.01)
+@contextmanager
+def answering(world, *names: str, port: int = 9100) -> Iterator[None]:
+    """Endpoints that say who they are."""
+    echoes = [Echo(world, name, port) for name in names]
+    yield
+    for echo in echoes:
+        echo.close()
+
+
+def retries(running) -> int:
     (traffic,) = running.worker.traffic.values()
-    assert traffic.retries == 2
-    assert running.worker.ejected == ["10.244.2.2:9100"]
     assert traffic.rejected == {}
-    with world.open("remote") as back:
-        back.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        back.bind(("0.0.0.0", 9100))
-        back.listen()
-        running.worker._ejections.failed[("10.244.2.2", 9100)] = (2, 1.0)  # as if its time were over
-        clients = [world.connect("client", ADDRESS, PORT) for _ in range(4)]
-        deadline = time.monotonic() + 5
-        while running.worker.ejected:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        for sock in (*clients, back.accept()[0]):
-            sock.close()
-    for sock in listeners.values():
-        sock.close()
+    return int(traffic.retries)
+
+
+def test_an_endpoint_that_fails_is_passed_over_and_let_in_again(world, running) -> None:
+    """Two clients pay for a dead endpoint (with a retry), the others do not; in its time it gets another chance."""
+    pods = ("web1", "web2", "remote")
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", *pods, port=9100)])
+    with answering(world, "web1", "web2"):
+        for _ in range(12):
+            assert visit(world) in (b"web1", b"web2")
+        ejected_at = time.monotonic()
+        assert retries(running) == 2
+        assert running.worker.ejected == ["10.244.2.2:9100"]
+        with answering(world, "remote"):
+            while visit(world) != b"remote":
+                assert time.monotonic() < ejected_at + 10, "it is never tried again"
+                time.sleep(0.02)
+            eventually(lambda: not running.worker.ejected)
+            assert time.monotonic() > ejected_at + EJECT_SECONDS / 2, "it was not left alone"
+            assert Counter(visit(world) for _ in range(9)) == dict.fromkeys(map(str.encode, pods), 3)
+    assert retries(running) == 2
+
+
+def test_where_most_endpoints_fail_none_is_passed_over(world, running) -> None:
+    """Then the fault is hardly theirs: what is back serves at once, however long it would have been left alone."""
+    pods = ("web1", "web2", "remote", "remote2")
+    running.sync([flows.service("web", ADDRESS)], [flows.endpoint_slice("web", *pods, port=9100)])
+    with answering(world, "web1"):
+        for _ in range(12):
+            assert visit(world) == b"web1"
+        assert len(running.worker.ejected) == 3
+        assert retries(running) > 2 * 3, "they are tried still"
+        with answering(world, *pods[1:]):
+            assert {visit(world) for _ in range(4)} == set(map(str.encode, pods))
 
 
 def test_least_connections_by_annotation(world, running) -> None:
@@ -564,21 +572,23 @@ def test_node_ports_at_chosen_addresses_only(world, running) -> None:
             assert sock.recv(4) == b"web1"
 
 
-def test_proxy_protocol_by_annotation(world, running, peer) -> None:
+@pytest.mark.parametrize(("version", "family"), [(4, b"\x11\0\x0c"), (6, b"\x21\0\x24")])
+def test_proxy_protocol_by_annotation(world, running, peer, version: int, family: bytes) -> None:
     """The header comes first, and once, also where the first endpoint refused."""
-    told = flows.service("web", ADDRESS)
+    told = flows.dual_stack(flows.service("web", ADDRESS))
     told["metadata"]["annotations"] = {"netplane.io/proxy-protocol": "v2"}
-    running.sync([told], [flows.endpoint_slice("web", "web1", "10.244.1.99", "remote", port=peer.port)])
+    endpoints = flows.endpoint_slice("web", "web1", "10.244.1.99", "remote", port=peer.port)
+    running.sync([told], [endpoints, flows.slice_in_six(endpoints)], node(*flows.VERSIONS))
+    address, client_address = (flows.in_version(one, version) for one in (ADDRESS, "10.244.1.2"))
     for _ in range(3):
-        client, server = pair(world, peer)
-        with client, server:
+        with world.connect("client", address, PORT) as client, peer.accept() as server:
             client.sendall(b"question")
-            port = client.getsockname()[1]
             expected = (
-                b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"
-                + socket.inet_aton("10.244.1.2")
-                + socket.inet_aton(ADDRESS)
-                + struct.pack("!HH", port, PORT)
+                b"\r\n\r\n\0\r\nQUIT\n\x21"
+                + family
+                + ip_address(client_address).packed
+                + ip_address(address).packed
+                + struct.pack("!HH", client.getsockname()[1], PORT)
                 + b"question"
             )
             received = b""
