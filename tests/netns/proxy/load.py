@@ -1,5 +1,6 @@
 """Load whose every byte is checked: `load.py serve PORT`, `stream ADDRESS PORT BULK IDLE`, `visit ADDRESS PORT`;
-`serve-short PORT` and `short ADDRESS PORT COUNT` for many connections of one byte.
+`serve-short PORT` and `short ADDRESS PORT COUNT` for many connections of one byte; `serve-amount PORT MIB` and
+`amount ADDRESS PORT MIB` for one connection with so much in both directions at once, summed at both ends.
 
 A bulk stream sends all the time, both ways, and ends with the SHA-256 of all that it sent. An idle one says a word
 at its beginning and one at its end. A visit is a connection of its own, one after the other. Each program prints
@@ -171,6 +172,41 @@ def short(address: str, port: int, count: int) -> None:
     print(json.dumps({"done": sum(done)}))
 
 
+def pass_amount(sock: socket.socket, mib: int) -> None:
+    """Send and receive at once; then say the SHA-256 of each direction."""
+    sent, received, size = hashlib.sha256(), hashlib.sha256(), 0
+    source = os.urandom(2 << 20)
+
+    def send() -> None:
+        for number in range(mib):
+            start = number * 16_411 % (1 << 20)  # no two blocks in a row the same
+            block = source[start : start + (1 << 20)]
+            sent.update(block)
+            sock.sendall(block)
+        sock.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    while data := sock.recv(1 << 20):
+        received.update(data)
+        size += len(data)
+    sender.join()
+    sock.close()
+    print(json.dumps({"sent": sent.hexdigest(), "received": received.hexdigest(), "bytes": size}))
+
+
+def serve_amount(port: int, mib: int) -> None:
+    with socket.create_server(("0.0.0.0", port)) as listener:
+        print("running", flush=True)
+        pass_amount(listener.accept()[0], mib)
+
+
+def amount(address: str, port: int, mib: int) -> None:
+    sock = socket.create_connection((address, port))
+    print("running", flush=True)
+    pass_amount(sock, mib)
+
+
 async def serve(port: int) -> None:
     server = await asyncio.start_server(answer, "0.0.0.0", port, backlog=4096, limit=CHUNK * 4)
     print("running", flush=True)
@@ -188,6 +224,10 @@ if __name__ == "__main__":
             answer_short(int(port))
         case ["short", address, port, count]:
             short(address, int(port), int(count))
+        case ["serve-amount", port, mib]:
+            serve_amount(int(port), int(mib))
+        case ["amount", address, port, mib]:
+            amount(address, int(port), int(mib))
         case ["stream", address, port, bulk, idle]:
             asyncio.run(Client(address, int(port)).run(int(bulk), int(idle)))
         case ["visit", address, port]:
