@@ -20,6 +20,8 @@ HEADLESS_LABEL = "service.kubernetes.io/headless"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
+API_SERVICE = ObjectKey("default", "kubernetes")
+
 Age = tuple[str, ObjectKey]
 
 
@@ -182,6 +184,7 @@ class Resolution:
         slices = [item for _, item in sorted(self._slices.get(key, {}).items())]
         try:
             resolved, notes = targets_of(service, slices, self._node)
+            notes += _stray(key, resolved, self._node.service_cidrs)
             check = _check(key, service, [target for _, target in resolved])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             return Part(age, problems=[f"Service {key}: left out: {error!s}"])
@@ -213,6 +216,21 @@ class Resolution:
 
     def _age(self, key: ObjectKey) -> Age:
         return self._parts[key].age
+
+
+def _stray(
+    key: ObjectKey, resolved: Iterable[tuple[Frontend, Target]], networks: Sequence[IPNetwork]
+) -> list[str]:
+    """A note where the API server's own Service, at the first address of the cluster's network, is in none of ours."""
+    if key != API_SERVICE or not networks:
+        return []
+    addresses = [frontend.address for frontend, _ in resolved]
+    if not addresses or any(address in network for address in addresses for network in networks):
+        return []
+    ours = ", ".join(map(str, networks))
+    return [
+        f"its address {addresses[0]} is in none of the Service networks {ours}: --service-cidrs names others"
+    ]
 
 
 def _taken(key: ObjectKey, frontend: Frontend, target: Target) -> str:

@@ -242,6 +242,28 @@ def test_topology_hints(endpoints: list[Any], chosen: list[int], because: str) -
     assert addresses(found) == [f"10.0.0.{i}:8080" for i in chosen], because
 
 
+@pytest.mark.parametrize(
+    ("name", "address", "networks", "said"),
+    [
+        ("kubernetes", "10.43.0.1", ["10.96.0.0/12"], True),
+        ("kubernetes", "10.43.0.1", ["10.96.0.0/12", "10.43.0.0/16"], False),
+        ("kubernetes", "10.43.0.1", [], False),
+        ("kubernetes", "10.96.0.1", ["10.96.0.0/12"], False),
+        ("web", "10.43.0.1", ["10.96.0.0/12"], False),
+    ],
+)
+def test_a_service_network_that_is_not_the_clusters_is_named_once(
+    name: str, address: str, networks: list[str], said: bool
+) -> None:
+    """By the one Service that every cluster has, at the first address of its network."""
+    node = replace(NODE, service_cidrs=tuple(map(ip_network, networks)))
+    problem = (
+        "Service default/kubernetes: its address 10.43.0.1 is in none of the Service networks 10.96.0.0/12: "
+        "--service-cidrs names others"
+    )
+    assert build([service(name, clusterIP=address)], [], node).problems == ((problem,) if said else ())
+
+
 def test_session_affinity_is_carried() -> None:
     assert at(build([service()], [], NODE)).affinity is None
     assert at(build([service(sessionAffinity="ClientIP")], [], NODE)).affinity == 10800
