@@ -56,7 +56,7 @@ class Settings:
     ClusterIPs; none: each address is led here by itself.
     ``host_routing``: whether packets between pods of this node go past the host's stack in mode ebpf; ``auto``: where
     only netplane has rules on the way. ``workers``: processes that relay, to begin with (0: as many as the processors
-    justify).
+    justify). ``endpoint_metrics``: whether the metrics of traffic tell endpoints apart, in mode userspace.
     """
 
     root: Path = Path("/")
@@ -71,6 +71,7 @@ class Settings:
     connect_deadline: float = 5.0
     drain_seconds: float = 30.0
     workers: int = 0
+    endpoint_metrics: bool = False
     metrics_port: int = 10249
     health_port: int = 10256
 
@@ -140,6 +141,7 @@ class _Agent:
             workers=settings.workers or justified(len(os.sched_getaffinity(0))),
             deadline=settings.connect_deadline,
             drain=settings.drain_seconds,
+            by_endpoint=settings.endpoint_metrics,
         )
         relay = UserspaceDataPath(carrier=self._crew, keeper=daemon, kept=daemon.listeners)
         mode, why = choice.resolve(settings.mode, self._paths)
@@ -147,7 +149,9 @@ class _Agent:
             log.info("%s", why)
         if interpreted := compiled.why_interpreted():
             log.info("the relay runs as plain Python, slower a connection: %s", interpreted)
-        self._datapath = Forwarding(mode, relay, self._paths, settings.host_routing)
+        self._datapath = Forwarding(
+            mode, relay, self._paths, settings.host_routing, endpoint_metrics=settings.endpoint_metrics
+        )
         self._syncer = Syncer(
             self._wanted,
             self._datapath,
@@ -157,7 +161,11 @@ class _Agent:
             # Clients wait at listeners that outlived the process before us: what it knew is seconds old.
             grace=0.0 if daemon.listeners else GRACE,
         )
-        self._registry.register(TrafficCollector(self._traffic, lambda: self._datapath.connections))
+        self._registry.register(
+            TrafficCollector(
+                self._traffic, lambda: self._datapath.connections, by_endpoint=settings.endpoint_metrics
+            )
+        )
         self._checks = HealthChecks(lambda: self._health.alive(time()), routes.own_addresses)
         self._syncer.on_synced = self._checks.want
         self._export_staleness()
@@ -323,6 +331,7 @@ class _Agent:
         return {
             "mode": self._datapath.name,
             "hostRouting": self._datapath.host_routing,
+            "endpointMetrics": self._settings.endpoint_metrics,
             "leaving": self._datapath.leaving,
             "revision": report.revision,
             "frontends": len(self._datapath.targets),

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from proxy.diff import diff
 from proxy.model import Frontend, Protocol, ServicePort, Snapshot, Target, WhenEmpty
 from proxy.userspace.takeover import Takeover
-from proxy.userspace.traffic import CONNECT_BUCKETS, Traffic
+from proxy.userspace.traffic import CONNECT_BUCKETS, Traffic, TrafficKey
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 PROGRAMMING_BUCKETS = (
@@ -149,88 +149,98 @@ def _gauge(registry: CollectorRegistry, name: str, text: str, labels: tuple[str,
 
 
 class TrafficCollector(Collector):
-    """Samples of all Service ports, made from the data path's integers at the moment of asking."""
+    """Samples of all Service ports, made from the data path's integers at the moment of asking.
+
+    ``by_endpoint``: they are told apart by one label more, which is empty where no endpoint is concerned.
+    """
 
     def __init__(
         self,
-        traffic: Callable[[], Mapping[tuple[ServicePort, Protocol], Traffic]],
+        traffic: Callable[[], Mapping[TrafficKey, Traffic]],
         counted: Callable[[], Mapping[tuple[ServicePort, Protocol], int]] = dict,
+        *,
+        by_endpoint: bool = False,
     ) -> None:
         self._traffic = traffic
         self._counted = counted
+        self._labels = (*SERVICE_LABELS, "endpoint") if by_endpoint else SERVICE_LABELS
 
     def collect(self) -> Iterator[Metric]:
         """All traffic metrics; of what the kernel counts, the connections are all that is known."""
         if counted := self._counted():
-            family = _connections()
+            family = _connections(SERVICE_LABELS)
             for (key, protocol), count in counted.items():
                 family.add_metric((key.namespace, key.name, key.port, protocol.value), count)
             yield family
             return
+        labels = self._labels
         entries: Entries = [
-            ((key.namespace, key.name, key.port, protocol.value), traffic)
-            for (key, protocol), traffic in self._traffic().items()
+            (_values(key)[: len(labels)], traffic) for key, traffic in self._traffic().items()
         ]
-        yield from _counters(entries)
-        yield _bytes(entries)
-        yield _rejected(entries)
-        yield _connects(entries)
+        yield from _counters(labels, entries)
+        yield _bytes(labels, entries)
+        yield _rejected(labels, entries)
+        yield _connects(labels, entries)
 
 
-Entries = list[tuple[tuple[str, ...], Traffic]]
+Labels = tuple[str, ...]
+Entries = list[tuple[Labels, Traffic]]
 
 
-def _counters(entries: Entries) -> Iterator[Metric]:
-    connections = _connections()
+def _values(key: TrafficKey) -> Labels:
+    service = key.service
+    return (service.namespace, service.name, service.port, key.protocol.value, key.endpoint)
+
+
+def _counters(labels: Labels, entries: Entries) -> Iterator[Metric]:
+    connections = _connections(labels)
     retries = CounterMetricFamily(
-        "netplane_service_connect_retries", "Connects tried again, mostly elsewhere", labels=SERVICE_LABELS
+        "netplane_service_connect_retries", "Connects tried again, mostly elsewhere", labels=labels
     )
-    active = GaugeMetricFamily("netplane_service_active_connections", "Open now", labels=SERVICE_LABELS)
-    for labels, traffic in entries:
-        connections.add_metric(labels, traffic.connections)
-        retries.add_metric(labels, traffic.retries)
-        active.add_metric(labels, traffic.active)
+    active = GaugeMetricFamily("netplane_service_active_connections", "Open now", labels=labels)
+    for values, traffic in entries:
+        connections.add_metric(values, traffic.connections)
+        retries.add_metric(values, traffic.retries)
+        active.add_metric(values, traffic.active)
     yield from (connections, retries, active)
 
 
-def _connections() -> CounterMetricFamily:
-    return CounterMetricFamily(
-        "netplane_service_connections", "Client connections taken", labels=SERVICE_LABELS
-    )
+def _connections(labels: Labels) -> CounterMetricFamily:
+    return CounterMetricFamily("netplane_service_connections", "Client connections taken", labels=labels)
 
 
-def _bytes(entries: Entries) -> Metric:
+def _bytes(labels: Labels, entries: Entries) -> Metric:
     family = CounterMetricFamily(
         "netplane_service_bytes",
         "Payload relayed; direction in: from clients, out: to them",
-        labels=(*SERVICE_LABELS, "direction"),
+        labels=(*labels, "direction"),
     )
-    for labels, traffic in entries:
-        family.add_metric((*labels, "in"), traffic.received)
-        family.add_metric((*labels, "out"), traffic.sent)
+    for values, traffic in entries:
+        family.add_metric((*values, "in"), traffic.received)
+        family.add_metric((*values, "out"), traffic.sent)
     return family
 
 
-def _rejected(entries: Entries) -> Metric:
+def _rejected(labels: Labels, entries: Entries) -> Metric:
     family = CounterMetricFamily(
         "netplane_service_rejected",
         "Clients turned away by the proxy; those that the kernel refuses are not seen here",
-        labels=(*SERVICE_LABELS, "reason"),
+        labels=(*labels, "reason"),
     )
-    for labels, traffic in entries:
+    for values, traffic in entries:
         for reason, count in traffic.rejected.items():
-            family.add_metric((*labels, reason), count)
+            family.add_metric((*values, reason), count)
     return family
 
 
-def _connects(entries: Entries) -> Metric:
+def _connects(labels: Labels, entries: Entries) -> Metric:
     family = HistogramMetricFamily(
         "netplane_service_connect_duration_seconds",
         "From connect(2) to an endpoint that has answered; one connection in eight is timed",
-        labels=SERVICE_LABELS,
+        labels=labels,
     )
     bounds = [*(repr(bound) for bound in CONNECT_BUCKETS), "+Inf"]
-    for labels, traffic in entries:
+    for values, traffic in entries:
         buckets = list(zip(bounds, accumulate(traffic.buckets), strict=True))
-        family.add_metric(labels, buckets, traffic.connect_seconds)
+        family.add_metric(values, buckets, traffic.connect_seconds)
     return family

@@ -91,14 +91,17 @@ class Forwarding:
         relay: UserspaceDataPath,
         paths: Paths | None = None,
         host_routing: HostRouting = HostRouting.AUTO,
+        *,
+        endpoint_metrics: bool = False,
     ) -> None:
         self.mode = mode
         self.relay = relay
         self._paths = paths or Paths()
         self._host_routing = host_routing
+        self._endpoint_metrics = endpoint_metrics
         self._kernel = self._made(mode)
         self._loopback = Loopback()
-        self._unheard = Unheard(mode)
+        self._unheard = self._unheard_in(mode)
         self._want: Snapshot | None = None
         self._lock = asyncio.Lock()
         self._settled_at = 0.0
@@ -148,7 +151,7 @@ class Forwarding:
                 self._leave_all_but(self.mode)
                 raise
             left, self._kernel, self.mode = self._kernel, kernel, mode
-            self._unheard = Unheard(mode)
+            self._unheard = self._unheard_in(mode)
             if left is not None:
                 await left.close(keep=True)
             self._settled_at = monotonic() + SETTLE
@@ -233,6 +236,9 @@ class Forwarding:
 
     def _made(self, mode: Mode) -> DataPath | None:
         return KERNEL[mode](self._paths, self._host_routing) if mode in KERNEL else None
+
+    def _unheard_in(self, mode: Mode) -> Unheard:
+        return Unheard(mode, endpoint_metrics=self._endpoint_metrics)
 
     def _leave_all_but(self, mode: Mode) -> None:
         self._leaving = set(Trace) - USES[mode]

@@ -1,4 +1,4 @@
-"""What Services ask for by annotation and a mode does not do: each is said by name, none is dropped in silence.
+"""What Services, or the settings, ask for and a mode does not do: each is said by name, none is dropped in silence.
 
 Why in one place: the kernel's data paths need not know the wishes that they cannot grant. Pure.
 """
@@ -34,16 +34,21 @@ WISHES: Mapping[str, Mapping[str, Callable[[Target], bool]]] = {
 
 
 class Unheard:
-    """The wishes of one mode's targets that are without effect, kept up at the cost of what changed."""
+    """The wishes of one mode's targets that are without effect, kept up at the cost of what changed.
 
-    def __init__(self, mode: str) -> None:
+    ``endpoint_metrics``: the settings wish for that.
+    """
+
+    def __init__(self, mode: str, *, endpoint_metrics: bool = False) -> None:
         self._mode = mode
         self._wishes = WISHES.get(mode, {})
+        nothing = f"in mode {mode} nothing is counted by endpoint (endpointMetrics in proxy.yaml)"
+        self._always = {nothing} if endpoint_metrics and mode in WISHES else set()
         self._seen: Mapping[Frontend, Target] = {}
         self._said: dict[Frontend, tuple[str, ...]] = {}
 
     def of(self, want: Mapping[Frontend, Target]) -> tuple[str, ...]:
-        """One line for each Service and wish, sorted."""
+        """One line for each Service and wish, and for each wish of the settings, sorted."""
         changes = diff(self._seen, want)
         for frontend in (*changes.removed, *changes.changed):
             self._said.pop(frontend, None)
@@ -51,7 +56,7 @@ class Unheard:
             if lines := self._lines(target):
                 self._said[frontend] = lines
         self._seen = want
-        return tuple(sorted({line for lines in self._said.values() for line in lines}))
+        return tuple(sorted(self._always.union(*self._said.values())))
 
     def _lines(self, target: Target) -> tuple[str, ...]:
         unheard = (text for text, asks in self._wishes.items() if asks(target))

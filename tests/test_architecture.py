@@ -127,6 +127,7 @@ PURE = (
     "proxy/targets.py",
     "proxy/unheard.py",
     "proxy/userspace/ruleset.py",
+    "proxy/userspace/workers/leavers.py",
     "netplane/kube/cache.py",
     "netplane/kube/errors.py",
     "netplane/kube/objects.py",

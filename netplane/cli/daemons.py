@@ -141,6 +141,12 @@ def node(
     help="The networks of ClusterIPs, or '' for none: then each address is led to the node by itself."
     "  [default: what the settings file says, or 10.96.0.0/12]",
 )
+@click.option(
+    "--endpoint-metrics/--no-endpoint-metrics",
+    default=None,
+    help="Tell endpoints apart in the metrics of traffic, in mode userspace."
+    "  [default: what the settings file says, or not]",
+)
 def proxy(root: Path, config: Path | None, kubeconfig: Path | None, **more: Any) -> None:
     """The proxy: makes Services' addresses work on this node.
 

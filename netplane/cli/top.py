@@ -2,7 +2,7 @@
 
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,22 @@ COUNTERS = {
     ("netplane_service_connect_retries_total", ""): "retries",
     ("netplane_service_rejected_total", ""): "rejected",
 }
-Counts = dict[str, dict[str, float]]  # service → what → how many
+FIGURES = ("active", *COUNTERS.values())
+Series = tuple[str, str]  # a Service port; and an endpoint of it, where the proxy tells them apart
+Counts = dict[Series, dict[str, float]]  # what → how many
 
 
 @click.command()
 @root_option
 @click.option("--seconds", default=1.0, show_default=True, help="Between the two looks.")
+@click.option("--endpoints", is_flag=True, help="A row for each endpoint, where the proxy tells them apart.")
 @output_option
-def top(root: Path, seconds: float, output: str) -> None:
+def top(root: Path, seconds: float, endpoints: bool, output: str) -> None:
     """What the Services of this node carry now, the busiest first.
 
     \b
     Example:
-      netplane top --seconds 5
+      netplane top --seconds 5 --endpoints
     """
     from netplane.config import Paths
     from netplane.errors import ConfigError
@@ -50,7 +53,13 @@ def top(root: Path, seconds: float, output: str) -> None:
     if seconds <= 0:
         raise ConfigError(f"cannot look twice within {seconds:g} seconds: --seconds is above 0")
     paths = Paths(root.absolute())
-    mode = observe.ask(paths.proxy_socket, "status")["mode"]
+    status = observe.ask(paths.proxy_socket, "status")
+    mode = status["mode"]
+    if endpoints and not (status.get("endpointMetrics") and mode == "userspace"):
+        raise ConfigError(
+            f"cannot tell endpoints apart: in mode {mode} the proxy does not count by endpoint",
+            "endpointMetrics: true in proxy.yaml does that in mode userspace",
+        )
     url = f"http://127.0.0.1:{load_settings(paths.etc / 'proxy.yaml').metrics_port}/metrics"
     before, began = counts(_page(url)), time.monotonic()
     if not before and mode != "userspace":
@@ -59,11 +68,15 @@ def top(root: Path, seconds: float, output: str) -> None:
         )
     time.sleep(seconds)
     after = counts(_page(url))
-    show(busiest(before, after, time.monotonic() - began), COLUMNS, output)
+    rows = busiest(before, after, time.monotonic() - began)
+    if endpoints:
+        show(rows, {"service": "SERVICE", "endpoint": "ENDPOINT", **COLUMNS}, output)
+    else:
+        show(together(rows), COLUMNS, output)
 
 
 def counts(page: str) -> Counts:
-    """What a metrics page says of each Service port."""
+    """What a metrics page says of each Service port, or each endpoint."""
     from prometheus_client.parser import text_string_to_metric_families
 
     found: Counts = {}
@@ -75,7 +88,7 @@ def counts(page: str) -> Counts:
                 name = (
                     f"{labels['namespace']}/{labels['service']}:{labels['port']}/{labels['protocol'].lower()}"
                 )
-                own = found.setdefault(name, {})
+                own = found.setdefault((name, labels.get("endpoint", "")), {})
                 own[what] = own.get(what, 0.0) + sample.value
     return found
 
@@ -85,19 +98,38 @@ def _what(name: str, labels: Mapping[str, str]) -> str:
 
 
 def busiest(before: Counts, after: Counts, seconds: float) -> list[dict[str, Any]]:
-    """A row for each Service port that carries anything: rates, and what is open; None for what is not counted.
+    """A row for each series that carries anything: rates, and what is open; None for what is not counted.
 
     A counter that went back was begun anew in between: it counts from nothing.
     """
     rows = []
-    for service, now in after.items():
-        row: dict[str, Any] = {"service": service, "active": now.get("active")}
+    for series, now in after.items():
+        service, endpoint = series
+        row: dict[str, Any] = {"service": service, "endpoint": endpoint, "active": now.get("active")}
         for what in COUNTERS.values():
-            was, value = before.get(service, {}).get(what, 0.0), now.get(what)
+            was, value = before.get(series, {}).get(what, 0.0), now.get(what)
             grown = None if value is None else value - was if value >= was else value
             row[what] = None if grown is None else round(grown / seconds, 1)
-        if any(value for key, value in row.items() if key != "service"):
+        if any(row[what] for what in FIGURES):
             rows.append(row)
+    return _ordered(rows)
+
+
+def together(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same by Service port.
+
+    Rates are summed up, not counters: these vanish with an endpoint that has left, and the sum would go back.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        own = found.setdefault(row["service"], {"service": row["service"], **dict.fromkeys(FIGURES)})
+        for what in FIGURES:
+            if row[what] is not None:
+                own[what] = round((own[what] or 0.0) + row[what], 1)
+    return _ordered(found.values())
+
+
+def _ordered(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-(row["in"] or 0) - (row["out"] or 0), -(row["connections"] or 0)))
 
 

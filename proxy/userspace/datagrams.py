@@ -214,16 +214,17 @@ class Datagrams:
         listener, endpoints = exchange.box.listener, exchange.choice.endpoints
         while exchange.tried < len(endpoints):
             if exchange.tried:
-                listener.traffic.retries += 1
-            turn = (exchange.first + exchange.tried) % len(endpoints)
-            endpoint, where = endpoints[turn], exchange.choice.where[turn]
+                exchange.traffic.retries += 1  # of the endpoint that failed
+            place = exchange.choice.places[(exchange.first + exchange.tried) % len(endpoints)]
+            endpoint = place.endpoint
             exchange.tried += 1
+            exchange.traffic = place.traffic
             keep = listener.target.keep_outside_address
             try:
-                sock = self._dialer.dial_datagram(exchange.client, endpoint, where, keep)
+                sock = self._dialer.dial_datagram(exchange.client, endpoint, place.where, keep)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    listener.traffic.reject("descriptors")
+                    exchange.traffic.reject("descriptors")
                     return False
                 continue
             exchange.sock, exchange.fd, exchange.endpoint = sock, sock.fileno(), endpoint
@@ -231,7 +232,7 @@ class Datagrams:
             if listener.target.affinity is not None:
                 listener.affinity.remember(exchange.key[0], endpoint, now + listener.target.affinity)
             return True
-        listener.traffic.reject("unreachable" if endpoints else "no_endpoints")
+        exchange.traffic.reject("unreachable" if endpoints else "no_endpoints")
         return False
 
     def _forward(self, exchange: Exchange, data: memoryview, now: float) -> None:
@@ -276,7 +277,10 @@ class Datagrams:
     def _refused(self, exchange: Exchange) -> None:
         """The endpoint's port is closed: before it ever answered, another endpoint is asked the same."""
         self._part(exchange)
-        if exchange.answered or not self._dial(exchange, monotonic()):
+        exchange.traffic.active -= 1
+        asked = not exchange.answered and self._dial(exchange, monotonic())
+        exchange.traffic.active += 1  # perhaps where another endpoint is counted
+        if not asked:
             self.end(exchange)
         elif exchange.question:
             try:

@@ -99,9 +99,10 @@ class UserspaceDataPath:
         kept: Mapping[str, Sequence[socket.socket]] | None = None,
         deadline: float = CONNECT_DEADLINE,
         udp_idle: tuple[float, float] = (IDLE_QUERY, IDLE_STREAM),
+        by_endpoint: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.carrier = carrier or Worker(deadline=deadline, udp_idle=udp_idle)
+        self.carrier = carrier or Worker(deadline=deadline, udp_idle=udp_idle, by_endpoint=by_endpoint)
         self._keeper = keeper or _Nobody()
         self._kept = adoptable(kept or {})
         self._misnamed = set(kept or {}) - {kept_name(frontend) for frontend in self._kept}
@@ -253,11 +254,11 @@ class UserspaceDataPath:
         """Service ports that have had their last frontend."""
         touched = set()
         for frontend in {*changes.removed, *changes.changed}:
-            key = (self._have[frontend].service, frontend.protocol)
+            key = TrafficKey(self._have[frontend].service, frontend.protocol)
             self._users[key] -= 1
             touched.add(key)
         for frontend, target in {**changes.added, **changes.changed}.items():
-            self._users[target.service, frontend.protocol] += 1
+            self._users[TrafficKey(target.service, frontend.protocol)] += 1
         unused = [key for key in touched if not self._users[key]]
         for key in unused:
             del self._users[key]

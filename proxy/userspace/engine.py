@@ -228,15 +228,16 @@ class Engine:
         self._serve(listener, fd, self._dialer.client(client), monotonic())
 
     def _serve(self, listener: Listener, fd: int, client: Client, now: float) -> None:
-        traffic, target = listener.traffic, listener.target
+        target = listener.target
         choice = listener.inside if client.inside else listener.outside
         if not choice.endpoints or (target.allowed and not listener.admits(client.address)):
-            traffic.reject("source_range" if choice.endpoints else "no_endpoints")
+            listener.traffic.reject("source_range" if choice.endpoints else "no_endpoints")
             sockets.reset_at_close(fd)
             os.close(fd)
             return
         first = listener.first(choice, client.text, now)
-        flow = Flow(listener, client, choice, first, now + self._deadline)
+        traffic = choice.places[first].traffic
+        flow = Flow(listener, traffic, client, choice, first, now + self._deadline)
         self.relay.open(flow, fd)
         if traffic.connections % TIMED_ONE_IN == 0:
             flow.started = monotonic()
@@ -320,10 +321,8 @@ class Engine:
                 return
             turn = flow.first
             if flow.tried:
-                flow.traffic.retries += 1
-                turn += flow.tried
-            if turn >= count:
-                turn %= count
+                turn = (turn + flow.tried) % count
+                flow.try_again(choice.places[turn].traffic)
             place = choice.places[turn]
             flow.tried += 1
             flow.endpoint, flow.where = place.endpoint, place.where

@@ -13,6 +13,7 @@ from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Watched
 from proxy.userspace.relay import ERR, FLOWING, OUT, PRI, Half
 from proxy.userspace.sources import Client
+from proxy.userspace.traffic import Traffic
 
 RARE: Final = OUT | ERR | PRI
 
@@ -63,6 +64,8 @@ class Side(Watched):
 class Flow:
     """A client's connection and the endpoint's. ``started``: when a timed connect began, else 0.
 
+    ``traffic``: where it is counted, which may be by its endpoint.
+
     ``young``: 2 until the client's first message has gone to the endpoint, 1 until the next, then 0.
     """
 
@@ -86,9 +89,11 @@ class Flow:
         "young",
     )
 
-    def __init__(self, listener: Origin, client: Client, choice: Choice, first: int, deadline: float) -> None:
+    def __init__(
+        self, listener: Origin, traffic: Traffic, client: Client, choice: Choice, first: int, deadline: float
+    ) -> None:
         self.listener = listener
-        self.traffic = listener.traffic
+        self.traffic = traffic
         self.client = client
         self.choice = choice
         self.first = first
@@ -108,6 +113,21 @@ class Flow:
     def sides(self) -> list[Side]:
         """The client's and the endpoint's, as far as they are there."""
         return [side for side in (self.client_side, self.endpoint_side) if side is not None]
+
+    def try_again(self, traffic: Traffic) -> None:
+        """The endpoint has failed, which counts there; from now on the flow counts where another one does."""
+        self.traffic.retries += 1
+        self._count_at(traffic)
+
+    def count_at_endpoint(self) -> None:
+        """Another process began the flow: from now on it counts where its listener's clients of that endpoint do."""
+        assert self.endpoint is not None
+        self._count_at(self.listener.traffic_at(self.endpoint))
+
+    def _count_at(self, traffic: Traffic) -> None:
+        self.traffic.active -= 1
+        self.traffic = traffic
+        traffic.active += 1
 
     def count_in(self, load: dict[Where, int]) -> None:
         """Count the flow at its endpoint."""

@@ -338,6 +338,7 @@ class Heir:
             self._worker.engine.relay.reset(flow)
             self._worker.engine.relay.tidy()
             return
+        flow.count_at_endpoint()
         self._worker.take_up(flow)
 
 

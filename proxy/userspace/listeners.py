@@ -17,7 +17,7 @@ from netplane.errors import KernelError
 from proxy.balance import Affinity, Ejections, RoundRobin, Where, lightest
 from proxy.model import Balance, Endpoint, Frontend, IPAddress, Protocol, Target
 from proxy.userspace import observe
-from proxy.userspace.traffic import Traffic
+from proxy.userspace.traffic import Accounts, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,16 @@ V6_ONLY = 1
 
 
 class Place:
-    """One endpoint in the forms that dialling takes: making them costs more than a system call."""
+    """One endpoint in the forms that dialling takes: making them costs more than a system call.
 
-    __slots__ = ("endpoint", "packed", "where")
+    ``traffic``: where the clients that it serves are counted.
+    """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    __slots__ = ("endpoint", "packed", "traffic", "where")
+
+    def __init__(self, endpoint: Endpoint, traffic: Traffic) -> None:
         self.endpoint = endpoint
+        self.traffic = traffic
         self.packed = endpoint.address.packed
         self.where: Where = (str(endpoint.address), endpoint.port)
 
@@ -53,10 +57,10 @@ class Choice:
         self.where: list[Where] = []
         self.turns = RoundRobin(random.getrandbits(16))
 
-    def point_at(self, endpoints: Sequence[Endpoint]) -> None:
+    def point_at(self, endpoints: Sequence[Endpoint], origin: "Origin") -> None:
         """Serve from these from now on; whose turn it was is kept."""
         self.endpoints = endpoints
-        self.places = [Place(endpoint) for endpoint in endpoints]
+        self.places = [Place(endpoint, origin.traffic_at(endpoint)) for endpoint in endpoints]
         self.where = [place.where for place in self.places]
 
 
@@ -64,16 +68,24 @@ class Origin:
     """The frontend by which flows came, and what is counted there.
 
     A ``Listener``; or what is known of the listener of another process, by which flows came that are here now.
+    ``traffic``: where clients are counted who have no endpoint.
     """
 
-    __slots__ = ("affinity", "frontend", "load", "target", "traffic")
+    __slots__ = ("accounts", "affinity", "frontend", "load", "target", "traffic")
 
-    def __init__(self, frontend: Frontend, target: Target, traffic: Traffic, affinity: Affinity) -> None:
+    def __init__(self, frontend: Frontend, target: Target, accounts: Accounts, affinity: Affinity) -> None:
         self.frontend = frontend
         self.target = target
-        self.traffic = traffic
+        self.accounts = accounts
+        self.traffic = accounts.open(target.service, frontend.protocol)
         self.affinity = affinity
         self.load: dict[Where, int] | None = None
+
+    def traffic_at(self, endpoint: Endpoint) -> Traffic:
+        """Where the clients of this endpoint are counted."""
+        if not self.accounts.by_endpoint:
+            return self.traffic
+        return self.accounts.open(self.target.service, self.frontend.protocol, endpoint)
 
 
 class Listener(Origin):
@@ -86,11 +98,11 @@ class Listener(Origin):
         frontend: Frontend,
         sock: socket.socket,
         target: Target,
-        traffic: Traffic,
+        accounts: Accounts,
         affinity: Affinity,
         ejections: Ejections,
     ) -> None:
-        super().__init__(frontend, target, traffic, affinity)
+        super().__init__(frontend, target, accounts, affinity)
         self.sock = sock
         self.fd = sock.fileno()
         self.ejections = ejections
@@ -100,10 +112,11 @@ class Listener(Origin):
     def point_at(self, target: Target) -> None:
         """Serve new connections from ``target`` from now on; whose turn it was is kept."""
         self.target = target
+        self.traffic = self.accounts.open(target.service, self.frontend.protocol)
         # Counting costs something with every connection, so it is done where somebody chose by it.
         self.load = None if target.balance is Balance.ROUND_ROBIN else self.load or {}
-        self.inside.point_at(target.inside.endpoints)
-        self.outside.point_at(target.outside.endpoints)
+        self.inside.point_at(target.inside.endpoints, self)
+        self.outside.point_at(target.outside.endpoints, self)
 
     def first(self, choice: Choice, client: str, now: float) -> int:
         """Whose turn it is; with affinity, first of all the endpoint that this client had before."""

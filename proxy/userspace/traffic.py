@@ -1,15 +1,17 @@
-"""What is counted for one Service port: plain integers, because they are touched for every message.
+"""What is counted for one Service port, or for one endpoint of it: plain integers, touched for every message.
 
 Why not prometheus objects: those lock and look up labels on each increment, at several times the price of
 the relay's own work. A collector reads these numbers when somebody asks (``proxy.metrics``).
+Why a flow points to its counters: whether they are its Service's or its endpoint's is decided when it is given to
+an endpoint, so that counting costs the same either way. Sums over endpoints are made by whoever reads.
 """
 
 from bisect import bisect_left
-from typing import Final
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Final, NamedTuple
 
-from proxy.model import Protocol, ServicePort
-
-TrafficKey = tuple[ServicePort, Protocol]
+from proxy.model import Endpoint, Frontend, Protocol, ServicePort, Target
 
 # From a local endpoint's tens of microseconds up to the connect deadline.
 CONNECT_BUCKETS = (
@@ -33,8 +35,16 @@ CONNECT_BUCKETS = (
 TIMED_ONE_IN: Final = 8
 
 
+class TrafficKey(NamedTuple):
+    """Whose counters they are. ``endpoint``: "" for the Service port as a whole, or for what concerns no endpoint."""
+
+    service: ServicePort
+    protocol: Protocol
+    endpoint: str = ""
+
+
 class Traffic:
-    """The counters of one Service port and protocol. Bytes: ``received`` from clients, ``sent`` to them."""
+    """The counters of one ``TrafficKey``. Bytes: ``received`` from clients, ``sent`` to them."""
 
     __slots__ = (
         "active",
@@ -60,7 +70,8 @@ class Traffic:
     @property
     def used(self) -> bool:
         """Whether anything was ever counted."""
-        return bool(self.connections or self.active or self.received or self.sent or self.rejected)
+        counted = self.connections or self.active or self.received or self.sent or self.retries
+        return bool(counted or self.rejected or self.connect_seconds)
 
     def add(self, other: "Traffic") -> None:
         """Count all that another has counted."""
@@ -78,3 +89,34 @@ class Traffic:
         """Count one timed connect."""
         self.buckets[bisect_left(CONNECT_BUCKETS, seconds)] += 1
         self.connect_seconds += seconds
+
+
+class Accounts:
+    """All counters of one process. ``by_endpoint``: each endpoint of a Service port has its own."""
+
+    def __init__(self, *, by_endpoint: bool = False) -> None:
+        self.by_endpoint = by_endpoint
+        self.traffic: dict[TrafficKey, Traffic] = {}
+        self._ended: set[TrafficKey] = set()
+
+    def open(self, service: ServicePort, protocol: Protocol, endpoint: Endpoint | None = None) -> Traffic:
+        """The counters of a Service port, or of its endpoint."""
+        key = TrafficKey(service, protocol, "" if endpoint is None else str(endpoint))
+        self._ended.discard(key)
+        return self.traffic.setdefault(key, Traffic())
+
+    def end(self, ended: Iterable[TrafficKey]) -> list[TrafficKey]:
+        """Forget counters once the last flow of each has ended; those that are forgotten now."""
+        self._ended.update(ended)
+        over = [key for key in self._ended if key not in self.traffic or not self.traffic[key].active]
+        for key in over:
+            self._ended.discard(key)
+            self.traffic.pop(key, None)
+        return over
+
+
+def keys_of(frontend: Frontend, target: Target) -> Iterator[TrafficKey]:
+    """By what the clients of a frontend may be counted: its Service port, and each endpoint."""
+    yield TrafficKey(target.service, frontend.protocol)
+    for endpoint in chain(target.inside.endpoints, target.outside.endpoints):
+        yield TrafficKey(target.service, frontend.protocol, str(endpoint))

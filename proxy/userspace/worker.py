@@ -22,14 +22,17 @@ from proxy.userspace.flow import Flow
 from proxy.userspace.ledger import Ledger
 from proxy.userspace.listeners import Choice, Listener, Origin
 from proxy.userspace.poller import Poller
-from proxy.userspace.traffic import Traffic, TrafficKey
+from proxy.userspace.traffic import Accounts, Traffic, TrafficKey
 
 DESCRIBED_AT_ONCE = 50
 CONNECT_DEADLINE = 5.0  # seconds in which a client's connection must find an endpoint
 
 
 class Worker:
-    """Lives in one event loop, and in the network namespace of its node. ``deadline``, ``udp_idle``: seconds."""
+    """Lives in one event loop, and in the network namespace of its node. ``deadline``, ``udp_idle``: seconds.
+
+    ``by_endpoint``: count traffic by endpoint.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Worker:
         deadline: float = CONNECT_DEADLINE,
         udp_idle: tuple[float, float] = (IDLE_QUERY, IDLE_STREAM),
         ledger: Ledger | None = None,
+        by_endpoint: bool = False,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.dialer = Dialer(NodeFacts(""))
@@ -47,12 +51,11 @@ class Worker:
         self._listeners: dict[Frontend, Listener] = {}
         self._sticky: set[Frontend] = set()  # with affinity, so that no other process serves them
         self._affinity: dict[ServicePort, Affinity] = {}
-        self._ended: set[TrafficKey] = set()
         self._formers: dict[tuple[Frontend, ServicePort], Origin] = {}
         self._moved = (
             False  # endpoints may have gone since somebody looked whether those passed over are still there
         )
-        self.traffic: dict[TrafficKey, Traffic] = {}
+        self._accounts = Accounts(by_endpoint=by_endpoint)
 
     # -- what to serve ---------------------------------------------------------------------------------
 
@@ -63,13 +66,12 @@ class Worker:
     def point(self, frontend: Frontend, target: Target, sock: socket.socket | None) -> None:
         """Serve a frontend's clients from ``target`` from now on; the socket matters at the first time only."""
         affinity = self._affinity.setdefault(target.service, Affinity())
-        traffic = self.traffic_for(target.service, frontend.protocol)
         self._moved = True
         self._note_affinity(frontend, sticky=target.affinity is not None)
         listener = self._listeners.get(frontend)
         if listener is None:
             assert sock is not None
-            listener = Listener(frontend, sock, target, traffic, affinity, self._ejections)
+            listener = Listener(frontend, sock, target, self._accounts, affinity, self._ejections)
             self._listeners[frontend] = listener
             self._mover_of(frontend).add(listener)
             self.engine.lifetimes.repoint(frontend, None, target)
@@ -83,7 +85,7 @@ class Worker:
         if was_ageless and target.max_age is not None:
             for flow in self._flows_of(listener):
                 self._limit_age(flow, listener)
-        listener.traffic, listener.affinity = traffic, affinity
+        listener.affinity = affinity
         if frontend.protocol is Protocol.UDP:
             self.datagrams.repoint(listener)
 
@@ -105,12 +107,14 @@ class Worker:
 
     def forget(self, ended: Iterable[TrafficKey]) -> None:
         """Counters and affinities end with their Service, once its last flow has ended."""
-        self._ended.update(ended)
-        for key in [key for key in self._ended if key not in self.traffic or not self.traffic[key].active]:
-            self._ended.discard(key)
-            self.traffic.pop(key, None)
-            self._formers = {at: one for at, one in self._formers.items() if (at[1], at[0].protocol) != key}
-            self._affinity.pop(key[0], None)
+        for key in self._accounts.end(ended):
+            if key.endpoint:
+                continue
+            service, protocol = key.service, key.protocol
+            self._formers = {
+                at: one for at, one in self._formers.items() if (at[1], at[0].protocol) != (service, protocol)
+            }
+            self._affinity.pop(service, None)
         if self._ejections and self._moved:
             self._moved = False
             choices = (choice for one in self._listeners.values() for choice in (one.inside, one.outside))
@@ -130,10 +134,10 @@ class Worker:
 
     # -- what there is ---------------------------------------------------------------------------------
 
-    def traffic_for(self, service: ServicePort, protocol: Protocol) -> Traffic:
-        """The counters of a Service port."""
-        self._ended.discard((service, protocol))
-        return self.traffic.setdefault((service, protocol), Traffic())
+    @property
+    def traffic(self) -> dict[TrafficKey, Traffic]:
+        """All that is counted."""
+        return self._accounts.traffic
 
     def flows(self) -> Iterator[Flow | Exchange]:
         """All flows with an endpoint, at this moment."""
@@ -166,14 +170,10 @@ class Worker:
         """A flow that another process began, connected to its endpoint."""
         former = self._formers.get((frontend, service))
         if former is None:
-            former = Origin(
-                frontend,
-                Target(service, Pool(), Pool()),
-                self.traffic_for(service, frontend.protocol),
-                Affinity(most=0),
-            )
+            target = Target(service, Pool(), Pool())
+            former = Origin(frontend, target, self._accounts, Affinity(most=0))
             self._formers[frontend, service] = former
-        flow = Flow(former, self.dialer.client(client), Choice(), 0, 0.0)
+        flow = Flow(former, former.traffic, self.dialer.client(client), Choice(), 0, 0.0)
         flow.endpoint, flow.tried, flow.connected = endpoint, 1, True
         return flow
 

@@ -15,7 +15,7 @@ Counts = dict[TrafficKey, Traffic]
 
 
 def encode_traffic(counts: Mapping[TrafficKey, Traffic]) -> list[list[Any]]:
-    """One entry a Service port with any traffic: its key, then its counters."""
+    """One entry for each key with any traffic: the key, then its counters."""
     return [
         [*encode_key(key), traffic.active, *(getattr(traffic, name) for name in COUNTED)]
         for key, traffic in counts.items()
@@ -27,23 +27,23 @@ def decode_traffic(entries: Iterable[list[Any]]) -> Counts:
     """What ``encode_traffic`` gave."""
     found: Counts = {}
     for entry in entries:
-        traffic = found[decode_key(entry[:4])] = Traffic()
-        traffic.active = entry[4]
-        for name, value in zip(COUNTED, entry[5:], strict=True):
+        traffic = found[decode_key(entry[:5])] = Traffic()
+        traffic.active = entry[5]
+        for name, value in zip(COUNTED, entry[6:], strict=True):
             setattr(traffic, name, value)
     return found
 
 
 def encode_key(key: TrafficKey) -> list[str]:
-    """Namespace, name, port and protocol."""
-    service, protocol = key
-    return [service.namespace, service.name, service.port, protocol]
+    """Namespace, name, port, protocol and endpoint."""
+    service = key.service
+    return [service.namespace, service.name, service.port, key.protocol, key.endpoint]
 
 
 def decode_key(entry: list[str]) -> TrafficKey:
     """What ``encode_key`` gave."""
-    namespace, name, port, protocol = entry
-    return ServicePort(namespace, name, port), Protocol(protocol)
+    namespace, name, port, protocol, endpoint = entry
+    return TrafficKey(ServicePort(namespace, name, port), Protocol(protocol), endpoint)
 
 
 def add(total: Counts, more: Mapping[TrafficKey, Traffic], *, gone: bool = False) -> None:

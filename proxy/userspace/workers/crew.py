@@ -20,6 +20,7 @@ from proxy.userspace import handover
 from proxy.userspace.takeover import Takeover
 from proxy.userspace.traffic import Traffic, TrafficKey
 from proxy.userspace.workers import counts
+from proxy.userspace.workers.leavers import LINGER, Leavers
 from proxy.userspace.workers.process import Options
 from proxy.userspace.workers.remote import Remote
 from proxy.userspace.workers.starting import Starter
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 SHORT_LIFE = 1.0  # seconds; one that ended sooner is started again after as long
 LOOK_EVERY = 1.0  # seconds between looks at how full the workers are
+SWEEPS = 5  # looks for endpoints that have left, while the counters of one linger
 MOST = 16
 FEW = 0.25  # of what one worker may have is left over all workers: time for another one
 
@@ -39,12 +41,27 @@ def justified(cores: int) -> int:
 
 
 class Crew:
-    """See ``datapath.Carrier``. ``directory``: where flows are handed over. Seconds: ``deadline``, ``drain``."""
+    """See ``datapath.Carrier``. ``directory``: where flows are handed over. Seconds: ``deadline``, ``drain``.
 
-    def __init__(self, directory: Path, *, workers: int, deadline: float, drain: float) -> None:
+    ``by_endpoint``: count traffic by endpoint. ``linger``: seconds until the counters of one that has left end.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workers: int,
+        deadline: float,
+        drain: float,
+        by_endpoint: bool = False,
+        linger: float = LINGER,
+    ) -> None:
         self._directory = directory
         self._deadline = deadline
         self._drain = drain
+        self._by_endpoint = by_endpoint
+        self._linger = linger
+        self._leavers = Leavers(linger)
         self._former = handover.waiting(directory)
         self._starter = Starter()
         self._remotes: list[Remote] = []
@@ -61,6 +78,8 @@ class Crew:
             async with asyncio.TaskGroup() as tasks:
                 for remote in self._remotes:
                     tasks.create_task(self._keep(remote))
+                if self._by_endpoint:
+                    tasks.create_task(self._forget_leavers())
                 while True:
                     await asyncio.sleep(LOOK_EVERY)
                     await self._each(lambda remote: remote.refresh(traffic=False))
@@ -82,12 +101,26 @@ class Crew:
                 async with asyncio.TaskGroup() as tasks:
                     if former is not None:
                         tasks.create_task(self._inherit(remote, former))
-                    await remote.live(Options(str(path), self._deadline, self._drain))
+                    await remote.live(Options(str(path), self._deadline, self._drain, self._by_endpoint))
                 log.warning("%s has lost its keeper: another worker takes its flows over", remote.name)
                 former = path
             except* KernelError as errors:  # as where there are no more processes to be had
                 log.warning("%s is away: %s", remote.name, errors.exceptions[0])
             await asyncio.sleep(0.0 if monotonic() - began > SHORT_LIFE else SHORT_LIFE)
+
+    async def _forget_leavers(self) -> None:
+        """Counters end some time after their endpoint has left, and its last flow has ended."""
+        while True:
+            await asyncio.sleep(self._linger / SWEEPS)
+            await self.refresh()
+            wanted = ((frontend, target) for frontend, (target, _) in self._wanted.items())
+            if over := self._leavers.over(self.traffic, wanted, monotonic()):
+                self.forget(over)
+
+    def _note_leavers(self, frontend: Frontend, after: Target | None) -> None:
+        before = self._wanted.get(frontend)
+        if self._by_endpoint and before is not None:
+            self._leavers.note(frontend, before[0], after, monotonic())
 
     async def _inherit(self, remote: Remote, former: Path) -> None:
         self.inherited = await remote.inherit(str(former))
@@ -111,6 +144,7 @@ class Crew:
 
     def point(self, frontend: Frontend, target: Target, sock: socket.socket) -> None:
         """See ``Worker.point``."""
+        self._note_leavers(frontend, target)
         self._wanted[frontend] = target, sock
         for remote in self._remotes:
             self._point(remote, frontend, target, sock)
@@ -124,6 +158,7 @@ class Crew:
 
     def shut(self, frontend: Frontend) -> None:
         """See ``Worker.shut``."""
+        self._note_leavers(frontend, None)
         self._wanted.pop(frontend, None)
         for remote in self._remotes:
             remote.shut(frontend)
@@ -169,7 +204,9 @@ class Crew:
     @property
     def traffic(self) -> counts.Counts:
         """The counters of all workers, as ``refresh`` found them; zero where nobody came yet."""
-        wanted = {(target.service, frontend.protocol) for frontend, (target, _) in self._wanted.items()}
+        wanted = {
+            TrafficKey(target.service, frontend.protocol) for frontend, (target, _) in self._wanted.items()
+        }
         total: counts.Counts = {key: Traffic() for key in wanted}
         for remote in self._remotes:
             counts.add(total, remote.traffic)

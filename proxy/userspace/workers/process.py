@@ -35,11 +35,13 @@ class Options:
     """What a worker is told at its start. ``offer``: the socket at which a successor may ask for its flows.
 
     ``deadline``: seconds to find an endpoint. ``drain``: seconds that flows are held for a successor.
+    ``by_endpoint``: traffic is counted by endpoint.
     """
 
     offer: str
     deadline: float
     drain: float
+    by_endpoint: bool
 
 
 def run(proxy: socket.socket, options: Options, ledger: Ledger, died: float, *, forsake: bool) -> None:
@@ -55,7 +57,7 @@ def run(proxy: socket.socket, options: Options, ledger: Ledger, died: float, *, 
 
 
 async def _live(proxy: socket.socket, options: Options, ledger: Ledger, left: Left, *, forsake: bool) -> None:
-    worker = Worker(deadline=options.deadline, ledger=ledger)
+    worker = Worker(deadline=options.deadline, ledger=ledger, by_endpoint=options.by_endpoint)
     if forsake:
         end_all(worker, left.descriptors)
         left = Left(set(), set(), left.died)

@@ -27,6 +27,7 @@ from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller, Watched
 from proxy.userspace.preface import LENGTH
 from proxy.userspace.takeover import Takeover
+from proxy.userspace.traffic import TrafficKey
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers import descriptors
 from proxy.userspace.workers.reckoning import outcome
@@ -190,14 +191,13 @@ class Recovery:
             self._serve(fd)
         self._unplaced.clear()
         self._fresh.clear()
-        self._worker.forget([(UNKNOWN, Protocol.TCP)])
+        self._worker.forget([TrafficKey(UNKNOWN, Protocol.TCP)])
 
     def _place(self, flow: Flow) -> None:
         listener = self._worker.served(flow.listener.frontend)
         if listener is not None and flow.open and not isinstance(flow.listener, Listener):
-            flow.traffic.active -= 1
-            flow.listener, flow.traffic = listener, listener.traffic
-            flow.traffic.active += 1
+            flow.listener = listener
+            flow.count_at_endpoint()
             self._worker.take_up(flow)
 
     def _serve(self, fd: int) -> None:

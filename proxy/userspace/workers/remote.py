@@ -17,7 +17,7 @@ from netplane.errors import KernelError
 from proxy.codec import encode_frontend, encode_node, encode_targets
 from proxy.model import Frontend, NodeFacts, Target
 from proxy.userspace.takeover import Takeover
-from proxy.userspace.traffic import TrafficKey
+from proxy.userspace.traffic import TrafficKey, keys_of
 from proxy.userspace.workers import channel, counts
 from proxy.userspace.workers.channel import Message
 from proxy.userspace.workers.process import Options
@@ -48,6 +48,7 @@ class Remote:
         self._node_given: NodeFacts | None = None
         self._unsaid: dict[Frontend, None] = {}
         self._ended: set[TrafficKey] = set()
+        self._ending: set[TrafficKey] = set()  # said, and not answered for yet
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
         self._up = asyncio.Event()
@@ -72,6 +73,8 @@ class Remote:
     def point(self, frontend: Frontend, target: Target, sock: socket.socket) -> None:
         """See ``Worker.point``."""
         self._wanted[frontend] = target, sock
+        for untold in filter(None, (self._ended, self._ending)):  # what was to end has come again
+            untold.difference_update(keys_of(frontend, target))
         self._note((frontend,))
 
     def shut(self, frontend: Frontend) -> None:
@@ -249,18 +252,18 @@ class Remote:
         new = {f: self._wanted[f][1] for f in targets if self._given.get(f) is not self._wanted[f][1]}
         # A frontend that came again has another socket: the worker parts with the former one first.
         shut = [frontend for frontend in batch if frontend in new or frontend not in targets]
-        ended, node = self._ended, self._node
+        ending, node = self._ended, self._node
         message = {
             "op": "serve",
             "node": None if node is None or node is self._node_given else encode_node(node),
             "targets": encode_targets(targets),
             "new": [encode_frontend(frontend) for frontend in new],
             "shut": [encode_frontend(frontend) for frontend in shut],
-            "forget": [counts.encode_key(key) for key in ended],
+            "forget": [counts.encode_key(key) for key in ending],
             "complete": len(batch) == len(self._unsaid),
         }
         answer = self._send(message, [sock.fileno() for sock in new.values()])
-        self._ended = set()
+        self._ended, self._ending = set(), ending
         for frontend in batch:
             del self._unsaid[frontend]
         try:
@@ -268,8 +271,10 @@ class Remote:
                 await answer
         except TimeoutError:
             self._unsaid.update(dict.fromkeys(batch))
-            self._ended |= ended
+            self._ended |= ending
             raise
+        finally:
+            self._ending = set()
         self._given.update(new)
         for frontend in batch:
             if frontend not in targets:

@@ -12,8 +12,10 @@ import pytest
 
 from proxy.codec import decode_frontend
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target
+from proxy.userspace.traffic import TrafficKey
 from proxy.userspace.workers import channel
 from proxy.userspace.workers import remote as remote_module
+from proxy.userspace.workers.counts import decode_key
 from proxy.userspace.workers.descriptors import table
 from proxy.userspace.workers.remote import Remote
 from proxy.userspace.workers.starting import Starter
@@ -145,7 +147,7 @@ def test_what_is_not_answered_is_said_again_with_its_sockets(monkeypatch) -> Non
         worker = Worker(theirs, 1)
         remote.set_node(NodeFacts("n1"))
         remote.point(WEB, target(), socks[0])
-        remote.forget([(ServicePort("default", "gone", "80"), Protocol.TCP)])
+        remote.forget([TrafficKey(ServicePort("default", "gone", "80"), Protocol.TCP)])
         first, given = await worker.hears()
         second, given_again = await worker.hears()
         assert given == given_again == [inode(socks[0])]
@@ -180,3 +182,20 @@ def test_long_messages_arrive_whole() -> None:
         assert heard[0] == message
         assert os.fstat(heard[1][0]).st_ino == inode(sock)
         os.close(heard[1][0])
+
+
+def test_counters_that_are_wanted_again_before_the_worker_was_told_do_not_end() -> None:
+    async def talk(remote: Remote, theirs: socket.socket, socks: list[socket.socket]) -> None:
+        worker = Worker(theirs, 1)
+        remote.point(WEB, target(), socks[0])
+        busy, _ = await worker.hears()
+        service = TrafficKey(ServicePort("default", "web", "80"), Protocol.TCP)
+        gone, back = (service._replace(endpoint=f"10.244.1.3:{port}") for port in (7070, 9090))
+        remote.forget([service, gone, back])
+        remote.point(WEB, target(9090), socks[0])
+        worker.answers(busy)
+        told, _ = await worker.hears()
+        assert [decode_key(entry) for entry in told["forget"]] == [gone]
+        worker.answers(told)
+
+    converse(talk)

@@ -157,3 +157,22 @@ def test_help_loads_no_heavy_module():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [([], True), (["--endpoint-metrics"], True), (["--no-endpoint-metrics"], False)],
+)
+def test_an_option_of_the_proxy_wins_over_the_settings_file(given, said, tmp_path, monkeypatch):
+    """Also where it says no."""
+    from netplane.cli import daemons
+    from proxy.agent import Settings, load_settings
+
+    path = tmp_path / "etc/netplane/proxy.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("endpointMetrics: true\n")
+    asked = {}
+    monkeypatch.setattr(daemons, "run_daemon", lambda *_, **options: asked.update(options))
+    assert cli.main(["proxy", "--root", str(tmp_path), *given]) == 0
+    assert load_settings(path, **asked).endpoint_metrics is said
+    assert not Settings().endpoint_metrics, "without any word it is off"

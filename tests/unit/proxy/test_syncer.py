@@ -18,7 +18,7 @@ from proxy.health import Health
 from proxy.metrics import SyncMetrics, TrafficCollector
 from proxy.model import NodeFacts, Protocol, ServicePort, Snapshot
 from proxy.syncer import Syncer
-from proxy.userspace.traffic import Traffic
+from proxy.userspace.traffic import Traffic, TrafficKey
 from proxy.wanted import TRIGGER_TIME, Wanted
 from tests import flows
 from tests.fakes_datapath import MemoryDataPath
@@ -250,7 +250,7 @@ def test_traffic_samples_have_their_labels() -> None:
     traffic.reject("unreachable")
     traffic.connected(0.0002)
     registry = CollectorRegistry()
-    key = (ServicePort("default", "web", "http"), Protocol.TCP)
+    key = TrafficKey(ServicePort("default", "web", "http"), Protocol.TCP)
     registry.register(TrafficCollector(lambda: {key: traffic}))
     labels = {"namespace": "default", "service": "web", "port": "http", "protocol": "TCP"}
 
@@ -265,3 +265,33 @@ def test_traffic_samples_have_their_labels() -> None:
     assert value("connect_duration_seconds_count") == 1
     assert value("connect_duration_seconds_bucket", le="0.0001") == 0
     assert value("connect_duration_seconds_bucket", le="0.00025") == 1
+
+
+def test_traffic_samples_tell_endpoints_apart_where_that_is_asked_for() -> None:
+    service = ServicePort("default", "web", "http")
+    counted = {}
+    for number, endpoint in enumerate(("", "10.244.1.2:8080", "[fd00::2]:8080"), 1):
+        traffic = counted[TrafficKey(service, Protocol.TCP, endpoint)] = Traffic()
+        traffic.connections = traffic.received = number
+        traffic.reject("source_range")
+    registry = CollectorRegistry()
+    registry.register(TrafficCollector(lambda: counted, by_endpoint=True))
+    labels = {"namespace": "default", "service": "web", "port": "http", "protocol": "TCP"}
+    for number, key in enumerate(counted, 1):
+        own = {**labels, "endpoint": key.endpoint}
+        assert registry.get_sample_value("netplane_service_connections_total", own) == number
+        assert registry.get_sample_value("netplane_service_bytes_total", {**own, "direction": "in"}) == number
+        refused = {**own, "reason": "source_range"}
+        assert registry.get_sample_value("netplane_service_rejected_total", refused) == 1
+    for metric in registry.collect():
+        assert {sample.labels["endpoint"] for sample in metric.samples} == {key.endpoint for key in counted}
+
+
+def test_what_the_kernel_counts_is_by_service_whatever_is_asked_for() -> None:
+    counted = {(ServicePort("default", "web", "http"), Protocol.TCP): 5}
+    registry = CollectorRegistry()
+    registry.register(TrafficCollector(dict, lambda: counted, by_endpoint=True))
+    (metric,) = registry.collect()
+    (sample,) = (sample for sample in metric.samples if sample.name.endswith("_total"))
+    assert sample.value == 5
+    assert set(sample.labels) == {"namespace", "service", "port", "protocol"}

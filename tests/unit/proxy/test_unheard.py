@@ -42,3 +42,13 @@ def test_it_is_said_once_a_service_and_until_the_last_frontend_that_asks_is_gone
     one = both.derive({HTTP: None})
     assert len(unheard.of(one)) == 1
     assert unheard.of(one.derive({NODE_PORT: PLAIN})) == ()
+
+
+@pytest.mark.parametrize("mode", ["userspace", *WISHES])
+def test_metrics_by_endpoint_are_a_wish_that_the_kernels_data_paths_do_not_hear(mode):
+    assert Unheard(mode).of({HTTP: PLAIN}) == ()
+    said = Unheard(mode, endpoint_metrics=True).of({HTTP: PLAIN})
+    if mode == "userspace":
+        assert said == ()
+    else:
+        assert said == (f"in mode {mode} nothing is counted by endpoint (endpointMetrics in proxy.yaml)",)
