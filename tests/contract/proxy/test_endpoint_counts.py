@@ -229,23 +229,24 @@ def holds_true(
 
 def test_a_datagram_that_an_endpoint_refuses_counts_there_and_what_follows_at_the_next() -> None:
     async def story() -> None:
-        (door, refuses, serves, client), ports = datagram_sockets(4)
+        (door, refuses, serves, *clients), ports = datagram_sockets(5)
         refuses.close()
         door.setblocking(False)
         async with one_worker(by_endpoint=True) as worker:
             worker.point(Frontend(HOST, ports[0], Protocol.UDP), target(ports[1:3]), door)
-            client.connect(door.getsockname())
-            client.send(b"who?")
-            data, whom = await asyncio.to_thread(serves.recvfrom, 100)
-            assert data == b"who?"
-            serves.sendto(b"me", whom)
-            assert await asyncio.to_thread(client.recv, 100) == b"me"
+            for client in clients:  # it is each endpoint's turn once
+                client.connect(door.getsockname())
+                client.send(b"who?")
+                data, whom = await asyncio.to_thread(serves.recvfrom, 100)
+                assert data == b"who?"
+                serves.sendto(b"me", whom)
+                assert await asyncio.to_thread(client.recv, 100) == b"me"
             first, second = (worker.traffic[at(port, Protocol.UDP)] for port in ports[1:3])
             assert (first.connections, first.retries, first.active, first.sent) == (1, 1, 0, 0)
-            assert (second.connections, second.retries, second.active, second.sent) == (0, 0, 1, 2)
-            assert worker.active == 1
+            assert (second.connections, second.retries, second.active, second.sent) == (1, 0, 2, 4)
+            assert worker.active == 2
         assert (first.active, second.active) == (0, 0)
-        for sock in (door, serves, client):
+        for sock in (door, serves, *clients):
             sock.close()
 
     run(story())
