@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[3]
 NETPLANE = str(Path(sys.executable).parent / "netplane")
 KUBECTL = ROOT / ".cache/kubectl/usr/bin/kubectl"
 NEWER_KUBECTL = ROOT / ".cache/kubectl-1.36/kubectl"
 STREAM = str(Path(__file__).parent / "stream.py")
+STREAMS = str(Path(__file__).parent / "streams.py")
 
 
 @dataclass
@@ -30,6 +33,15 @@ class Report:
     @property
     def total(self) -> int:
         return sum(self.answers.values())
+
+
+@dataclass
+class Streams:
+    """What echo streams saw: exchanges, the longest one in seconds, and why any failed."""
+
+    exchanges: int = 0
+    longest: float = 0.0
+    failures: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -84,20 +96,27 @@ class Lab:
     @contextmanager
     def stream(self, machine: str, url: str, rate: float = 40) -> Iterator[Report]:
         """Requests flow while the block runs; the report is complete after it."""
-        command = [NETPLANE, "lab", "exec", "--name", self.name, machine, "--"]
-        process = subprocess.Popen(
-            [*command, sys.executable, "-u", STREAM, url, str(rate)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with self._load(machine, Report(), STREAM, url, str(rate)) as report:
+            yield report
+
+    @contextmanager
+    def streams(self, machine: str, address: str, port: int, count: int) -> Iterator[Streams]:
+        """So many echo connections exchange bytes while the block runs, all summed by SHA-256; then the report is
+        complete."""
+        with self._load(machine, Streams(), STREAMS, address, str(port), str(count)) as report:
+            yield report
+
+    @contextmanager
+    def _load(self, machine: str, report: T, program: str, *arguments: str) -> Iterator[T]:
+        command = [NETPLANE, "lab", "exec", "--name", self.name, machine, "--", sys.executable, "-u", program]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([*command, *arguments], stdin=pipe, stdout=pipe, text=True)
         assert process.stdout is not None
-        report = Report()
         try:
             assert process.stdout.readline() == "streaming\n"
             yield report
             output, _ = process.communicate(timeout=60)
-            report.__dict__.update(json.loads(output))
+            vars(report).update(json.loads(output))
         finally:
             process.kill()
             process.wait()

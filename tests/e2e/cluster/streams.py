@@ -28,7 +28,8 @@ class Streams:
         loop = asyncio.get_running_loop()
         loop.add_reader(0, self.over.set)
         await asyncio.gather(*(self.stream(reader, writer) for reader, writer in opened))
-        print(json.dumps(vars(self) | {"where": "", "over": ""}))
+        said = {"exchanges": self.exchanges, "longest": self.longest, "failures": self.failures}
+        print(json.dumps(said))
 
     async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sent, received = hashlib.sha256(), hashlib.sha256()

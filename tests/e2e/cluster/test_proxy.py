@@ -1,27 +1,13 @@
 """The proxy as users meet it: restarts under load, and UDP, through a real cluster."""
 
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.driver import NETPLANE, Lab, eventually, hello_is_whole
+from tests.e2e.cluster.driver import Lab, eventually
 
-STREAMS = str(Path(__file__).parent / "streams.py")
-ECHO = """
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec:
-  selector: {app: hello}
-  ports:
-  - {name: tcp, port: 81, targetPort: 8081, protocol: TCP}
-  - {name: udp, port: 81, targetPort: 8081, protocol: UDP}
-"""
 ASK = """
 import socket, sys
 names = set()
@@ -33,19 +19,6 @@ for _ in range(int(sys.argv[2])):
         names.add(sock.recv(1000).decode().split()[0])
 print(len(names))
 """
-
-
-@pytest.fixture
-def echo(lab: Lab) -> Iterator[str]:
-    """The ClusterIP of a Service for the echo ports of the hello pods."""
-    lab.kubectl("create", "-f", "-", stdin=ECHO)
-    eventually(lambda: hello_is_whole(lab), "hello whole")
-    address = lab.get("service", "echo")["spec"]["clusterIP"]
-    eventually(
-        lambda: "1" in lab.exec("n1", sys.executable, "-c", ASK, address, "1", check=False), "an answer"
-    )
-    yield address
-    lab.kubectl("delete", "service", "echo")
 
 
 def test_udp_reaches_every_pod(lab: Lab, echo: str) -> None:
@@ -65,35 +38,14 @@ def test_no_loss_of_a_process_cuts_a_stream_or_loses_a_request(
     lab: Lab, service: str, echo: str, loss: str
 ) -> None:
     """One stream may end with its worker: the one that was between a read and its write."""
-    command = [
-        NETPLANE,
-        "lab",
-        "exec",
-        "--name",
-        lab.name,
-        "n1",
-        "--",
-        sys.executable,
-        STREAMS,
-        echo,
-        "81",
-        "50",
-    ]
-    with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
-        lab.stream("n1", service) as report,
-    ):
-        assert process.stdout is not None
-        assert process.stdout.readline() == "streaming\n"
+    with lab.streams("n1", echo, 81, 50) as streams, lab.stream("n1", service) as report:
         for _ in range(2):
             before = processes(lab)
             lab.exec("n1", "sh", "-c", LOSSES[loss])
             eventually(partial(gone_on, lab, before), "the flows in the next process")
-        output, _ = process.communicate()
-    streams = json.loads(output)
-    assert "corrupt" not in streams["failures"]
-    assert len(streams["failures"]) <= (2 if "workers" in loss else 0), streams
-    assert streams["exchanges"] > 50
+    assert "corrupt" not in streams.failures
+    assert len(streams.failures) <= (2 if "workers" in loss else 0), streams
+    assert streams.exchanges > 50
     assert len(report.failures) <= (2 if "workers" in loss else 0), report.failures
 
 
