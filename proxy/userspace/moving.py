@@ -187,6 +187,7 @@ class Mover(Owner):
             pipe = side.pipe or self._relay.pipes.take(side.fd)
         except OSError:
             side.credit = 0  # no descriptor for a pipe: copying needs none while the sink keeps up
+            self._poller.arm(side)  # else what is there already would never be told of again
             return
         side.pipe = pipe
         pipe.widen()
