@@ -92,7 +92,7 @@ class EbpfDataPath:
                 self._forget()  # the next sync reads the kernel
                 raise
             self._have = want.targets
-            cannot = tuple(filter(None, (self._cannot_end, self._short.problem)))
+            cannot = tuple(filter(None, (self._cannot_end, self._short.problem, self._full)))
             return replace(report, warnings=(*report.warnings, *cannot), done=(*report.done, *done))
 
     async def observe(self) -> Mapping[Frontend, Target]:
@@ -103,7 +103,7 @@ class EbpfDataPath:
         return beside | {
             frontend: seen
             for frontend, target in found.items()
-            if (seen := _seen(target, route_of(frontend, target), routes.get(frontend))) is not None
+            if (seen := _seen(target, self._told(frontend, target), routes.get(frontend))) is not None
         }
 
     async def close(self, *, keep: bool) -> None:
@@ -180,9 +180,9 @@ class EbpfDataPath:
             tables = self._tables = Tables({name: made.map(name) for name in MAPS})
             wanted = _routes(targets)
             have = tables.routes
-            tables.load({frontend: route for frontend, route in wanted.items() if frontend not in have})
             there = {frontend: target for frontend, target in targets.items() if frontend in have}
             gone = _apply(tables, there, dict.fromkeys(have.keys() - targets.keys()))
+            tables.load({frontend: route for frontend, route in wanted.items() if frontend not in have})
             gone += _left_before(tables, targets, self._cgroup)
             self._settle(tables, node)
             pins.attach(self._pins, made, self._cgroup)
@@ -199,7 +199,10 @@ class EbpfDataPath:
     def _follow(self, tables: Tables, want: Snapshot) -> list[Ending]:
         """What has changed since the last sync."""
         changes = diff(self._have, want.targets)
-        pointed = {**changes.changed, **changes.added}
+        waiting = {
+            frontend: want.targets[frontend] for frontend in tables.left_out if frontend in want.targets
+        }
+        pointed = {**waiting, **changes.changed, **changes.added}
         return _apply(tables, pointed, {frontend: self._have.get(frontend) for frontend in changes.removed})
 
     def _end(self, tables: Tables, endings: Sequence[Ending]) -> None:
@@ -228,6 +231,16 @@ class EbpfDataPath:
             lost += self._short.settle()
         self._mended_at = monotonic()
         return lost
+
+    def _told(self, frontend: Frontend, target: Target) -> Route | None:
+        """What sockets are to be told of it."""
+        left_out = self._tables is not None and frontend in self._tables.left_out
+        return None if left_out else route_of(frontend, target)
+
+    @property
+    def _full(self) -> str:
+        number = len(self._tables.left_out) if self._tables is not None else 0
+        return f"{number} frontends are left to nftables: the maps of ebpf mode are full" if number else ""
 
     def _read(self) -> dict[Frontend, Route]:
         maps = self._pins.open_maps()
@@ -259,7 +272,7 @@ def _apply(
 ) -> list[Ending]:
     """Write what differs; which conversations are to end: UDP's at once, TCP's where the Service says when."""
     endings = []
-    for frontend, target in (*pointed.items(), *removed.items()):
+    for frontend, target in (*removed.items(), *pointed.items()):  # what goes makes room
         route = route_of(frontend, target) if frontend in pointed and target is not None else None
         lost = tables.remove(frontend) if route is None else tables.point(frontend, route)
         drain = 0 if frontend.protocol is Protocol.UDP else target.drain if target is not None else None

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from netplane.errors import KernelError
 from netplane.linux.bpf import Map
 from proxy.ebpf.layout import (
     STRUCTS,
@@ -56,6 +55,8 @@ class Tables:
         self._users: dict[int, int] = {}  # service → frontends that lead to it
         self._free: deque[int] = deque()  # slots; the longest unused first, in case a reader is still at one
         self._blocks: set[int] = set()
+        self._most, self._entries = maps["endpoints"].max_entries, 0  # of endpoints: at most, and now
+        self.left_out: set[Frontend] = set()  # for which there was no room
         self._next_block = 1
         self._next_service = 1
         self._recover()
@@ -77,6 +78,7 @@ class Tables:
         """Find what an earlier process wrote; what leads nowhere is removed."""
         names = dict(service_names(self.maps["services"]))
         blocks = _blocks(self.maps["endpoints"])
+        self._entries = sum(map(len, blocks.values()))
         for key, value in self.maps["frontends"].items():
             slot, service, affinity = _ROUTE.unpack(value)
             block, count = slot_parts(self._slots[slot])
@@ -109,17 +111,22 @@ class Tables:
         return {frontend: place.route for frontend, place in self._places.items()}
 
     def load(self, routes: Mapping[Frontend, Route]) -> None:
-        """Add many routes at once, each to a frontend that has none yet. Raises KernelError where a map is full."""
+        """Add many routes at once, each to a frontend that has none yet; what finds no room is ``left_out``."""
         endpoints: dict[bytes, bytes] = {}
         entries: dict[bytes, bytes] = {}
         places: dict[Frontend, _Place] = {}
         for frontend, route in routes.items():
+            if not self._has_room(route, new=True):
+                self.left_out.add(frontend)
+                continue
+            self.left_out.discard(frontend)
             block, service, slot = (
                 self._new_block(),
                 self._service(route, frontend.protocol),
-                self._new_slot(),
+                self._free.popleft(),
             )
             endpoints |= _block_entries(block, route.endpoints)
+            self._entries += len(route.endpoints)
             self._slots[slot] = slot_word(block, len(route.endpoints))
             entries[frontend_bytes(frontend)] = _ROUTE.pack(slot, service, route.affinity)
             places[frontend] = _Place(slot, service, block, route)
@@ -136,6 +143,10 @@ class Tables:
         if place.route == route:
             return frozenset()
         lost = _lost(place, () if place.route.service != route.service else route.endpoints)
+        if not self._has_room(route, new=False):
+            self.remove(frontend)
+            self.left_out.add(frontend)
+            return lost
         block = self._write_block(route.endpoints)
         renamed = place.route.service != route.service
         if renamed or place.route.affinity != route.affinity:
@@ -153,6 +164,7 @@ class Tables:
 
     def remove(self, frontend: Frontend) -> Lost:
         """A frontend leads nowhere any more; what its Service has lost there."""
+        self.left_out.discard(frontend)
         place = self._places.pop(frontend, None)
         if place is None:
             return frozenset()
@@ -199,20 +211,21 @@ class Tables:
         self._blocks.add(number)
         return number
 
-    def _new_slot(self) -> int:
-        if not self._free:
-            raise KernelError(f"cannot serve more than {len(self._slots)} frontends in ebpf mode")
-        return self._free.popleft()
+    def _has_room(self, route: Route, *, new: bool) -> bool:
+        """A new block is written before an old one goes, so there must be room for both."""
+        return bool(self._free or not new) and self._entries + len(route.endpoints) <= self._most
 
     def _write_block(self, endpoints: tuple[Endpoint, ...]) -> int:
         block = self._new_block()
         for key, value in _block_entries(block, endpoints).items():
             self.maps["endpoints"].put(key, value)
+        self._entries += len(endpoints)
         return block
 
     def _drop_block(self, block: int, indexes: Mapping[int, Endpoint] | range) -> None:
         for index in indexes:
             self.maps["endpoints"].delete(_POSITION.pack(block, index))
+        self._entries -= len(indexes)
         self._blocks.discard(block)
 
     def _service(self, route: Route, protocol: Protocol) -> int:

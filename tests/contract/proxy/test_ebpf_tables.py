@@ -186,12 +186,32 @@ def test_any_sequence_of_states(place: BpfPlace, states: list[State]) -> None:
     tables.close()
 
 
-def test_a_full_map_is_named(place: BpfPlace) -> None:
-    tables = opened(place)
+def test_what_finds_no_room_is_left_out_until_there_is(place: BpfPlace) -> None:
+    """Then the table beneath serves it, and all others are told as before."""
+    tables, (one, another, third, _) = opened(place), FRONTENDS
+    for frontend in tables.routes:
+        tables.remove(frontend)
+    tables._most = 3
+    two, single = (Route(ServicePort("default", "a", "80"), tuple(ENDPOINTS[:n])) for n in (2, 1))
+    tables.load({one: two, another: two})
+    assert (tables.read(), tables.left_out) == ({one: two}, {another})
+    tables.point(one, single)
+    tables.point(another, two)
+    assert (tables.read(), tables.left_out) == ({one: single, another: two}, set())
+    lost = tables.point(another, single)
+    assert (tables.read(), tables.left_out) == ({one: single}, {another}), "no room for old and new at once"
+    assert {address for _, address, _ in lost} == {ENDPOINTS[1].address}
     tables._free.clear()
-    with pytest.raises(KernelError, match=r"cannot serve more than 65536 frontends in ebpf mode"):
-        tables.load({FRONTENDS[0]: Route(ServicePort("a", "b", "c"), ())})
+    tables.point(third, single)
+    assert tables.left_out == {another, third}
+    for frontend in (one, another, third):
+        tables.remove(frontend)
+    assert (tables.read(), tables.left_out) == ({}, set())
+    assert tables._entries == 0
     tables.close()
+
+
+def test_a_full_map_is_named(place: BpfPlace) -> None:
     numbers = {n.to_bytes(16, "big"): bytes(8) for n in range(1025)}
     maps = kept(place)
     with pytest.raises(

@@ -413,6 +413,24 @@ def test_a_kernel_that_cannot_end_connections_is_said(path, open_socket, monkeyp
     assert any("the kernel has no SOCK_DESTROY" in warning for warning in report.warnings)
 
 
+def test_what_finds_no_room_in_the_maps_is_left_to_the_table_beneath(path, open_socket) -> None:
+    first, second = frontend("10.96.0.10"), frontend("10.96.0.11")
+    path.call(path.datapath.sync(want({})))
+    path.datapath._tables._most = 2
+    both = want({first: target(WEB1, WEB2), second: target(WEB2, name="b")})
+    report = path.call(path.datapath.sync(both))
+    assert report.warnings == ("1 frontends are left to nftables: the maps of ebpf mode are full",)
+    assert path.call(path.datapath.observe()) == both.targets, "beneath it is served"
+    sock = open_socket("client")
+    sock.connect(("10.96.0.10", 80))
+    assert greeting(sock)[0] in ("web1", "web2")
+    report = path.call(path.datapath.sync(want({second: target(WEB2, name="b")})))
+    assert report.warnings == ()
+    sock = open_socket("client")
+    sock.connect(("10.96.0.11", 80))
+    assert greeting(sock)[0] == "web2"
+
+
 def test_what_only_sockets_are_told_is_observed(path, place) -> None:
     """A frontend too many in the maps, which no table beneath has."""
     wanted = want({frontend("10.96.0.10"): target(WEB1)})

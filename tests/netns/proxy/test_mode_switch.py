@@ -100,6 +100,8 @@ class Steady:
     def _run(self, world, source: str) -> None:
         address, port = destination("all")
         udp_address, udp_port = destination("u-all")
+        if source == "outside":
+            address, port = udp_address, udp_port = flows.NODES["n1"], 30081
         while not self._over.is_set():
             try:
                 visit(world, source, address, port)
@@ -151,11 +153,20 @@ OWN = {
 }
 
 
+def answered(sock: socket.socket) -> None:
+    """A UDP socket that its program keeps, as resolvers do."""
+    sock.send(b"hello")
+    assert sock.recv(100).startswith(b"web")
+
+
 @pytest.mark.parametrize(("before", "after"), list(itertools.permutations(OWN, 2)), ids=str)
 def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, place, before: Mode, after: Mode) -> None:
     node = Switching(world, before, place.paths)
-    steady = Steady(world, "client", "n1")
+    steady = Steady(world, "client", "n1", "outside")
+    asking = world.open("client", socket.SOCK_DGRAM)
     try:
+        asking.connect(destination("u-web"))
+        answered(asking)
         streams = [
             Stream(world, "client", *destination("web")),
             Stream(world, "n1", *destination("web")),
@@ -167,6 +178,7 @@ def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, place, before: M
         assert f"mode {after} serves" in node.switch(after)
         until = monotonic() + 1.5
         while monotonic() < until:
+            answered(asking)
             for stream in streams:
                 stream.exchange()
         steady.stop()
@@ -179,9 +191,11 @@ def test_nothing_is_cut_and_nothing_fails(world, quick, mapped, place, before: M
             stream.close()
         world.run("n1", conntrack.forget_where, lambda _flow: True)  # sooner than they end by themselves
         node.left()
+        answered(asking)
         assert traces(world, place) == OWN[after]
         assert visit(world, "client", *destination("web"))[1] == flows.ADDRESSES["client"]
     finally:
+        asking.close()
         steady.stop()
         node.stop()
 
