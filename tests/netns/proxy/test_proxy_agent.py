@@ -154,6 +154,26 @@ def test_forwards_while_the_api_is_away_also_after_a_restart(world, api, supervi
     eventually(lambda: [visit(world) for _ in range(4)] == ["web2"] * 4, seconds=15)
 
 
+def test_a_service_that_the_disk_does_not_know_keeps_its_clients_waiting(world, api, supervisor) -> None:
+    """The disk is full, the proxy is killed, and the API is away: it was served, and is so again, never refused."""
+    state = supervisor.root / "var/lib/netplane"
+    eventually(lambda: visit(world))
+    eventually(lambda: (state / "proxy-snapshot.json").exists())
+    (state / "proxy-snapshot.new").mkdir()  # nothing can be written there
+    api.put("endpointslices", flows.endpoint_slice("late", "web1"))
+    api.put("services", flows.service("late", "10.96.0.78"))
+    eventually(lambda: visit(world, "10.96.0.78") == "web1")
+    kept = len(supervisor.kept())
+    api.stop()
+    supervisor.end(signal.SIGKILL)
+    supervisor.start()
+    eventually(lambda: supervisor.ask("status")["frontends"] == 6)
+    assert len(supervisor.kept()) == kept
+    with world.connect("client", "10.96.0.78", 80, timeout=15) as waiting:
+        api.start()
+        assert first_word(waiting) == "web1"
+
+
 def test_names_what_it_cannot_serve(world, api, supervisor) -> None:
     """SCTP, and a NodePort that another process holds, are said by name; all else is served."""
     eventually(lambda: visit(world))
