@@ -7,6 +7,7 @@ file in C of the same name is beside it, that is compiled instead: the same func
 
 MODULES = (
     "proxy.balance",
+    "proxy.userspace.admission",
     "proxy.userspace.dialing",
     "proxy.userspace.engine",
     "proxy.userspace.flow",

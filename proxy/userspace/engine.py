@@ -6,16 +6,14 @@ whose address, how long to wait), and a connection that fails here is what users
 
 import asyncio
 import errno
-import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from select import EPOLLIN
 from time import monotonic
 from typing import Final
 
 from proxy.balance import Ejections
 from proxy.userspace import sockets
+from proxy.userspace.admission import Admission, Host
 from proxy.userspace.dialing import Dialer
 from proxy.userspace.flow import Flow
 from proxy.userspace.ledger import Ledger
@@ -23,7 +21,7 @@ from proxy.userspace.lifetimes import Lifetimes
 from proxy.userspace.listeners import Listener
 from proxy.userspace.moving import Mover
 from proxy.userspace.pipes import Pipe
-from proxy.userspace.poller import Poller, Watched
+from proxy.userspace.poller import Poller
 from proxy.userspace.preface import of_accepted
 from proxy.userspace.relay import Half
 from proxy.userspace.relaying import Relay
@@ -31,13 +29,8 @@ from proxy.userspace.sources import Client
 from proxy.userspace.syscalls import accept, read
 from proxy.userspace.traffic import TIMED_ONE_IN
 
-log = logging.getLogger(__name__)
-
 ACCEPTS: Final = 32  # connections taken from one listener before the others get their turn
 TICK: Final = 0.05  # how often connects that have not been heard of are looked at
-SHARE = 8  # of the descriptors, this part is left to Services that one process serves alone
-SAY_EVERY: Final = 10.0  # seconds between two lines of log that say the same
-RESERVED_DESCRIPTORS = 256  # for pipes, the API connection, files: never spent on new clients
 WAITS: Final = (
     0.25,
     0.5,
@@ -61,26 +54,7 @@ EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 TRY_ANOTHER: Final = ITS_OWN | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
 
 
-class Door(Watched):
-    """A listener as the poller sees it."""
-
-    __slots__ = ("engine", "listener")
-
-    def __init__(self, engine: "Engine", listener: Listener) -> None:
-        self.engine = engine
-        self.listener = listener
-        self.fd = listener.fd
-        self.mask = -1
-
-    def ready(self, events: int) -> None:
-        """Clients are waiting."""
-        self.engine.accept(self.listener)
-
-    def broken(self) -> None:
-        """A bug of ours met one client: the next one is served all the same."""
-
-
-class Engine:
+class Engine(Host):
     """All flows of one process, run by the event loop it is made in. ``deadline``: seconds to find an endpoint."""
 
     def __init__(
@@ -89,22 +63,14 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self.poller = poller
         self.relay = Relay(poller, ledger)
+        self.admission = Admission(poller, self.relay, self, ledger.size)
         self._mover = Mover(self.relay, poller, self._refused)
         self.lifetimes = Lifetimes(self.relay, self.flows)
         self._dialer = dialer
         self._ejections = ejections
         self._deadline = deadline
-        self._doors: dict[int, Door] = {}
         self._connecting: dict[Flow, None] = {}
         self._tick: asyncio.TimerHandle | None = None
-        self._resume: asyncio.TimerHandle | None = None
-        self._said = -SAY_EVERY
-        self._spare = os.eventfd(
-            0
-        )  # so that whoever is accepted can be given an endpoint; below zero: given away
-        self._closed_to_all = False  # while paused: also to clients who have this process only
-        self._leaves_room = False
-        self._limit = self._room_for_most = ledger.size - RESERVED_DESCRIPTORS
         self._loop.add_reader(self.poller.fileno(), self.poller.dispatch)
 
     # -- for the data path -----------------------------------------------------------------------------
@@ -113,26 +79,6 @@ class Engine:
     def active(self) -> int:
         """How many flows there are."""
         return self.relay.active
-
-    @property
-    def limit(self) -> int:
-        """How many descriptors connections may take."""
-        return self._limit
-
-    @limit.setter
-    def limit(self, descriptors: int) -> None:
-        self._limit = descriptors
-        self.leave_room(self._leaves_room)
-
-    def leave_room(self, leaves: bool) -> None:
-        """Whether Services are here that no other process serves (with affinity): others leave room for them."""
-        self._leaves_room = leaves
-        self._room_for_most = self._limit - self._limit // SHARE if leaves else self._limit
-
-    @property
-    def room(self) -> int:
-        """How many more connections the descriptor limit allows, at two descriptors each."""
-        return max(0, self._room_for_most - self.poller.count - 2 * self.relay.pipes.open) // 2
 
     def flows(self) -> Iterator[Flow]:
         """All flows with an endpoint."""
@@ -156,53 +102,32 @@ class Engine:
         """Go on with a flow of another process (see ``Relay.adopt``)."""
         self.relay.adopt(flow, fds, halves, pipes, prefaced)
 
-    def stop_accepting(self) -> None:
-        """Take no more clients: they wait in the kernel's queues."""
-        for door in list(self._doors.values()):
-            self.remove(door.listener)
-
     def forsake(self) -> None:
         """From now on ``poller.dispatch`` and ``check_connecting`` are called by somebody else than the loop."""
         self.lifetimes.close()
-        for timer in (self._tick, self._resume):
-            if timer is not None:
-                timer.cancel()
-        self._tick = self._resume = None
+        self.admission.forsake()
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tick = None
         self._loop.remove_reader(self.poller.fileno())
-
-    def add(self, listener: Listener) -> None:
-        """Accept from this listener."""
-        door = self._doors[listener.fd] = Door(self, listener)
-        paused = self._resume is not None and (self._closed_to_all or listener.target.affinity is None)
-        self.poller.add(door, 0 if paused else EPOLLIN)
-
-    def remove(self, listener: Listener) -> None:
-        """Accept from it no longer; its flows go on. The socket stays the caller's."""
-        door = self._doors.pop(listener.fd, None)
-        if door is not None:
-            self.poller.forget(door)
 
     def close(self) -> None:
         """End every flow by RST and give all descriptors back, the listeners' excepted."""
         self.lifetimes.close()
-        for timer in (self._tick, self._resume):
-            if timer is not None:
-                timer.cancel()
+        if self._tick is not None:
+            self._tick.cancel()
         for flow in [*self.flows(), *self._connecting]:
             self.relay.reset(flow)
-        self.stop_accepting()
+        self.admission.close()
         self._loop.remove_reader(self.poller.fileno())
         self.relay.pipes.close()
         self.poller.close()
-        if self._spare >= 0:
-            os.close(self._spare)
 
     # -- accepting -------------------------------------------------------------------------------------
 
     def accept(self, listener: Listener) -> None:
         """Take waiting clients, a bounded number at a time."""
-        used = self.poller.count + 2 * self.relay.pipes.open
-        if used > self._room_for_most and self._pause_if_full(listener):
+        if self.admission.refuses(listener):
             return
         now = monotonic()
         for _ in range(ACCEPTS):
@@ -210,17 +135,17 @@ class Engine:
                 accepted = accept(listener.fd)
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._pause(error.strerror or "no resources", to_all=True)
+                    self.admission.shut(error.strerror or "no resources", to_all=True)
                     return
                 if error.errno == errno.EINVAL:  # another process has ended this listener
-                    self.remove(listener)
+                    self.admission.remove(listener)
                     return
                 continue  # accept(2): a client that has gone already is its own affair
             if accepted is None:
                 return
             fd, address = accepted
             self._serve(listener, fd, self._dialer.client_at(address), now)
-            if self._spare < 0:
+            if self.admission.spent:
                 return
 
     def serve_accepted(self, listener: Listener, fd: int, client: str) -> None:
@@ -257,53 +182,6 @@ class Engine:
             return False
         return True
 
-    def _pause_if_full(self, listener: Listener) -> bool:
-        """Whether there is no room for these clients; most leave some to those who have this process only."""
-        to_all = self.poller.count + 2 * self.relay.pipes.open > self._limit
-        if not to_all and listener.target.affinity is not None:
-            return False
-        self._pause("the descriptor limit is near", to_all=to_all)
-        return True
-
-    def _pause(self, why: str, *, to_all: bool) -> None:
-        """Out of descriptors: clients wait in the kernel's queue until flows have ended."""
-        if self._resume is None:
-            if monotonic() - self._said >= SAY_EVERY:
-                self._said = monotonic()
-                log.warning("accepting no new connections for now: %s (%d flows)", why, self.active)
-            self._closed_to_all = False
-            self._resume = self._loop.call_later(TICK, self._try_resume)
-        self._closed_to_all = self._closed_to_all or to_all
-        for door in self._doors.values():
-            if self._closed_to_all or door.listener.target.affinity is None:
-                self.poller.change(door, 0)
-
-    def _try_resume(self) -> None:
-        used = self.poller.count + 2 * self.relay.pipes.open
-        if not self._has_spare():
-            self._resume = self._loop.call_later(TICK, self._try_resume)
-            return
-        to_most = used <= self._room_for_most
-        if to_most or (self._closed_to_all and used <= self._limit):
-            self._closed_to_all = False
-            for door in self._doors.values():
-                if to_most or door.listener.target.affinity is not None:
-                    self.poller.change(door, EPOLLIN)
-        self._resume = None if to_most else self._loop.call_later(TICK, self._try_resume)
-
-    def _has_spare(self) -> bool:
-        """Whether there is a descriptor to spare, now or again."""
-        if self._spare < 0:
-            with suppress(OSError):
-                self._spare = os.eventfd(0)
-        return self._spare >= 0
-
-    def _spend_spare(self, why: int) -> None:
-        """Let whoever is being served have it, and accept nobody until there is another."""
-        os.close(self._spare)
-        self._spare = -1
-        self._pause(os.strerror(why), to_all=True)
-
     # -- dialling --------------------------------------------------------------------------------------
 
     def _dial(self, flow: Flow, now: float, early: bytes = b"") -> None:
@@ -331,8 +209,7 @@ class Engine:
                 break
             except OSError as error:
                 failure = error.errno or errno.EIO
-                if failure in EXHAUSTED and self._spare >= 0:
-                    self._spend_spare(failure)
+                if failure in EXHAUSTED and self.admission.spend_spare(failure):
                     flow.tried -= 1  # it was not asked
                     continue
                 if failure in ITS_OWN:

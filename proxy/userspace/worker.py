@@ -14,6 +14,7 @@ from typing import Any
 
 from proxy.balance import Affinity, Ejections
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target, joined
+from proxy.userspace.admission import Admission
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
 from proxy.userspace.describe import describe_flows
 from proxy.userspace.dialing import Dialer
@@ -47,7 +48,7 @@ class Worker:
         self._ejections = Ejections()
         poller = Poller()
         self.engine = Engine(poller, self.dialer, self._ejections, self.ledger, deadline=deadline)
-        self.datagrams = Datagrams(poller, self.dialer, most=self.engine.limit // 4, idle=udp_idle)
+        self.datagrams = Datagrams(poller, self.dialer, most=self.engine.admission.limit // 4, idle=udp_idle)
         self._listeners: dict[Frontend, Listener] = {}
         self._sticky: set[Frontend] = set()  # with affinity, so that no other process serves them
         self._affinity: dict[ServicePort, Affinity] = {}
@@ -73,7 +74,7 @@ class Worker:
             assert sock is not None
             listener = Listener(frontend, sock, target, self._accounts, affinity, self._ejections)
             self._listeners[frontend] = listener
-            self._mover_of(frontend).add(listener)
+            self._admission_of(frontend).add(listener)
             self.engine.lifetimes.repoint(frontend, None, target)
             if target.max_age is not None or target.drain is not None:
                 for flow in self._flows_of(listener):
@@ -97,13 +98,13 @@ class Worker:
         self._moved = True
         self._note_affinity(frontend, sticky=False)
         self.engine.lifetimes.repoint(frontend, listener.target, None)
-        self._mover_of(frontend).remove(listener)
+        self._admission_of(frontend).remove(listener)
         return listener.sock
 
     def _note_affinity(self, frontend: Frontend, *, sticky: bool) -> None:
         if sticky != (frontend in self._sticky) and frontend.protocol is Protocol.TCP:
             self._sticky ^= {frontend}
-            self.engine.leave_room(bool(self._sticky))
+            self.engine.admission.leave_room(bool(self._sticky))
 
     def forget(self, ended: Iterable[TrafficKey]) -> None:
         """Counters and affinities end with their Service, once its last flow has ended."""
@@ -159,7 +160,7 @@ class Worker:
     @property
     def room(self) -> int:
         """How many more connections the descriptor limit allows."""
-        return self.engine.room
+        return self.engine.admission.room
 
     @property
     def ejected(self) -> list[str]:
@@ -198,7 +199,7 @@ class Worker:
 
     def stop_accepting(self) -> None:
         """Take no more clients, who wait in the kernel's queues; UDP flows end. Our copies of sockets are closed."""
-        self.engine.stop_accepting()
+        self.engine.admission.end()
         self.datagrams.close()
         while self._listeners:
             self._listeners.popitem()[1].sock.close()
@@ -209,5 +210,5 @@ class Worker:
         self.engine.close()
         self._listeners.clear()
 
-    def _mover_of(self, frontend: Frontend) -> Engine | Datagrams:
-        return self.datagrams if frontend.protocol is Protocol.UDP else self.engine
+    def _admission_of(self, frontend: Frontend) -> Admission | Datagrams:
+        return self.datagrams if frontend.protocol is Protocol.UDP else self.engine.admission

@@ -159,7 +159,7 @@ class Service:
         return {
             "active": worker.active + self._recovery.waiting,
             "room": worker.room,
-            "most": worker.engine.limit // 2,
+            "most": worker.engine.admission.limit // 2,
             "recovered": self._recovery.takeover.encode(),
             "ejected": worker.ejected,
             "traffic": traffic,

@@ -426,7 +426,7 @@ def visit(world) -> bytes:
 
 
 async def _limit(running, descriptors: int) -> None:
-    running.worker.engine.limit = descriptors
+    running.worker.engine.admission.limit = descriptors
 
 
 def test_a_flow_can_be_looked_at(world, running, peer) -> None:
