@@ -1,15 +1,18 @@
 """What ebpf mode lacks on a machine is named in one line, with the mode that works instead."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from netplane.config import Paths
-from netplane.errors import KernelError
+from netplane.errors import ConfigError, KernelError
+from netplane.linux import bpf_library
 from netplane.linux.cgroups import Layout
 from proxy import choice
-from proxy.ebpf import probe
-from proxy.ebpf.objects import Source
+from proxy.ebpf import build, probe
+from proxy.ebpf.objects import HERE as HERE_BPF
+from proxy.ebpf.objects import SOCKETS, Source
 from proxy.modes import Mode
 
 HERE = Paths(Path("/nowhere"))
@@ -72,3 +75,32 @@ def test_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe.bpf, "has_program_type", lambda _type: False)
     assert "no cgroup socket hooks for us (CONFIG_CGROUP_BPF, root)" in lacks(monkeypatch)
+
+
+def test_no_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise OSError("libbpf.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(bpf_library.ctypes, "CDLL", missing)
+    # Not the one that this process has loaded already.
+    monkeypatch.setattr(probe.bpf, "has_program_type", lambda _type: bpf_library.library.__wrapped__())
+    assert lacks(monkeypatch) == "cannot load libbpf.so.1. Mode nftables works here"
+
+
+def test_no_clang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Said by set-up, which goes on without."""
+    shutil.copytree(HERE_BPF / "bpf", tmp_path / "bpf")
+    monkeypatch.setattr(build, "SOCKETS", Source("sockets", SOCKETS.headers, tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="clang is not installed"):
+        build.build()
+
+
+def test_no_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(HERE_BPF / "bpf", tmp_path / "bpf")
+    (tmp_path / "bpf/maps.h").unlink()
+    (tmp_path / "bpf/maps.h").write_text("#include <bpf/nowhere.h>\n")
+    monkeypatch.setattr(build, "SOCKETS", Source("sockets", SOCKETS.headers, tmp_path))
+    with pytest.raises(ConfigError, match=r"(?s)nowhere\.h.*not found"):
+        build.build()
+    assert not list((tmp_path / "build").iterdir()), "nothing half-made is left"
