@@ -38,6 +38,7 @@ from proxy.health_checks import HealthChecks
 from proxy.metrics import SyncMetrics, TrafficCollector, export_takeovers
 from proxy.modes import Forwarding, Mode
 from proxy.syncer import GRACE, Syncer
+from proxy.userspace.admission import RESERVED_DESCRIPTORS
 from proxy.userspace.datapath import UserspaceDataPath
 from proxy.userspace.takeover import Takeover
 from proxy.userspace.workers.counts import Counts
@@ -246,17 +247,22 @@ class _Agent:
             async with asyncio.timeout(10):
                 await self._syncer.synced_once.wait()
             self._daemon.ready("forwarding")
-            await self._crew.refresh()
-            log.info(
-                "%d frontends; the descriptor limit of %d leaves room for %d connections in %d workers of at most %d",
-                len(self._datapath.targets),
-                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-                self._crew.room,
-                self._crew.workers,
-                MOST,
-            )
         except TimeoutError:
             self._daemon.ready("waiting for the API server")
+            await self._syncer.synced_once.wait()
+            self._daemon.status("forwarding")
+        await self._crew.refresh()
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        log.info(
+            "%d frontends of %d that the descriptor limit of %d allows; "
+            "room for %d connections in %d workers of at most %d",
+            len(self._datapath.targets),
+            max(0, descriptors - RESERVED_DESCRIPTORS),
+            descriptors,
+            self._crew.room,
+            self._crew.workers,
+            MOST,
+        )
 
     async def _go_on(self) -> None:
         """Take over the flows that a process before us was carrying."""

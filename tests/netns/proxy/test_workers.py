@@ -1,6 +1,7 @@
 """Several worker processes behave as one proxy, whichever of its processes is lost."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -293,8 +294,14 @@ def test_a_lost_zygote_costs_nothing_and_the_next_keeper_comes_from_another(worl
 
 def test_the_start_up_message_says_what_fits(world, several) -> None:
     said = eventually(lambda: [line for line in several.log.read_text().splitlines() if "room for" in line])
-    assert "the descriptor limit of 400 leaves room for" in said[0]
-    assert "in 2 workers of at most 16" in said[0]
+    found = re.search(
+        r"(\d+) frontends of 144 that the descriptor limit of 400 allows; "
+        r"room for (\d+) connections in 2 workers of at most 16",
+        said[0],
+    )
+    assert found, said
+    assert int(found[1]) == 6, "of the Services in ``api``"
+    assert 100 < int(found[2]) <= 144, "two descriptors each, in either worker"
 
 
 def test_clients_wait_at_a_killed_workers_listener_and_are_served(world, several) -> None:
