@@ -4,12 +4,13 @@ Why sockets are looked for and not recorded: the kernel lists them, each with th
 down what it had asked for. So this is true whoever was running when they connected. Blocking: call it from a thread.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netplane.errors import KernelError
 from netplane.linux.bpf import Map
 from netplane.linux.sockdiag import Socket, Sockets
 from proxy.ebpf.layout import NUMBERS, PROTOCOLS, STRUCTS, address_bytes, address_of
@@ -65,11 +66,7 @@ def _with_sockets(
 ) -> Iterator[tuple[Sockets, Socket, Conversation]]:
     wanted = tuple(protocols)
     for netns in network_namespaces(cgroup):
-        try:
-            opened = Sockets(netns)
-        except KernelError:  # its last process has just ended
-            continue
-        with opened as sockets:
+        with Sockets(netns) as sockets:
             for protocol in wanted:
                 for sock in sockets.connected(NUMBERS[protocol]):
                     found = _conversation(maps["origins"], sock)
@@ -88,18 +85,27 @@ def _conversation(origins: Map, sock: Socket) -> Conversation | None:
     return Conversation(sock.source, frontend, Endpoint(address, port), service)
 
 
-def network_namespaces(cgroup: Path) -> list[Path]:
-    """Those that the processes of a cgroup and the ones inside it are in, each once, by a process that is there."""
-    found: dict[int, Path] = {}
-    for listing in (cgroup / "cgroup.procs", *cgroup.rglob("*/cgroup.procs")):
+def network_namespaces(cgroup: Path) -> Iterator[int]:
+    """Those that the processes of a cgroup and the ones inside it are in, each once, as a descriptor for one turn.
+
+    A process may enter another one at any moment, so what is looked at is what was opened.
+    """
+    seen: set[int] = set()
+    for pid in _processes(cgroup):
         try:
-            pids = listing.read_text().split()
-        except OSError:  # the group has gone
+            netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # it has ended, or is 0: one that this PID namespace does not show
             continue
-        for pid in pids:
-            netns = Path("/proc") / pid / "ns/net"  # 0: a process that this PID namespace does not show
-            try:
-                found.setdefault(netns.stat().st_ino, netns)
-            except OSError:
-                continue
-    return list(found.values())
+        try:
+            inode = os.fstat(netns).st_ino
+            if inode not in seen:
+                seen.add(inode)
+                yield netns
+        finally:
+            os.close(netns)
+
+
+def _processes(cgroup: Path) -> Iterator[str]:
+    for listing in (cgroup / "cgroup.procs", *cgroup.rglob("*/cgroup.procs")):
+        with suppress(OSError):  # the group has gone
+            yield from listing.read_text().split()
