@@ -161,7 +161,6 @@ class Supervisor:
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
         self.process: subprocess.Popen[bytes] | None = None
-        self._orphans: list[int] = []
         etc = root / "etc/netplane"
         etc.mkdir(parents=True)
         self._command = command or (sys.executable, "-c", PROGRAM, str(etc / "proxy.yaml"))
@@ -213,8 +212,6 @@ class Supervisor:
     def end(self, number: int) -> float:
         """Send a signal and wait; how long it took."""
         assert self.process is not None
-        if number == signal.SIGKILL:  # its workers go on, for a next proxy that a failed test may not start
-            self._orphans += family(self.process.pid)
         began = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(10)
@@ -225,16 +222,30 @@ class Supervisor:
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
-            self.end(signal.SIGTERM)  # so that its workers end as well
-        for pid in self._orphans:
-            with contextlib.suppress(ProcessLookupError):
-                if comm(pid).startswith("netplane-"):
+            self.end(signal.SIGTERM)
+        # Workers go on for a next proxy while they have connections, or where they do not know why theirs ended.
+        while left := inhabitants(self._world.netns["n1"]):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._stopper.close()
         self._thread.join()
         self._stop.close()
         self._store.close()
         self._notify.close()
+
+
+def inhabitants(netns: int) -> list[int]:
+    """The proxy's own processes in a network namespace; those that have ended are in none."""
+    found, inode = [], os.fstat(netns).st_ino
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                comm(int(process.name)).startswith("netplane-")
+                and (process / "ns/net").stat().st_ino == inode
+            ):
+                found.append(int(process.name))
+    return found
 
 
 def children(pid: int) -> list[int]:
