@@ -116,7 +116,7 @@ def reaches(source: Where, address: str) -> bool:
 
 
 @settings(
-    max_examples=settings().max_examples // 8,
+    max_examples=settings().max_examples // 12,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes seconds: none is shrunk
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
