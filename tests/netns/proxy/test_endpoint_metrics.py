@@ -118,7 +118,7 @@ def test_an_endpoint_that_fails_has_the_retries_and_nothing_else(world, api, tol
     eventually(lambda: visit(world, LIMPS) == "web2")
     for _ in range(9):
         assert visit(world, LIMPS) == "web2"
-    with world.connect("client", DEAD, 80) as sock, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), world.connect("client", DEAD, 80) as sock:
         sock.recv(1)
     found = Scrape(world)
     retries = found.by_pod("connect_retries_total", service="limps")
