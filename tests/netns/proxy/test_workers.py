@@ -33,6 +33,15 @@ def several(world, api, start, tmp_path) -> Iterator[Supervisor]:
     made.close()
 
 
+def serve(world: Any, api: Any, name: str, address: str, annotation: str, value: str) -> None:
+    """A Service of one endpoint with an annotation of ours, once it is served."""
+    made = flows.service(name, address)
+    made["metadata"]["annotations"] = {f"netplane.io/{annotation}": value}
+    api.put("endpointslices", flows.endpoint_slice(name, "web1"))
+    api.put("services", made)
+    eventually(lambda: visit(world, address))
+
+
 def keepers(supervisor: Supervisor) -> list[int]:
     return named(supervisor, "keeper")
 
@@ -197,11 +206,7 @@ def test_a_worker_that_holds_for_the_next_proxy_may_be_killed_too(world, several
 
 @pytest.mark.parametrize("lost", ["worker", "proxy"])
 def test_an_age_is_kept_to_by_whoever_goes_on_with_the_connection(world, api, several, lost: str) -> None:
-    made = flows.service("aged", "10.96.0.71")
-    made["metadata"]["annotations"] = {"netplane.io/max-connection-age": "2"}
-    api.put("endpointslices", flows.endpoint_slice("aged", "web1"))
-    api.put("services", made)
-    eventually(lambda: visit(world, "10.96.0.71"))
+    serve(world, api, "aged", "10.96.0.71", "max-connection-age", "2")
     with world.connect("client", "10.96.0.71", 80) as sock:
         assert first_line(sock) == b"web1"
         if lost == "worker":
@@ -219,11 +224,7 @@ def test_an_endpoint_that_had_left_before_is_drained_by_whoever_goes_on(
     world, api, several, lost: str
 ) -> None:
     """The worker before had counted the time; the next one counts anew, and not for ever."""
-    made = flows.service("drained", "10.96.0.74")
-    made["metadata"]["annotations"] = {"netplane.io/drain": "2"}
-    api.put("endpointslices", flows.endpoint_slice("drained", "web1"))
-    api.put("services", made)
-    eventually(lambda: visit(world, "10.96.0.74"))
+    serve(world, api, "drained", "10.96.0.74", "drain", "2")
     with world.connect("client", "10.96.0.74", 80) as sock:
         assert first_line(sock) == b"web1"
         api.put("endpointslices", flows.endpoint_slice("drained", "web2"))
@@ -242,11 +243,7 @@ def test_an_endpoint_that_had_left_before_is_drained_by_whoever_goes_on(
 
 def test_a_flow_that_began_with_our_header_outlives_its_workers(world, api, several) -> None:
     """PROXY protocol: also a second time, by a worker that has it from another one's hand."""
-    made = flows.service("told", "10.96.0.75")
-    made["metadata"]["annotations"] = {"netplane.io/proxy-protocol": "v2"}
-    api.put("endpointslices", flows.endpoint_slice("told", "web1"))
-    api.put("services", made)
-    eventually(lambda: visit(world, "10.96.0.75"))
+    serve(world, api, "told", "10.96.0.75", "proxy-protocol", "v2")
     with world.connect("client", "10.96.0.75", 80) as sock:
         assert first_line(sock) == b"web1"
         header = read(sock, HEADER)  # the endpoint echoes what it is given
