@@ -1,10 +1,14 @@
 """POST, PUT and PATCH: body → defaults → rules → one commit.
 
 The order of the steps is the Kinds' contract (`kinds.kind`); a write that changes nothing commits nothing.
+
+What the steps fill in goes into a copy: who loses a race for a node port decides again on what was sent, so that a
+port it did not ask for is chosen anew, and none of its defaults counts as sent.
 """
 
 import secrets
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -100,7 +104,7 @@ async def create(machinery: Machinery, order: Order, obj: Object) -> Object:
 def drafted(machinery: Machinery, order: Order, obj: Object) -> Object:
     """A new object as it would be stored, but for what `creation` asks of the cluster. Raises StatusError 400."""
     kind, now = order.kind, machinery.clock()
-    draft: Object = {**obj, "metadata": dict(obj["metadata"])}
+    draft = deepcopy(obj)
     lifecycle.stamp_new(draft, now, new_uid(), _suffix())
     kind.default(draft)
     owners = tracking.created(shape_of(order.resource), draft, order.writer, rfc3339(now))
@@ -111,9 +115,10 @@ def drafted(machinery: Machinery, order: Order, obj: Object) -> Object:
 
 def creation(machinery: Machinery, order: Order, draft: Object) -> Decision:
     """The commit of a new object. Raises StatusError 403, 404 or 422."""
-    place = machinery.admission.place(order.kind, draft)
-    _judge(order, draft, None)
-    return Decision(Act.PUT, draft, (*place, *machinery.admission.claim(order.kind, draft, None)))
+    new = deepcopy(draft)
+    place = machinery.admission.place(order.kind, new)
+    _judge(order, new, None)
+    return Decision(Act.PUT, new, (*place, *machinery.admission.claim(order.kind, new, None)))
 
 
 async def replace(machinery: Machinery, order: Order, obj: Object) -> Object:
@@ -122,7 +127,7 @@ async def replace(machinery: Machinery, order: Order, obj: Object) -> Object:
     check_fields(order, obj)
 
     def change(record: Record) -> Object:
-        return {**obj, "metadata": dict(obj["metadata"])}
+        return obj
 
     return await update(machinery, order, change)
 
@@ -158,12 +163,12 @@ async def update(machinery: Machinery, order: Order, change: Callable[[Record], 
 def alteration(
     machinery: Machinery,
     order: Order,
-    new: Object,
+    changed: Object,
     record: Record,
     owners: list[dict[str, Any]] | None = None,
 ) -> Decision:
     """The commit of a changed object; ``owners`` are its managedFields where the caller knows. Raises StatusError."""
-    kind, old = order.kind, record.copy()
+    kind, new, old = order.kind, deepcopy(changed), record.copy()
     lifecycle.carry_over(order.resource, new, old)
     sent = new["metadata"].pop(tracking.FIELD, None)
     kind.default(new)

@@ -116,10 +116,16 @@ def etc(tmp_path_factory):
 
 
 @pytest.fixture
-async def server(tmp_path, etc) -> AsyncIterator[Server]:
+def node_ports() -> range:
+    """The node ports of the cluster; a test with few of them says so itself."""
+    return range(30000, 32768)
+
+
+@pytest.fixture
+async def server(tmp_path, etc, node_ports) -> AsyncIterator[Server]:
     store = await SQLiteStore.open(tmp_path / "state.db")
     allocator = ServiceAllocator(
-        (IPv4Network("10.96.0.0/12"),), reserved=frozenset({IPv4Address("10.96.0.1")})
+        (IPv4Network("10.96.0.0/12"),), node_ports, reserved=frozenset({IPv4Address("10.96.0.1")})
     )
     issuer, address = load_issuer(etc / "pki", "cluster.local"), "192.0.2.10:6443"
     api = await build(store, KINDS.values(), allocate_service=allocator, issuer=issuer, address=address)

@@ -260,6 +260,44 @@ async def test_node_ports_and_cluster_addresses_are_given_once(server) -> None:
     assert (await server.refused("GET", f"{SERVICES}/late")).code == 404
 
 
+def _changes_to_node_port(name):
+    """Each way to turn a ClusterIP Service into a NodePort one: (method, content type, body)."""
+    ports = [{"port": 80, "protocol": "TCP"}]
+    whole = service(name, type="NodePort", ports=ports)
+    return {
+        "PUT": ("PUT", "application/json", whole),
+        "merge": ("PATCH", MERGE, {"spec": {"type": "NodePort", "ports": ports}}),
+        "strategic": ("PATCH", STRATEGIC, {"spec": {"type": "NodePort", "ports": ports}}),
+        "json": (
+            "PATCH",
+            "application/json-patch+json",
+            [
+                {"op": "replace", "path": "/spec/type", "value": "NodePort"},
+                {"op": "replace", "path": "/spec/ports", "value": ports},
+            ],
+        ),
+        "apply": ("PATCH", "application/apply-patch+yaml", whole),
+    }
+
+
+@pytest.mark.parametrize("node_ports", [range(30000, 30024)])
+@pytest.mark.parametrize("way", ["POST", "PUT", "merge", "strategic", "json", "apply"])
+async def test_who_loses_a_race_for_a_port_it_did_not_ask_for_gets_another(server, way) -> None:
+    names = [f"s{i}" for i in range(20)]
+    if way == "POST":
+        calls = [server.ok("POST", SERVICES, service(name, type="NodePort")) for name in names]
+    else:
+        for name in names:
+            await server.ok("POST", SERVICES, service(name), fieldManager="me")
+        calls = []
+        for name in names:
+            method, kind, body = _changes_to_node_port(name)[way]
+            more = {"force": "true"} if way == "apply" else {}
+            calls.append(server.ok(method, f"{SERVICES}/{name}", body, kind=kind, fieldManager="me", **more))
+    made = await asyncio.gather(*calls)
+    assert len({s["spec"]["ports"][0]["nodePort"] for s in made}) == 20
+
+
 async def test_racers_for_one_node_port_have_one_winner(server) -> None:
     drafts = [service(f"s{i}", type="NodePort", ports=[{"port": 80, "nodePort": 30080}]) for i in range(10)]
     answers = await asyncio.gather(*(server.call("POST", SERVICES, draft) for draft in drafts))
