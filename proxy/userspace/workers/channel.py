@@ -14,6 +14,7 @@ import orjson
 SHORT = 16 * 1024  # bytes that go inline
 MOST_DESCRIPTORS = 250  # the kernel carries 253 (SCM_MAX_FD)
 INLINE, IN_FILE = b"i", b"f"
+WHOEVER = 0  # the addressee, else a worker's pid, of what is meant for any worker that hears it
 Message = dict[str, Any]
 
 
@@ -50,12 +51,12 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     Raises BlockingIOError, and CutShort: whoever sent that message gets no answer, and says it again.
     """
     size = array.array("i").itemsize
+    space = socket.CMSG_SPACE(253 * size)
     try:
-        data, notes, flags, _ = sock.recvmsg(
-            SHORT + 1, socket.CMSG_SPACE(253 * size), socket.MSG_CMSG_CLOEXEC
-        )
+        data, notes, flags, _ = sock.recvmsg(SHORT + 1, space, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        return None
+        # The other side has ended with words of ours unread. That is told once, and before what it said itself.
+        data, notes, flags, _ = sock.recvmsg(SHORT + 1, space, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     found = array.array("i")

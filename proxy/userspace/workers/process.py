@@ -116,7 +116,7 @@ class Service:
                 continue
             if heard is None:
                 self._end()
-            elif heard[0]["to"] == self._me:
+            elif heard[0]["to"] in (self._me, channel.WHOEVER):
                 self._heed(*heard)
             else:  # it was meant for one that was killed
                 for fd in heard[1]:
@@ -188,7 +188,7 @@ class Service:
         except BlockingIOError:
             log.warning("the proxy does not listen: it is not told %s", next(iter(message)))
         except OSError:
-            self._end()
+            pass  # it has gone: the end is heard after the last that it said
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._proxy)

@@ -135,10 +135,13 @@ class Remote:
         return Takeover()
 
     def stop(self, *, hold: bool) -> None:
-        """End. ``hold``: its flows wait for a successor, else they end as well."""
+        """End. ``hold``: its flows wait for a successor, else they end as well.
+
+        This is for whichever worker hears it: one that has not said hello yet, or is still being started, as well.
+        """
         if self._sock is not None:
             with suppress(OSError):
-                channel.send(self._sock, {"op": "stop", "to": self._pid, "hold": hold})
+                channel.send(self._sock, {"op": "stop", "to": channel.WHOEVER, "hold": hold})
             self._drop()
 
     async def _ask(self, question: Message, seconds: float = ANSWER_SECONDS) -> Message:
@@ -163,17 +166,16 @@ class Remote:
     async def live(self, options: Options) -> None:
         """Start a keeper with its worker, and tell the worker what to serve, until the keeper has ended.
 
-        Raises KernelError where none can be started.
+        Raises KernelError where none can be started. Cancelled meanwhile, ``stop`` still tells one that comes late.
         """
         loop = asyncio.get_running_loop()
-        ours, theirs = channel.pair()
+        self._sock, theirs = channel.pair()
         with theirs:
             try:
                 keeper = await self._starter.start(theirs, options)
-            except BaseException:
-                ours.close()
+            except KernelError:
+                self._drop()
                 raise
-        self._sock = ours
         ended = asyncio.Event()
         pidfd = os.pidfd_open(keeper)
         loop.add_reader(self._sock, self._hear)

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from proxy.userspace.workers import channel, keeper, process
 from proxy.userspace.workers.cloning import clone_sibling, name_process
@@ -37,13 +38,18 @@ def serve(proxy: socket.socket) -> None:
             pid = clone_sibling()
         except OSError as error:
             os.close(theirs)
-            channel.send(proxy, {"error": error.strerror})
+            _answer(proxy, {"error": error.strerror})
             continue
         if pid == 0:
             proxy.close()
             _keep(socket.socket(fileno=theirs), process.Options(**options))
         os.close(theirs)
-        channel.send(proxy, {"pid": pid})
+        _answer(proxy, {"pid": pid})
+
+
+def _answer(proxy: socket.socket, answer: channel.Message) -> None:
+    with suppress(OSError):  # it has gone, which is heard next
+        channel.send(proxy, answer)
 
 
 def _keep(worker_channel: socket.socket, options: process.Options) -> None:

@@ -12,11 +12,14 @@ import pytest
 
 from proxy.codec import decode_frontend
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target
+from proxy.userspace import worker as serving
 from proxy.userspace.traffic import TrafficKey
 from proxy.userspace.workers import channel
 from proxy.userspace.workers import remote as remote_module
 from proxy.userspace.workers.counts import decode_key
 from proxy.userspace.workers.descriptors import table
+from proxy.userspace.workers.process import Options, Service
+from proxy.userspace.workers.recovery import Left, Recovery
 from proxy.userspace.workers.remote import Remote
 from proxy.userspace.workers.starting import Starter
 from tests.contract.proxy.test_listeners import descriptors_left
@@ -157,6 +160,76 @@ def test_what_is_not_answered_is_said_again_with_its_sockets(monkeypatch) -> Non
         await remote.settled()
 
     converse(talk)
+
+
+def told_last(sock: socket.socket) -> dict[str, Any]:
+    """What a worker hears that begins to listen now; then comes the end."""
+    heard, end = channel.receive(sock), channel.receive(sock)
+    assert heard is not None
+    assert end is None
+    return heard[0]
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_stop_is_for_whichever_worker_hears_it(hold: bool) -> None:
+    """One was killed, and the hello of the next is still to be heard."""
+
+    async def run() -> None:
+        remote = Remote("worker 0", Starter())
+        remote._sock, theirs = channel.pair()
+        remote._pid = 1
+        async with asyncio.TaskGroup() as tasks:
+            worker = serving.Worker()
+            service = Service(worker, theirs, Recovery(worker, Left(set(), set(), 0.0)), tasks)
+            remote.stop(hold=hold)
+            async with asyncio.timeout(5):
+                await service.over.wait()
+        assert (service.told_to_stop, service.hold) == (True, hold)
+        await worker.close(keep=False)
+        theirs.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_begins_when_its_proxy_has_gone_hears_the_last_that_it_said() -> None:
+    async def run() -> None:
+        ours, theirs = channel.pair()
+        channel.send(ours, {"op": "stop", "to": channel.WHOEVER, "hold": True})
+        ours.close()
+        async with asyncio.TaskGroup() as tasks:
+            worker = serving.Worker()
+            service = Service(worker, theirs, Recovery(worker, Left(set(), set(), 0.0)), tasks)
+            async with asyncio.timeout(5):
+                await service.over.wait()
+        assert service.told_to_stop
+        await worker.close(keep=False)
+        theirs.close()
+
+    asyncio.run(run())
+
+
+def test_a_stop_reaches_a_worker_that_was_only_asked_for() -> None:
+    """The proxy is told to end while its first worker is being started: that one comes all the same."""
+    kept: list[socket.socket] = []
+
+    class Slow(Starter):
+        async def start(self, theirs: socket.socket, options: Options) -> int:
+            kept.append(theirs.dup())  # as the zygote's copy of it, on its way to the keeper
+            await asyncio.Event().wait()
+            return 0
+
+    async def run() -> None:
+        remote = Remote("worker 0", Slow())
+        async with asyncio.TaskGroup() as tasks:
+            living = tasks.create_task(remote.live(Options("", 5.0, 30.0, by_endpoint=False)))
+            while not kept:
+                await asyncio.sleep(0)
+            living.cancel()
+        remote.stop(hold=True)
+
+    asyncio.run(run())
+    with kept[0] as theirs:
+        assert told_last(theirs) == {"op": "stop", "to": channel.WHOEVER, "hold": True}
 
 
 def test_a_message_for_whose_descriptors_there_is_no_room_is_lost_as_a_whole() -> None:

@@ -7,14 +7,25 @@ import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 
 from proxy.userspace.preface import LENGTH
 from tests import flows
-from tests.netns.proxy.daemon import Supervisor, children, eventually, first_word, named, visit, workers
+from tests.netns.proxy.daemon import (
+    Supervisor,
+    children,
+    comm,
+    eventually,
+    family,
+    first_word,
+    inhabitants,
+    named,
+    visit,
+    workers,
+)
 
 pytestmark = pytest.mark.netns
 HEADER = LENGTH[4]
@@ -173,6 +184,22 @@ def test_a_lost_keeper_costs_no_connection(world, several) -> None:
         eventually(lambda: victim not in keepers(several) and several.ask("status")["flows"] == 60)
         assert all_answer(socks)
         assert visit(world)
+
+
+@pytest.mark.parametrize("newest", ["zygote", "keeper", "worker"])
+def test_a_proxy_stopped_while_it_starts_leaves_nobody_behind(
+    world, api, start, tmp_path, newest: str
+) -> None:
+    """Workers that it has not heard of yet, or only asked for, are told as well: none waits for a next proxy."""
+    start()  # so that every trace in n1 is removed at the end
+    with closing(Supervisor(world, tmp_path, settings="workers: 4")) as made:
+        made.start()
+        assert made.process is not None
+        pid = made.process.pid
+        eventually(lambda: f"netplane-{newest}" in map(comm, family(pid)))
+        made.end(signal.SIGTERM)
+        eventually(lambda: inhabitants(world.netns["n1"]) == [])
+        assert "Traceback" not in made.log.read_text()
 
 
 def test_a_killed_proxy_costs_no_connection(world, several) -> None:
