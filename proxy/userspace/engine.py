@@ -170,7 +170,7 @@ class Engine(Host):
         if target.max_age is not None:
             self.lifetimes.limit(flow, target.max_age, now)
         if not target.proxy_protocol:
-            self._dial(flow, now, _early(fd))
+            self._dial(flow, now, b"" if self.relay.pipes.lacking else _early(fd))
         elif self._preface(flow, fd):
             self._dial(flow, now)
 

@@ -1,7 +1,8 @@
 """The moving of bytes between the two sides of each flow.
 
 What is decided (when to read, hold and end) stands in ``relay``; here it is carried out. Small messages are copied,
-a direction that turns bulk is spliced through a pipe, and what a sink does not take waits in such a pipe.
+a direction that turns bulk is spliced through a pipe, and what a sink does not take waits in such a pipe. Where no
+pipe is to be had it waits unread: it is looked at, passed on, and only then read, as much as the sink has taken.
 """
 
 import os
@@ -100,6 +101,10 @@ class Mover(Owner):
         if side.credit >= BULK_AFTER:
             self._splice(side)
             return
+        pipes = self._relay.pipes
+        if pipes.lacking and not early and not pipes.has_spare():
+            self._pass_on(side, events)
+            return
         try:
             data = early or read(side.fd)
         except OSError:
@@ -125,6 +130,38 @@ class Mover(Owner):
             self._relay.connected(flow)
         if last or side.credit or size == CHUNK:
             self._go_on(side, size, events)
+
+    def _pass_on(self, side: Side, events: int) -> None:
+        """As ``read``, with nowhere for what the sink does not take: that stays unread until it does.
+
+        One that is killed between the write and the read has given more than it took, by which the next one knows.
+        """
+        flow, sink = side.flow, side.peer
+        assert sink is not None
+        try:
+            data = sockets.peek(side.fd, CHUNK)
+        except OSError:
+            self._relay.reset(flow)
+            return
+        if data is None:
+            return
+        if not data:
+            self._ended(side)
+            return
+        try:
+            written = write(sink.fd, data, False)
+        except OSError as error:
+            self._unwritable(side, b"", error.errno or 0)
+            return
+        self._count(side, written)
+        if written and len(os.read(side.fd, written)) != written:
+            self._relay.reset(flow)
+        elif written != len(data):
+            self._wait(side)
+        else:
+            if not flow.connected:
+                self._relay.connected(flow)
+            self._go_on(side, written, events)
 
     def _go_on(self, side: Side, size: int, events: int) -> None:
         """After a read of ``size``: there is more, perhaps in bulk, or the end; or nothing, as far as is known."""
@@ -155,7 +192,10 @@ class Mover(Owner):
         flow = side.flow
         if side is flow.client_side and not flow.connected:
             flow.traffic.received += len(data)
-            self._hold(side, data)
+            if data:
+                self._hold(side, data)
+            else:
+                self._wait(side)
             if not flow.open or self._refused(flow, failure):
                 return
         self._relay.reset(flow)
@@ -163,20 +203,25 @@ class Mover(Owner):
     # -- holding and splicing --------------------------------------------------------------------------
 
     def _hold(self, side: Side, rest: bytes) -> None:
-        self._relay.settle(side.flow)
         try:
-            pipe = side.pipe or self._relay.pipes.take(side.fd)
+            pipe = side.pipe or self._relay.pipes.take_any(side.fd)
             side.pipe = pipe
             pipe.held += os.write(pipe.writer, rest)
-        except OSError:  # no descriptor is left: the bytes have nowhere to be
+        except OSError:
             self._lost(side.flow)
             return
         if pipe.held != len(rest):
             self._lost(side.flow)
             return
+        self._wait(side)
+
+    def _wait(self, side: Side) -> None:
+        """Until the sink takes something: what is held, or what is unread."""
+        self._relay.settle(side.flow)
         self._step(side, Event.BLOCKED)
 
     def _lost(self, flow: Flow) -> None:
+        """What was read has nowhere to be: the kernel's pipes are too small for it (pipe(7), pipe-user-pages-soft)."""
         flow.traffic.reject("descriptors")
         self._relay.reset(flow)
 

@@ -26,7 +26,7 @@ class Half(IntEnum):
     """One direction of a connection, from a source to a sink."""
 
     FLOWING = 0  # nothing is held, the source is read
-    HELD = 1  # bytes wait in the pipe for the sink
+    HELD = 1  # bytes wait for the sink: in the pipe, or unread where there is none
     HELD_LAST = 2  # as HELD (the pipe may be empty), and the source has ended
     ENDED = 3  # everything and the FIN were passed on
 

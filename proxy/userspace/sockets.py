@@ -1,7 +1,7 @@
 """What is asked of a bare descriptor now and then: options and facts for which Python has socket objects only.
 
-Why not with the calls of ``syscalls``: no short connection comes here, so the object that each call makes and
-gives up again costs nobody anything.
+Why not with the calls of ``syscalls``: no short connection comes here but in a shortage, so the object that each call
+makes and gives up again costs nobody anything.
 """
 
 import socket
@@ -55,6 +55,15 @@ def silent_for(fd: int) -> int:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_SIZE)
     last: list[int] = [struct.unpack_from("I", info, at)[0] for at in (LAST_SENT, LAST_RECEIVED)]
     return min(last)
+
+
+def peek(fd: int, most: int) -> bytes | None:
+    """What there is to read, and stays unread; b"" at the end, None where nothing is. Raises OSError."""
+    with _around(fd) as sock:
+        try:
+            return sock.recv(most, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
 
 
 @contextmanager

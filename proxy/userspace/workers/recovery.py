@@ -70,7 +70,9 @@ class Recovery:
         self._former: FormerSet | None = None
         self._unplaced: list[Flow] = []
         self._fresh: list[int] = []  # accepted clients for whom nothing was done yet
-        self._broken: list[int] = []  # to be closed outside of a batch of events, of which some may be theirs
+        # To be closed outside of a batch of events, of which some may be theirs; and whether the endpoint was given
+        # anything: then its client is not served anew, unread though its bytes may be (``moving``).
+        self._broken: list[tuple[int, bool]] = []
         self._resolved = False
         self.flows = self.reset = self.fresh = 0
         self._longest = 0.0  # that a flow stood still which had something to be relayed
@@ -136,14 +138,15 @@ class Recovery:
     async def go_on(self) -> None:
         """Look at all that is left, some at a time."""
         for number, fd in enumerate(self._rest):
-            self._sort_out(fd, broken=False)
+            self._sort_out(fd, broken=False, half_done=False)
             if number % BATCH == 0:
                 await asyncio.sleep(0)
         while self._waiting or self._broken:
             for client in list(islice(self._waiting, BATCH)):
                 self._look_at(client)
             while self._broken:
-                self._sort_out(self._broken.pop(), broken=True)
+                fd, given = self._broken.pop()
+                self._sort_out(fd, broken=True, half_done=given)
             await asyncio.sleep(0)
         if self._former is not None:
             self._former.close()
@@ -174,7 +177,8 @@ class Recovery:
         flow = _resume(self._worker, client, endpoint)
         if flow is None:
             self._ledger.peers[client] = 0
-            self._broken += [client, endpoint]
+            given = _was_given_anything(endpoint)
+            self._broken += [(client, given), (endpoint, given)]
             return
         self.flows += 1
         if self._resolved:
@@ -209,11 +213,11 @@ class Recovery:
                 return
         descriptors.reset(fd)
 
-    def _sort_out(self, fd: int, *, broken: bool) -> None:
+    def _sort_out(self, fd: int, *, broken: bool, half_done: bool) -> None:
         """A descriptor of no whole flow: a client for whom nothing was done yet, or something to be ended."""
         if self._former is not None:
             self._former.forget(fd)
-        half_done = self._ledger.pipes[fd] != 0
+        half_done = half_done or self._ledger.pipes[fd] != 0
         self._ledger.pipes[fd] = 0
         with suppress(OSError):
             if not descriptors.is_connection(fd):
@@ -297,6 +301,13 @@ def _resume(worker: Worker, client: int, endpoint: int) -> Flow | None:
         return None
     worker.engine.adopt(flow, fds, halves, pipes, prefaced)
     return flow
+
+
+def _was_given_anything(endpoint: int) -> bool:
+    try:
+        return descriptors.reading(endpoint).written(called=True) > 0
+    except OSError:
+        return True
 
 
 def _pipe(worker: Worker, fd: int) -> Pipe | None:

@@ -229,6 +229,25 @@ def test_a_flow_that_lost_a_byte_is_reset_at_both_ends(busy: bool) -> None:
     with_worker(check)
 
 
+def test_a_client_whose_bytes_were_passed_on_unread_is_not_served_anew() -> None:
+    """As by a worker that had no pipe (``moving``), killed in between: another endpoint would do it all again."""
+
+    async def check(worker: Worker) -> None:
+        client, server, left = relayed(worker)
+        client.sendall(b"x")
+        (ours,) = (fd for fd in left if worker.ledger.peers[fd])
+        await asyncio.to_thread(select.select, [ours], [], [], 5)
+        os.write(worker.ledger.peers[ours], b"x")
+        found = await recovered(worker, left)
+        assert (found.flows, found.fresh, found.reset) == (0, 0, 2)
+        assert server.recv(1) == b"x"
+        for sock in (client, server):
+            with sock, pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+    with_worker(check)
+
+
 @pytest.mark.parametrize(("version", "address"), [(4, "10.0.0.1"), (6, "fd00::1")])
 def test_how_long_a_header_is(version: int, address: str) -> None:
     assert len(header((address, 1), (address, 2))) == LENGTH[version]
