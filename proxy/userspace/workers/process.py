@@ -16,7 +16,7 @@ from time import monotonic
 import uvloop
 
 from proxy.codec import decode_frontend, decode_node, decode_targets
-from proxy.userspace import handover
+from proxy.userspace import heir, holder
 from proxy.userspace.ledger import Ledger
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers import channel
@@ -77,12 +77,12 @@ async def _live(proxy: socket.socket, options: Options, ledger: Ledger, left: Le
 
 def _hold(worker: Worker, path: Path, seconds: float, *, accepting: bool) -> None:
     try:
-        listener = handover.offer(path)
+        listener = holder.offer(path)
     except OSError as error:
         log.warning("cannot leave %d flows to the next proxy, they end now: %s", worker.active, error)
         return
     try:
-        handover.Holder(worker, listener, accepting=accepting).hold(monotonic() + seconds)
+        holder.Holder(worker, listener, accepting=accepting).hold(monotonic() + seconds)
     finally:
         path.unlink(missing_ok=True)
 
@@ -176,7 +176,7 @@ class Service:
         if message["op"] == "flows":
             self._answer(message, {"flows": await self._worker.describe()})
         else:
-            taken = await handover.inherit(self._worker, Path(message["path"]))
+            taken = await heir.inherit(self._worker, Path(message["path"]))
             self._answer(message, {"taken": taken.encode()})
 
     def _answer(self, message: Message, answer: Message) -> None:

@@ -12,9 +12,10 @@ from time import monotonic, sleep
 import pytest
 
 from proxy.model import Endpoint, Frontend, Protocol, ServicePort
-from proxy.userspace import handover
+from proxy.userspace import handover, holder
 from proxy.userspace.flow import Flow
-from proxy.userspace.handover import Heir, Holder, Late, connect, inherit, offer
+from proxy.userspace.heir import Heir, Late, connect, inherit
+from proxy.userspace.holder import Holder, offer
 from proxy.userspace.ledger import PREFACED
 from proxy.userspace.relay import Half
 from proxy.userspace.worker import Worker
@@ -132,7 +133,7 @@ def test_whether_a_flow_began_with_a_header_of_ours_goes_along(path: Path, prefa
 
 def test_a_successor_that_is_too_late_takes_nothing_and_may_ask_again(path: Path, monkeypatch) -> None:
     """It has the batch, but the holder relays again: two would corrupt every stream."""
-    monkeypatch.setattr(handover, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(holder, "ANSWER_SECONDS", 0.05)
 
     async def check(holding: Holding, heir: Worker) -> None:
         with asked(path) as slow:
@@ -149,7 +150,7 @@ def test_a_successor_that_is_too_late_takes_nothing_and_may_ask_again(path: Path
 
 
 def test_a_successor_asks_again_by_itself(path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(handover, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(holder, "ANSWER_SECONDS", 0.05)
 
     async def check(holding: Holding, heir: Worker) -> None:
         take, waited = Heir.take, []
@@ -196,7 +197,7 @@ def test_a_successor_that_cannot_read_a_batch_leaves_it(path: Path, monkeypatch)
 
 def test_whoever_is_how_slow_each_flow_has_one_owner(path: Path, monkeypatch) -> None:
     """Answers about when the holder loses patience: many tries, and after each the numbers agree."""
-    monkeypatch.setattr(handover, "ANSWER_SECONDS", 0.002)
+    monkeypatch.setattr(holder, "ANSWER_SECONDS", 0.002)
     outcomes = set()
 
     async def check(holding: Holding, heir: Worker) -> None:
