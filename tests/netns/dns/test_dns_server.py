@@ -158,10 +158,10 @@ def api(netns: int) -> Iterator[Api]:
     served.close()
 
 
-def ask(netns: int, name: str, kind: str = "A", *, tcp: bool = False) -> dns.message.Message:
+def ask(netns: int, name: str, kind: str = "A", *, timeout: float = 2) -> dns.message.Message:
     query = dns.message.make_query(name, kind)
     with entered_netns(netns):
-        return (dns.query.tcp if tcp else dns.query.udp)(query, DNS, timeout=2)
+        return dns.query.udp(query, DNS, timeout=timeout)
 
 
 def until(netns: int, name: str, expected: Rcode | str) -> None:
@@ -170,7 +170,7 @@ def until(netns: int, name: str, expected: Rcode | str) -> None:
     found: object = None
     while time.monotonic() < deadline:
         try:
-            response = ask(netns, name)
+            response = ask(netns, name, timeout=0.2)  # it does not hear that nobody listens yet
             found = response.answer[0][0].to_text() if response.answer else response.rcode()
         except (dns.exception.Timeout, OSError) as error:
             found = error

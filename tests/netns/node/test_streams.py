@@ -11,13 +11,20 @@ from netplane.errors import PeerError
 from netplane.linux import cgroups
 from netplane.linux.orphans import own
 from netplane.node.runtimes import ContainerSpec, SandboxSpec
-from netplane.node.runtimes.process import ProcessRuntime, new_sandbox_id
-from netplane.node.sandbox import attaching
+from netplane.node.runtimes.process import SANDBOX_PROGRAM, ProcessRuntime, new_sandbox_id
 from netplane.node.streams.descriptors import Source, write
 
 pytestmark = pytest.mark.netns
 
 ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "GREETING": "hello"}
+ROOT = Path(__file__).parents[3]
+IMPATIENT = """
+import runpy, sys
+sys.path.append({root!r})
+from netplane.node.sandbox import attaching
+attaching.STALL_SECONDS = 1.0
+runpy.run_path({program!r}, run_name="__main__")
+"""
 POD = {"metadata": {"name": "p", "namespace": "d", "uid": "22345678-9abc-def0-1234-56789abcdef0"}, "spec": {}}
 
 
@@ -221,16 +228,25 @@ async def test_who_is_attached_gets_all_though_it_reads_late(sandbox, tmp_path):
         assert count == 3_000_000
 
 
-async def test_who_is_attached_and_never_reads_is_cut_off(sandbox, tmp_path):
+@pytest.fixture
+def impatient(tmp_path, monkeypatch):
+    """A sandbox in this test waits for nobody for longer than a second."""
+    program = tmp_path / "impatient.py"
+    program.write_text(IMPATIENT.format(root=str(ROOT), program=str(SANDBOX_PROGRAM)))
+    monkeypatch.setattr("netplane.node.runtimes.process.SANDBOX_PROGRAM", program)
+
+
+async def test_who_is_attached_and_never_reads_is_cut_off(impatient, sandbox, tmp_path):
     """The container stops for a while, then goes on; the sandbox answers all the time."""
     done = tmp_path / "done"
     await start(sandbox, tmp_path, f"read go; head -c 1000000 /dev/zero; touch {done}; sleep 60", stdin=True)
-    async with sandbox.attached("c", stdin=True) as process:
-        await write(process.stdin, b"go\n")
+    async with sandbox.attached("c", stdin=True) as attached:
+        await write(attached.stdin, b"go\n")
         assert (await sandbox.execute("c", ["echo", "alive"], timeout=5)).output == b"alive\n"
-        async with asyncio.timeout(attaching.STALL_SECONDS + 10):
+        assert not done.exists()
+        async with asyncio.timeout(10):
             while not done.exists():
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.02)
 
 
 async def test_a_container_that_never_stops_talking_leaves_the_sandbox_responsive(sandbox, tmp_path):

@@ -14,7 +14,10 @@ ADDRESS, PORT = "10.96.0.10", 80
 
 
 @pytest.fixture
-def running(start):
+def running(start, monkeypatch: pytest.MonkeyPatch):
+    """A data path that looks often, and to which a short pause is one."""
+    monkeypatch.setattr("proxy.userspace.lifetimes.SWEEP", 0.05)
+    monkeypatch.setattr("proxy.userspace.lifetimes.QUIET", 300)
     return start()
 
 
@@ -74,12 +77,12 @@ def test_a_connection_in_use_is_ended_when_it_pauses(world, running) -> None:
     running.sync([asking(**{"max-connection-age": "1"})], [flows.endpoint_slice("web", "web1")])
     ((_, busy),) = visits(world, 1)
     with busy:
-        talk(busy, 2.5)
+        talk(busy, 1.6)  # longer than any age of about one second
         assert ends(busy) == "fin"
 
 
 def test_one_that_never_pauses_is_cut(world, running, monkeypatch) -> None:
-    monkeypatch.setattr("proxy.userspace.lifetimes.GRACE", 1.0)
+    monkeypatch.setattr("proxy.userspace.lifetimes.GRACE", 0.3)
     running.sync([asking(**{"max-connection-age": "1"})], [flows.endpoint_slice("web", "web1")])
     ((_, busy),) = visits(world, 1)
     with busy, pytest.raises((ConnectionResetError, BrokenPipeError)):
