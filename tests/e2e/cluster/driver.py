@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,8 +75,9 @@ class Lab:
         enter = ("lab", "exec", "--name", self.name, machine, "--")
         return self.netplane(*enter, *command, check=check, errors=errors)
 
-    @property
+    @cached_property
     def kubeconfig(self) -> str:
+        """Its path; asked for once, as it is the same for every lab of this name."""
         return self.netplane("lab", "kubeconfig", "--name", self.name).strip()
 
     def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
