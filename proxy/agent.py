@@ -333,6 +333,8 @@ class _Agent:
 
     async def _status(self) -> dict[str, Any]:
         await self._crew.refresh()
+        forwarded, wanted = await self._datapath.counted()
+        missing = f"the kernel has {forwarded} of {wanted} frontends: `netplane sync` mends that now"
         report = self._syncer.report
         return {
             "mode": self._datapath.name,
@@ -340,7 +342,7 @@ class _Agent:
             "endpointMetrics": self._settings.endpoint_metrics,
             "leaving": self._datapath.leaving,
             "revision": report.revision,
-            "frontends": len(self._datapath.targets),
+            "frontends": forwarded,
             "workers": self._crew.workers,
             "interpreted": compiled.why_interpreted(),
             "flows": self._crew.active + len(await self._datapath.translated()),
@@ -349,6 +351,7 @@ class _Agent:
             "takeovers": {cause: last().encode() for cause, last in self._takeovers.items()},
             "unserved": [str(entry) for entry in report.unserved],
             "problems": [
+                *([missing] if forwarded < wanted else ()),
                 *(self._syncer.snapshot.problems if self._syncer.snapshot else ()),
                 *report.warnings,
             ],

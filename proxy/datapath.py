@@ -73,6 +73,10 @@ class DataPath(Protocol):
         """What is being forwarded, as the kernel tells it."""
         ...
 
+    async def count(self) -> int:
+        """How many frontends ``observe`` would give, in a fraction of its time."""
+        ...
+
     async def close(self, *, keep: bool) -> None:
         """End it."""
         ...

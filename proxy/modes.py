@@ -168,6 +168,19 @@ class Forwarding:
         """What is being forwarded, as the kernel tells it."""
         return await (self.relay if self._kernel is None else self._kernel).observe()
 
+    async def count(self) -> int:
+        """How many frontends that are."""
+        return await (self.relay if self._kernel is None else self._kernel).count()
+
+    async def counted(self) -> tuple[int, int]:
+        """How many frontends are forwarded, as the kernel tells it, and how many should be.
+
+        Where a sync goes on meanwhile nobody can say the second, so it is the first.
+        """
+        want, found = self._want, await self.count()
+        moved = self._lock.locked() or self._want is not want
+        return found, found if moved else len(self.targets)
+
     async def told(self) -> Mapping[Frontend, Target]:
         """For tools: what the kernel says; of the relay, what it was told and what works."""
         return self.targets if self._kernel is None else await self._kernel.observe()

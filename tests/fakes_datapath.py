@@ -57,6 +57,9 @@ class MemoryDataPath:
     async def observe(self) -> Mapping[Frontend, Target]:
         return dict(self.have)
 
+    async def count(self) -> int:
+        return len(self.have)
+
     async def close(self, *, keep: bool) -> None:
         if not keep:
             self.have.clear()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netplane.config import Paths
-from netplane.errors import ConfigError, NetplaneError
+from netplane.errors import ConfigError, KernelError, NetplaneError, PeerError
 
 Row = dict[str, Any]
 Target = Mapping[str, Any]
@@ -126,7 +126,10 @@ def _cni(paths: Paths) -> tuple[bool, str]:
 def _proxy(paths: Paths) -> tuple[bool, str]:
     from proxy.userspace import observe
 
-    found = observe.ask(paths.proxy_socket, "status")
+    try:
+        found = observe.ask(paths.proxy_socket, "status")
+    except PeerError as error:
+        return False, f"{error}{_goes_on()}"
     silent = found.get("apiSilentSeconds")
     routing = f" (host routing {found['hostRouting']})" if found.get("hostRouting") else ""
     detail = f"{found['mode']}{routing}, {found['frontends']} frontends, {found['flows']} flows"
@@ -137,3 +140,14 @@ def _proxy(paths: Paths) -> tuple[bool, str]:
         detail += f", in plain Python ({interpreted})"
     problems = [*found.get("problems", []), *found.get("unserved", [])]
     return not problems, "; ".join([detail, *map(str, problems)])
+
+
+def _goes_on() -> str:
+    """What the kernel forwards with no proxy running."""
+    from proxy.nftables import observe as table
+
+    try:
+        number = table.count()
+    except KernelError:
+        return ""
+    return f"; the kernel goes on forwarding {number} frontends" if number else ""

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from netplane.errors import KernelError
+from netplane.linux import bpf
 from proxy.datapath import DataPath, SyncReport
 from proxy.diff import diff
 from proxy.ebpf import pins, sockets
@@ -105,6 +106,14 @@ class EbpfDataPath:
             for frontend, target in found.items()
             if (seen := _seen(target, self._told(frontend, target), routes.get(frontend))) is not None
         }
+
+    async def count(self) -> int:
+        """What lies beneath says, less what sockets are to be told and are not."""
+        found = await self.outside.count()
+        async with self._turn:
+            wanted = len(self._tables.routes) if self._tables is not None else 0
+        untold = wanted - await asyncio.to_thread(self._told_count) if wanted else 0
+        return max(0, found - max(0, untold))
 
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: programs, maps and links stay, and go on forwarding."""
@@ -251,6 +260,16 @@ class EbpfDataPath:
         finally:
             for one in maps.values():
                 one.close()
+
+    def _told_count(self) -> int:
+        """How many frontends sockets are told of."""
+        held = bpf.pinned_map(self._pins.maps / "frontends")
+        if held is None:
+            return 0
+        try:
+            return 0 if pins.missing_hooks(self._cgroup) else sum(1 for _ in held.items())
+        finally:
+            held.close()
 
     def _forget(self) -> None:
         if self._tables is not None:

@@ -74,6 +74,11 @@ class NftablesDataPath:
             return await asyncio.to_thread(observe.targets)
         return await asyncio.to_thread(_observed, state.elements, dict(state.placed), dict(state.rules))
 
+    async def count(self) -> int:
+        """See ``proxy.datapath.DataPath``: of the elements only those are listed that a look-up begins at."""
+        rules = dict(self._state.rules) if self._state is not None else {}
+        return await asyncio.to_thread(_counted, rules)
+
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: the kernel goes on by itself."""
         self._state, self._targets = None, {}
@@ -93,10 +98,8 @@ def remove() -> None:
 def _observed(
     elements: Elements, placed: Mapping[Frontend, Placed], rules: Mapping[str, list[bytes]]
 ) -> Mapping[Frontend, Target]:
-    with Tables() as tables:
-        there = tables.rules(FAMILY, TABLE)
-    if any(there.get(chain) != said for chain, said in rules.items()):
-        return {}  # what leads to the elements has gone, or somebody has changed it
+    if not _are_there(rules):
+        return {}
     contents = observe.read()
     found = observe.decode(contents)
     for frontend, known in placed.items():
@@ -104,6 +107,17 @@ def _observed(
         if all(contents.get(name, {}).get(head) == tail for name, head, tail in own):
             found[frontend] = known.target
     return found
+
+
+def _counted(rules: Mapping[str, list[bytes]]) -> int:
+    return observe.count() if _are_there(rules) else 0
+
+
+def _are_there(rules: Mapping[str, list[bytes]]) -> bool:
+    """Whether what leads to the elements is as it was left; False where it has gone, or somebody has changed it."""
+    with Tables() as tables:
+        there = tables.rules(FAMILY, TABLE)
+    return all(there.get(chain) == said for chain, said in rules.items())
 
 
 def _mend(

@@ -42,6 +42,13 @@ def read() -> Contents:
     return found
 
 
+def count() -> int:
+    """How many frontends that are. Raises KernelError."""
+    with Tables() as tables:
+        names = [verdicts(kind, version) for kind in (Kind.SERVICE, Kind.PORT) for version in VERSIONS]
+        return sum(len(tables.elements(FAMILY, TABLE, name) or ()) for name in names)
+
+
 def targets() -> dict[Frontend, Target]:
     """What the kernel forwards, as it says itself."""
     return decode(read())

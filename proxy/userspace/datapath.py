@@ -174,6 +174,10 @@ class UserspaceDataPath:
                 found[frontend] = target
         return found
 
+    async def count(self) -> int:
+        """See ``proxy.datapath.DataPath``: a look at the node's sockets and routes costs little."""
+        return len(await self.observe())
+
     async def close(self, *, keep: bool) -> None:
         """End. ``keep``: listeners stay open where the supervisor has copies, and the plumbing stays."""
         await self.carrier.close(keep=keep)

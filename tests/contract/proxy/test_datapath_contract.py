@@ -155,6 +155,7 @@ def test_what_was_synced_is_observed(start) -> None:
     assert (report.revision, report.added, report.changed, report.removed) == (7, 7, 0, 0)
     assert report.unserved == ()
     assert path.call(path.datapath.observe()) == WANT.targets
+    assert path.call(path.datapath.count()) == len(WANT.targets)
 
 
 def test_a_second_sync_changes_nothing(start) -> None:
@@ -172,6 +173,7 @@ def test_any_sequence_of_snapshots_converges(start, snapshots: list[Snapshot]) -
     for want in snapshots:
         path.call(path.datapath.sync(want))
         assert path.call(path.datapath.observe()) == want.targets
+        assert path.call(path.datapath.count()) == len(want.targets)
     path.stop()
 
 
@@ -205,6 +207,7 @@ def test_close_leaves_nothing(start) -> None:
     fresh = start()
     assert path.alive is False
     assert fresh.call(fresh.datapath.observe()) == {}
+    assert fresh.call(fresh.datapath.count()) == 0
 
 
 class Shelf:

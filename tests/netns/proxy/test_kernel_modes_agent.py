@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from netplane.linux import nft
 from tests import flows
 from tests.bpf_place import BpfPlace
 from tests.netns.proxy.daemon import Supervisor, eventually
@@ -106,3 +107,23 @@ def test_the_status_says_the_mode_and_what_is_served(world, proxy: Supervisor) -
     assert row["state"] == "works"
     assert row["detail"].startswith(proxy.ask("status")["mode"])
     assert ", 8 frontends, " in row["detail"]
+
+
+def test_the_status_counts_what_the_kernel_has(world, proxy: Supervisor) -> None:
+    """Not what it was told: somebody may have taken it away; and with no proxy running it is still there."""
+
+    def said() -> dict[str, Any]:
+        rows = json.loads(netplane(world, proxy, "status", "-o", "json").stdout)
+        return next(row for row in rows if row["part"] == "proxy")
+
+    eventually(lambda: ", 8 frontends, " in said()["detail"])
+    world.run("n1", nft.apply, "flush chain inet netplane_services prerouting")
+    found = said()
+    assert found["state"] == "broken"
+    assert "the kernel has 0 of 8 frontends: `netplane sync` mends that now" in found["detail"]
+    assert netplane(world, proxy, "sync").returncode == 0
+    assert said()["state"] == "works"
+    proxy.end(signal.SIGKILL)
+    found = said()
+    assert found["state"] == "broken"
+    assert found["detail"].endswith("; the kernel goes on forwarding 8 frontends")
