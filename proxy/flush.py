@@ -22,6 +22,8 @@ def flush(paths: Paths) -> Iterator[str]:
     pinned, at_pods = paths.bpf_root.is_dir(), _links_with_programs()
     if pinned or at_pods:
         hooks.remove(paths.bpf_mount, paths.bpf_root)
+    elif hooks.unmount(paths.bpf_mount):  # whoever mounted it was killed before there were any pins
+        yield f"the BPF file system at {paths.bpf_mount}"
     if pinned:
         yield f"the hooks at this node's sockets, pinned in {paths.bpf_root}"
     if at_pods:

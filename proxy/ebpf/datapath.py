@@ -282,8 +282,12 @@ def remove(mount: Path, directory: Path) -> None:
     """Take everything away; what is not there is fine. Blocking."""
     programs.remove(directory)
     pins.remove(Pins(directory))
-    if mount != MACHINES_MOUNT:
-        pins.unmount(mount)
+    unmount(mount)
+
+
+def unmount(mount: Path) -> bool:
+    """Take away a BPF file system that was mounted for the pins alone, and is empty; whether there was one."""
+    return mount != MACHINES_MOUNT and pins.unmount(mount)
 
 
 def _apply(

@@ -131,11 +131,13 @@ def remove(pins: Pins) -> None:
         pins.directory.rmdir()
 
 
-def unmount(mount: Path) -> None:
-    """Take away a BPF file system that was mounted here."""
-    if _is_bpf(mount):
+def unmount(mount: Path) -> bool:
+    """Take away a BPF file system that was mounted here; whether there was one."""
+    mounted = _is_bpf(mount)
+    if mounted:
         ctypes.CDLL(None).umount2(str(mount).encode(), _MNT_DETACH)
         mount.rmdir()
+    return mounted
 
 
 def remove_directory(directory: Path) -> None:
