@@ -18,6 +18,7 @@ from netplane.linux.rtnl import rtnl
 from proxy.ebpf.hostrouting import links, programs, shortway
 from proxy.ebpf.hostrouting.deciding import HostRouting
 from proxy.ebpf.hostrouting.layout import Ends, ends_of
+from proxy.ebpf.hostrouting.translated import between
 from proxy.ebpf.objects import PODS
 from proxy.ebpf.pins import remove_directory
 from proxy.flush import flush
@@ -430,6 +431,27 @@ def test_a_connection_is_valid_again_when_it_comes_back_to_the_stack(world, plac
         stream.close()
     finally:
         world.run("n1", nft.delete_table, "inet", "mine")
+
+
+def test_of_a_large_table_of_connections_those_between_pods_are_read_and_no_others(world, start) -> None:
+    """Whatever was translated of them: the kernel's own entries are held against what is looked for in them."""
+    start(mode=Mode.NFTABLES)
+    world.run("n1", conntrack.forget_where, lambda _flow: True)
+    visit(world, "client", *destination("web"))
+    visit(world, "client", WEB1, flows.PORT)
+    visit(world, "client", flows.in_version(WEB1, 6), flows.PORT)
+    visit(world, "outside", flows.NODES["n1"], 30081)
+    pods = {ip_address(address) for pod in ("client", "web1", "web2") for address in flows.addresses_of(pod)}
+
+    def is_between(flow: conntrack.Flow) -> bool:
+        ways = [(ip_address(way.source), ip_address(way.destination)) for way in (flow.called, flow.answers)]
+        return any(one in pods and other in pods for one, other in ways)
+
+    everything = world.run("n1", conntrack.flows, conntrack.BOTH)
+    read = world.run("n1", conntrack.flows, conntrack.BOTH, conntrack.EVERYTHING, between(pods))
+    assert {flow.version for flow in read} == {4, 6}
+    assert [flow.handle for flow in read] == [flow.handle for flow in everything if is_between(flow)]
+    assert len(read) < len(everything)
 
 
 def test_flows_that_have_ended_are_swept_up(world, place, start, unhooked, monkeypatch) -> None:
