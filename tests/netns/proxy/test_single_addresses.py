@@ -1,7 +1,7 @@
 """Service addresses outside the Service networks that are somebody's already: nothing is taken from who has them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -13,7 +13,7 @@ from proxy.modes import Mode
 from tests import flows
 from tests.bpf_place import BpfPlace
 from tests.fakes_datapath import Hosted
-from tests.netns.proxy.conftest import snapshot
+from tests.netns.proxy.conftest import node, snapshot
 from tests.netns.proxy.flows import DATA_PATHS, visit
 from tests.netns.proxy.test_mode_switch import Stream, Switching
 
@@ -121,6 +121,23 @@ def test_a_cluster_ip_is_the_nodes_own_where_no_service_networks_are_told(world,
             assert visit(world, source, "10.96.0.10", 80)[0] in ("web1", "web2")
             with pytest.raises(ConnectionRefusedError):
                 world.connect(source, "10.96.0.10", 81)
+
+
+@pytest.mark.parametrize("routed", [False, True], ids=["no default route", "a default route"])
+def test_a_cluster_ip_of_an_added_service_cidr_works(world, hosted, routed: bool) -> None:
+    """Of a ServiceCIDR object (Kubernetes 1.33) that `serviceCidrs` does not name: each is led here by itself."""
+    added, partner = "10.200.0.10", "fd00:200::10"
+    service = flows.service("web", added)
+    service["spec"] |= {"clusterIPs": [added, partner], "ipFamilies": ["IPv4", "IPv6"]}
+    slices = [flows.SLICES[0], flows.slice_in_six(flows.SLICES[0])]
+    with default_route(world) if routed else nullcontext():
+        want = snapshot([service], slices, node(4, 6))
+        hosted.call(hosted.datapath.sync(want))
+        for source in ("client", "n1"):
+            for address in (added, partner):
+                assert visit(world, source, address, 80)[0] in ("web1", "web2")
+        hosted.call(hosted.datapath.sync(replace(want, targets={})))
+        assert not {ip_network(added), ip_network(partner)} & set(world.run("n1", routes.routed))
 
 
 def test_connections_of_the_relay_go_on_when_the_kernel_takes_over(world, place, quick_leave) -> None:
