@@ -122,13 +122,13 @@ def remove() -> None:
 
 
 def routed() -> list[IPNetwork]:
-    """The networks that the kernel leads to this node for the proxy, as it says itself."""
-    with rtnl() as ipr:
-        return [
-            ip_network(route["dst"])
-            for family in FAMILIES.values()
-            for route in of_table(ipr, family, LOCAL_TABLE)
-        ]
+    """The networks that the kernel leads to this node for the proxy, as it says itself. Raises KernelError."""
+    return [
+        route.destination
+        for family in FAMILIES.values()
+        for route in rtmessages.routes(family)
+        if (route.table, route.protocol) == (LOCAL_TABLE, ROUTE_PROTOCOL)
+    ]
 
 
 def machines_addresses(version: int) -> Iterator[IPAddress]:

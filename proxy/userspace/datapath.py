@@ -163,14 +163,19 @@ class UserspaceDataPath:
             Protocol.TCP: await asyncio.to_thread(observe.listening),
             Protocol.UDP: await asyncio.to_thread(observe.receiving),
         }
+        places = {protocol: set(listening.values()) for protocol, listening in sockets.items()}
         routed = await asyncio.to_thread(routes.routed)
+        networks = [network for network in routed if network.num_addresses > 1]
+        singles = {network[0] for network in routed if network.num_addresses == 1}
         found: dict[Frontend, Target] = {}
         for frontend, target in self.targets.items():
-            sock, listening = self._sockets.get(frontend), sockets[frontend.protocol]
+            sock = self._sockets.get(frontend)
             if sock is None:
-                if (frontend.address, frontend.port) not in listening.values():
+                if (frontend.address, frontend.port) not in places[frontend.protocol]:
                     found[frontend] = target
-            elif os.fstat(sock.fileno()).st_ino in listening and self._reachable(frontend, routed):
+            elif os.fstat(sock.fileno()).st_ino in sockets[frontend.protocol] and (
+                frontend.address in singles or self._reachable(frontend, networks)
+            ):
                 found[frontend] = target
         return found
 
