@@ -71,7 +71,6 @@ def check(
 @pytest.mark.parametrize(
     ("what", "change", "then"),
     [
-        ("begin", ("BPF_OBJ_PIN", 4), "recover"),
         ("begin", ("mkdir", 6), "flush"),
         ("begin", ("BPF_LINK_CREATE", 5), "flush"),
         ("begin", ("BPF_PROG_ATTACH", 3), "recover"),
