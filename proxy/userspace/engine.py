@@ -227,7 +227,7 @@ class Engine(Host):
         self.relay.attach(flow, fd)
         if early:
             assert flow.client_side is not None
-            self._mover.read(flow.client_side, 0, early)
+            self._mover.pass_early(flow.client_side, early)
 
     def _refused(self, flow: Flow, failure: int) -> bool:
         """An endpoint has refused; True where another one is tried, or the flow has been ended."""

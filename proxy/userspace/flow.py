@@ -25,7 +25,7 @@ class Owner:
         """Handle epoll events of this side's socket."""
         raise NotImplementedError
 
-    def read(self, side: "Side", events: int, early: bytes = b"") -> None:
+    def read(self, side: "Side", events: int) -> None:
         """Move what there is to read."""
         raise NotImplementedError
 

@@ -27,7 +27,7 @@ from proxy.userspace.relay import (
     passes_fin,
 )
 from proxy.userspace.relaying import Relay
-from proxy.userspace.syscalls import CHUNK, end_writing, read, write
+from proxy.userspace.syscalls import CHUNK, end_writing, move, write
 
 BULK_AFTER: Final = 3  # full reads in a row that turn a direction to splice(2)
 BULK_CREDIT: Final = 16  # small splices until it turns back to copying
@@ -91,45 +91,63 @@ class Mover(Owner):
 
     # -- copying ---------------------------------------------------------------------------------------
 
-    def read(self, side: Side, events: int, early: bytes = b"") -> None:
+    def read(self, side: Side, events: int) -> None:
         """Move what there is to read from one side to the other, a bounded number of times.
 
-        ``early``: what has been read of it already. Written to be short for small messages, which are most.
+        Written to be short for small messages, which are most.
         """
-        flow, sink = side.flow, side.peer
+        sink = side.peer
         assert sink is not None
         if side.credit >= BULK_AFTER:
             self._splice(side)
             return
         pipes = self._relay.pipes
-        if pipes.lacking and not early and not pipes.has_spare():
+        if pipes.lacking and not pipes.has_spare():
             self._pass_on(side, events)
             return
         try:
-            data = early or read(side.fd)
+            moved = move(side.fd, sink.fd, events & RDHUP != 0)
         except OSError:
-            self._relay.reset(flow)
+            self._relay.reset(side.flow)
             return
-        if data is None:
-            return
-        size = len(data)
-        if not size:
+        if not isinstance(moved, int):
+            data, written, failure = moved
+            self._not_taken(side, data, written, failure)
+        elif moved > 0:
+            self._taken(side, moved)
+            if side.credit or moved == CHUNK or events & RDHUP:
+                self._go_on(side, moved, events)
+        elif not moved:
             self._ended(side)
-            return
-        last = events & RDHUP != 0 and size < CHUNK
+
+    def pass_early(self, side: Side, data: bytes) -> None:
+        """Give a new endpoint what the client had sent before it was dialled."""
+        sink = side.peer
+        assert sink is not None
         try:
-            written = write(sink.fd, data, last)
+            written = write(sink.fd, data)
         except OSError as error:
-            self._unwritable(side, data, error.errno or 0)
+            self._not_taken(side, data, 0, error.errno or 0)
             return
+        if written != len(data):
+            self._not_taken(side, data, written, 0)
+            return
+        self._taken(side, written)
+        if written == CHUNK:
+            self._go_on(side, written, 0)
+
+    def _taken(self, side: Side, size: int) -> None:
         self._count(side, size)
-        if written != size:
-            self._hold(side, data[written:])
+        if not side.flow.connected:
+            self._relay.connected(side.flow)
+
+    def _not_taken(self, side: Side, data: bytes, written: int, failure: int) -> None:
+        """The sink did not take all that was read, or is gone for the reason that ``failure`` is the number of."""
+        if failure:
+            self._unwritable(side, data, failure)
             return
-        if not flow.connected:
-            self._relay.connected(flow)
-        if last or side.credit or size == CHUNK:
-            self._go_on(side, size, events)
+        self._count(side, len(data))
+        self._hold(side, data[written:])
 
     def _pass_on(self, side: Side, events: int) -> None:
         """As ``read``, with nowhere for what the sink does not take: that stays unread until it does.
@@ -149,7 +167,7 @@ class Mover(Owner):
             self._ended(side)
             return
         try:
-            written = write(sink.fd, data, False)
+            written = write(sink.fd, data)
         except OSError as error:
             self._unwritable(side, b"", error.errno or 0)
             return

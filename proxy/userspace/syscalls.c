@@ -103,15 +103,28 @@ static PyObject *read_chunk(PyObject *module, PyObject *fd) {
     Py_RETURN_NONE;
 }
 
-/* write(fd: int, data: bytes, last: bool) -> int */
+/* write(fd: int, data: bytes) -> int */
 static PyObject *write_chunk(PyObject *module, PyObject *const *given, Py_ssize_t count) {
     char *data;
     Py_ssize_t size;
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "write takes 3 arguments");
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "write takes 2 arguments");
     if (PyBytes_AsStringAndSize(given[1], &data, &size)) return NULL;
-    ssize_t sent = send(PyLong_AsLong(given[0]), data, size, MSG_NOSIGNAL | (given[2] == Py_True ? MSG_MORE : 0));
+    ssize_t sent = send(PyLong_AsLong(given[0]), data, size, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN) return failed();
     return PyLong_FromSsize_t(sent < 0 ? 0 : sent);
+}
+
+/* move(source: int, sink: int, ending: bool) -> int | tuple[bytes, int, int]. No object holds what is moved. */
+static PyObject *move_chunk(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "move takes 3 arguments");
+    ssize_t size = recv(PyLong_AsLong(given[0]), chunk, CHUNK, 0);
+    if (size < 0 && errno != EAGAIN) return failed();
+    if (size <= 0) return PyLong_FromSsize_t(size);
+    int more = given[2] == Py_True && size < CHUNK ? MSG_MORE : 0;
+    ssize_t sent = send(PyLong_AsLong(given[1]), chunk, size, MSG_NOSIGNAL | more);
+    if (sent == size) return PyLong_FromSsize_t(size);
+    int number = sent < 0 && errno != EAGAIN ? errno : 0;
+    return Py_BuildValue("y#ni", chunk, (Py_ssize_t)size, (Py_ssize_t)(sent < 0 ? 0 : sent), number);
 }
 
 /* end_writing(fd: int) -> None */
@@ -124,6 +137,7 @@ static PyMethodDef functions[] = {
     {"accept", accept_one, METH_O, NULL},
     {"dial_as", (PyCFunction)(void *)dial_as, METH_FASTCALL, NULL},
     {"end_writing", end_writing, METH_O, NULL},
+    {"move", (PyCFunction)(void *)move_chunk, METH_FASTCALL, NULL},
     {"read", read_chunk, METH_O, NULL},
     {"write", (PyCFunction)(void *)write_chunk, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

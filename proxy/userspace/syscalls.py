@@ -27,6 +27,7 @@ _send = _libc.send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send.restype = ctypes.c_ssize_t
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_MORE = socket.MSG_MORE
 _SIZE = 28  # struct sockaddr_in6; a sockaddr_in is shorter
 _PEER = ctypes.create_string_buffer(_SIZE)
 _SEEN = memoryview(_PEER).cast("B")
@@ -89,20 +90,30 @@ def read(fd: int) -> bytes | None:
         return None
 
 
-def write(fd: int, data: bytes, last: bool) -> int:
-    """How much of it was taken. ``last``: a FIN follows at once, in the same packet. Raises OSError."""
-    if last:
-        sent: int = _send(fd, data, len(data), socket.MSG_MORE)
-        if sent >= 0:
-            return sent
-        number = ctypes.get_errno()
-        if number == errno.EAGAIN:
-            return 0
-        raise OSError(number, os.strerror(number))
+def write(fd: int, data: bytes) -> int:
+    """How much of it was taken. Raises OSError."""
     try:
         return os.write(fd, data)
     except BlockingIOError:
         return 0
+
+
+def move(source: int, sink: int, ending: bool) -> int | tuple[bytes, int, int]:
+    """Read as ``read`` does, and write it all to ``sink``: how much; 0 at the end, -1 where nothing is to be read.
+
+    ``ending``: the source will send no more; then its FIN can go in the packet of its last bytes. Where the sink
+    did not take everything: what was read, how much of it was taken, and the number of the sink's error or 0.
+    Raises OSError where the source fails.
+    """
+    data = read(source)
+    if not data:
+        return -1 if data is None else 0
+    size = len(data)
+    sent: int = _send(sink, data, size, _MORE if ending and size < CHUNK else 0)
+    if sent == size:
+        return size
+    number = ctypes.get_errno() if sent < 0 else 0
+    return data, max(sent, 0), 0 if number == errno.EAGAIN else number
 
 
 def end_writing(fd: int) -> None:

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -123,15 +124,13 @@ def test_a_reset_is_an_error_to_the_reader_and_the_writer(calls, pair) -> None:
     select.select([fd], [], [], 5)
     with pytest.raises(ConnectionResetError):
         calls.read(fd)
-    for last in (False, True):
-        with pytest.raises(BrokenPipeError):
-            calls.write(fd, b"x", last)
+    with pytest.raises(BrokenPipeError):
+        calls.write(fd, b"x")
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_writes_as_much_as_is_taken(calls, pair, last) -> None:
+def test_writes_as_much_as_is_taken(calls, pair) -> None:
     fd, client = pair
-    assert calls.write(fd, b"some", last) == 4
+    assert calls.write(fd, b"some") == 4
     calls.end_writing(fd)
     with client.makefile("rb") as stream:
         assert stream.read() == b"some"
@@ -139,10 +138,93 @@ def test_writes_as_much_as_is_taken(calls, pair, last) -> None:
 
 def test_a_sink_that_is_full_takes_nothing(calls, pair) -> None:
     fd, _ = pair
-    data = b"x" * calls.CHUNK
-    for last in (False, True):
-        while calls.write(fd, data, last):
-            pass
+    while calls.write(fd, b"x" * calls.CHUNK):
+        pass
+
+
+@pytest.fixture
+def sink(calls) -> Iterator[tuple[int, socket.socket]]:
+    """A descriptor to write to, and the socket that gets it."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours.fileno(), theirs
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_moves_what_there_is_then_nothing_then_the_end(calls, pair, sink, ending) -> None:
+    (fd, client), (to, reader) = pair, sink
+    assert calls.move(fd, to, ending) == -1
+    client.sendall(b"some")
+    select.select([fd], [], [], 5)
+    assert calls.move(fd, to, ending) == 4
+    assert reader.recv(10) == b"some"
+    client.shutdown(socket.SHUT_WR)
+    select.select([fd], [], [], 5)
+    assert calls.move(fd, to, ending) == 0
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_moves_a_chunk_at_a_time(calls, pair, sink, ending) -> None:
+    (fd, client), (to, reader) = pair, sink
+    data = os.urandom(3 * calls.CHUNK + 5)
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
+    got = b""
+    while moved := calls.move(fd, to, ending):
+        if moved < 0:
+            select.select([fd], [], [], 5)
+            continue
+        assert moved <= calls.CHUNK
+        while moved:
+            part = reader.recv(moved)
+            moved -= len(part)
+            got += part
+    assert got == data
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_what_a_sink_does_not_take_comes_back(calls, pair, sink, ending) -> None:
+    (fd, client), (to, reader) = pair, sink
+    data = os.urandom(4_000_000)
+    with ThreadPoolExecutor(1) as sender:
+        sent = sender.submit(client.sendall, data)
+        given, rest = b"", None
+        while rest is None:
+            moved = calls.move(fd, to, ending)
+            if not isinstance(moved, int):
+                rest, taken, failure = moved
+                assert not failure
+            elif moved < 0:
+                select.select([fd], [], [], 5)
+            else:
+                given += b"." * moved
+        kept = len(given) + taken
+        got = b""
+        while len(got) < kept:
+            got += reader.recv(kept - len(got))
+        assert got == data[:kept]
+        assert rest[taken:] == data[kept : kept + len(rest) - taken]
+        while not sent.done():
+            calls.read(fd)
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_sink_that_is_gone_is_told_of_with_what_was_read(calls, pair, sink, ending) -> None:
+    (fd, client), (to, reader) = pair, sink
+    reader.close()
+    client.sendall(b"some")
+    select.select([fd], [], [], 5)
+    assert calls.move(fd, to, ending) == (b"some", 0, errno.EPIPE)
+
+
+def test_a_source_that_fails_is_an_error(calls, pair, sink) -> None:
+    (fd, client), (to, _) = pair, sink
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    select.select([fd], [], [], 5)
+    with pytest.raises(ConnectionResetError):
+        calls.move(fd, to, False)
 
 
 def test_ending_what_is_over_tells_nobody(calls, pair) -> None:
