@@ -64,8 +64,9 @@ ps -e -o args | grep -c '[n]etplane' || true
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "r"
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short path: sockets are in it."""
+    return tmp_path_factory.mktemp("up") / "r"
 
 
 def test_all_in_one_serves_and_uninstall_leaves_the_machine_as_it_was(root: Path) -> None:
