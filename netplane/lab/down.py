@@ -6,10 +6,11 @@ kernel has taken the namespaces, links and mounts with them, and what is left is
 
 import errno
 import os
+import select
 import shutil
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from netplane.errors import KernelError, PeerError
@@ -56,18 +57,34 @@ def end_processes(directory: Path) -> None:
     """Kill everything that runs in the lab; returns when nothing does.
 
     The lab's PID 1 goes first: with it the kernel ends its whole PID namespace. Who entered from outside,
-    or was still on the way in, is found in the cgroups.
+    or was still on the way in, is found in the cgroups. A process leaves these before it has ended: that it has,
+    its pidfd tells. Raises KernelError naming those that do not die.
     """
     deadline = time.monotonic() + END_SECONDS
-    with suppress(PeerError, ProcessLookupError):
-        os.kill(supervisor.peer_pid(place.socket_of(directory)), signal.SIGKILL)
-    while pids := _running(directory):
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise KernelError(f"cannot end lab {directory.name}: processes {sorted(pids)} do not die")
-        time.sleep(0.02)
+    first = _first(directory)
+    with ExitStack() as stack:
+        held: dict[int, int] = {}
+        while pids := first | _running(directory):
+            for pid in sorted(pids, key=lambda pid: pid not in first):
+                with suppress(ProcessLookupError):
+                    if pid not in held:
+                        held[pid] = os.pidfd_open(pid)
+                        stack.callback(os.close, held[pid])
+                    signal.pidfd_send_signal(held[pid], signal.SIGKILL)
+            first = set()
+            if time.monotonic() > deadline:
+                raise KernelError(f"cannot end lab {directory.name}: processes {sorted(pids)} do not die")
+            time.sleep(0.02)
+        for pid, descriptor in held.items():
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise KernelError(f"cannot end lab {directory.name}: process {pid} does not die")
+
+
+def _first(directory: Path) -> set[int]:
+    try:
+        return {supervisor.peer_pid(place.socket_of(directory))}
+    except PeerError:
+        return set()
 
 
 def _running(directory: Path) -> set[int]:
