@@ -148,6 +148,8 @@ def build_world() -> World:
     for name in ("wire", *flows.NODES, "outside", *flows.PODS):
         world.netns[name] = new_netns()
         world.run(name, sysctl.write, "net.ipv6.conf.default.accept_dad", "0")  # addresses are good at once
+        for limit in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
+            world.run(name, sysctl.write, limit, "0")  # every refusal is heard, not one a second
         _up(world, name)
     with rtnl(world.netns["wire"]) as ipr:
         ipr.link("add", ifname="br0", kind="bridge")

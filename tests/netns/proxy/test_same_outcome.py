@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from netplane.linux import conntrack, sysctl
+from netplane.linux import conntrack
 from proxy import modes
 from proxy.model import Frontend, Protocol, Snapshot
 from proxy.modes import Mode
@@ -65,8 +65,6 @@ def node(world) -> Iterator[Switching]:
         patched.setattr(world, "makers", dict.fromkeys(HERE, place.open))
         patched.setattr(modes, "SETTLE", 0.02)
         patched.setattr(modes, "LEAVING_EVERY", 0.02)
-        for name in world.netns:  # every refusal is to be heard
-            world.run(name, sysctl.write, "net.ipv4.icmp_ratelimit", "0")
         made = Switching(world, MODES[0], place.paths)
         yield made
         made.stop()
