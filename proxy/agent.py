@@ -38,9 +38,9 @@ from proxy.health_checks import HealthChecks
 from proxy.metrics import SyncMetrics, TrafficCollector, export_takeovers
 from proxy.modes import Forwarding, Mode
 from proxy.syncer import GRACE, Syncer
-from proxy.userspace.admission import RESERVED_DESCRIPTORS
 from proxy.userspace.datapath import UserspaceDataPath
-from proxy.userspace.takeover import Takeover
+from proxy.userspace.handover.takeover import Takeover
+from proxy.userspace.streams.admission import RESERVED_DESCRIPTORS
 from proxy.userspace.workers.counts import Counts
 from proxy.userspace.workers.crew import MOST, Crew, justified
 from proxy.wanted import Wanted, node_port_networks

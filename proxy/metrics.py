@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from proxy.diff import diff
 from proxy.model import Frontend, Protocol, ServicePort, Snapshot, Target, WhenEmpty
-from proxy.userspace.takeover import Takeover
+from proxy.userspace.handover.takeover import Takeover
 from proxy.userspace.traffic import CONNECT_BUCKETS, Traffic, TrafficKey
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))

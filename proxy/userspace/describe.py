@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.model import joined
 from proxy.userspace.datagrams import Exchange
-from proxy.userspace.flow import Flow
+from proxy.userspace.streams.flow import Flow
 
 
 def describe_flows(flows: Iterable[Flow | Exchange]) -> list[dict[str, Any]]:

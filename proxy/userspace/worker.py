@@ -14,15 +14,15 @@ from typing import Any
 
 from proxy.balance import Affinity, Ejections
 from proxy.model import Endpoint, Frontend, NodeFacts, Pool, Protocol, ServicePort, Target, joined
-from proxy.userspace.admission import Admission
 from proxy.userspace.datagrams import IDLE_QUERY, IDLE_STREAM, Datagrams, Exchange
 from proxy.userspace.describe import describe_flows
 from proxy.userspace.dialing import Dialer
-from proxy.userspace.engine import Engine
-from proxy.userspace.flow import Flow
-from proxy.userspace.ledger import Ledger
 from proxy.userspace.listeners import Choice, Listener, Origin
 from proxy.userspace.poller import Poller
+from proxy.userspace.streams.admission import Admission
+from proxy.userspace.streams.engine import Engine
+from proxy.userspace.streams.flow import Flow
+from proxy.userspace.streams.ledger import Ledger
 from proxy.userspace.traffic import Accounts, Traffic, TrafficKey
 
 DESCRIBED_AT_ONCE = 50

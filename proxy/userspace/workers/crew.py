@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from netplane.errors import KernelError
 from proxy.model import Frontend, NodeFacts, Protocol, Target
-from proxy.userspace import handover
-from proxy.userspace.takeover import Takeover
+from proxy.userspace.handover import protocol as handover
+from proxy.userspace.handover.takeover import Takeover
 from proxy.userspace.traffic import Traffic, TrafficKey
 from proxy.userspace.workers import counts
 from proxy.userspace.workers.leavers import LINGER, Leavers

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 
-from proxy.userspace.ledger import Ledger
+from proxy.userspace.streams.ledger import Ledger
 from proxy.userspace.workers import process
 from proxy.userspace.workers.cloning import clone_with_table, name_process
 

@@ -16,8 +16,8 @@ from time import monotonic
 import uvloop
 
 from proxy.codec import decode_frontend, decode_node, decode_targets
-from proxy.userspace import heir, holder
-from proxy.userspace.ledger import Ledger
+from proxy.userspace.handover import heir, holder
+from proxy.userspace.streams.ledger import Ledger
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers import channel
 from proxy.userspace.workers.channel import Message

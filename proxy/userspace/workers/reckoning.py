@@ -10,7 +10,7 @@ up for as many bytes that are lost.
 
 from dataclasses import dataclass
 
-from proxy.userspace.relay import Half, finished
+from proxy.userspace.streams.relay import Half, finished
 
 # linux/tcp_states.h
 ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 4, 5, 6

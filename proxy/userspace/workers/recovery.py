@@ -20,13 +20,13 @@ from itertools import islice
 from time import monotonic
 
 from proxy.model import Protocol, ServicePort
-from proxy.userspace.flow import Flow
-from proxy.userspace.ledger import PREFACED
+from proxy.userspace.handover.takeover import Takeover
 from proxy.userspace.listeners import Listener
-from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller, Watched
-from proxy.userspace.preface import LENGTH
-from proxy.userspace.takeover import Takeover
+from proxy.userspace.streams.flow import Flow
+from proxy.userspace.streams.ledger import PREFACED
+from proxy.userspace.streams.pipes import Pipe
+from proxy.userspace.streams.preface import LENGTH
 from proxy.userspace.traffic import TrafficKey
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers import descriptors

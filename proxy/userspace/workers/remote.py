@@ -16,7 +16,7 @@ from typing import Any
 from netplane.errors import KernelError
 from proxy.codec import encode_frontend, encode_node, encode_targets
 from proxy.model import Frontend, NodeFacts, Target
-from proxy.userspace.takeover import Takeover
+from proxy.userspace.handover.takeover import Takeover
 from proxy.userspace.traffic import TrafficKey, keys_of
 from proxy.userspace.workers import channel, counts
 from proxy.userspace.workers.channel import Message

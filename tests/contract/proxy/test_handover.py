@@ -12,12 +12,13 @@ from time import monotonic, sleep
 import pytest
 
 from proxy.model import Endpoint, Frontend, Protocol, ServicePort
-from proxy.userspace import handover, holder
-from proxy.userspace.flow import Flow
-from proxy.userspace.heir import Heir, Late, connect, inherit
-from proxy.userspace.holder import Holder, offer
-from proxy.userspace.ledger import PREFACED
-from proxy.userspace.relay import Half
+from proxy.userspace.handover import holder
+from proxy.userspace.handover import protocol as handover
+from proxy.userspace.handover.heir import Heir, Late, connect, inherit
+from proxy.userspace.handover.holder import Holder, offer
+from proxy.userspace.streams.flow import Flow
+from proxy.userspace.streams.ledger import PREFACED
+from proxy.userspace.streams.relay import Half
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers.descriptors import table
 from proxy.userspace.workers.recovery import Recovery

@@ -11,9 +11,9 @@ from time import monotonic
 import pytest
 
 from proxy.model import Frontend, Pool, Protocol, ServicePort, Target
-from proxy.userspace.ledger import LINK, PREFACED
-from proxy.userspace.preface import LENGTH, header
-from proxy.userspace.relay import READING
+from proxy.userspace.streams.ledger import LINK, PREFACED
+from proxy.userspace.streams.preface import LENGTH, header
+from proxy.userspace.streams.relay import READING
 from proxy.userspace.worker import Worker
 from proxy.userspace.workers.descriptors import table
 from proxy.userspace.workers.recovery import Left, Recovery, end_all

@@ -16,8 +16,8 @@ ADDRESS, PORT = "10.96.0.10", 80
 @pytest.fixture
 def running(start, monkeypatch: pytest.MonkeyPatch):
     """A data path that looks often, and to which a short pause is one."""
-    monkeypatch.setattr("proxy.userspace.lifetimes.SWEEP", 0.05)
-    monkeypatch.setattr("proxy.userspace.lifetimes.QUIET", 300)
+    monkeypatch.setattr("proxy.userspace.streams.lifetimes.SWEEP", 0.05)
+    monkeypatch.setattr("proxy.userspace.streams.lifetimes.QUIET", 300)
     return start()
 
 
@@ -82,7 +82,7 @@ def test_a_connection_in_use_is_ended_when_it_pauses(world, running) -> None:
 
 
 def test_one_that_never_pauses_is_cut(world, running, monkeypatch) -> None:
-    monkeypatch.setattr("proxy.userspace.lifetimes.GRACE", 0.3)
+    monkeypatch.setattr("proxy.userspace.streams.lifetimes.GRACE", 0.3)
     running.sync([asking(**{"max-connection-age": "1"})], [flows.endpoint_slice("web", "web1")])
     ((_, busy),) = visits(world, 1)
     with busy, pytest.raises((ConnectionResetError, BrokenPipeError)):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.userspace.preface import LENGTH
+from proxy.userspace.streams.preface import LENGTH
 from tests import flows
 from tests.netns.proxy.daemon import (
     Supervisor,

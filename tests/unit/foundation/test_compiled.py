@@ -71,14 +71,14 @@ def test_nothing_compiled_is_nothing_wrong(tmp_path) -> None:
 
 def test_all_that_a_module_imports_of_ours_counts() -> None:
     """A constant of another module goes into the machine code."""
-    assert Path("proxy/model.py") in build.reached(["proxy.userspace.flow"])
+    assert Path("proxy/model.py") in build.reached(["proxy.userspace.streams.flow"])
 
 
 def test_a_compiler_that_fails_is_said_in_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("CC", "false")
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match="the C compiler failed"):
-        build.build(tmp_path / "now", ["proxy.userspace.ledger"])
+        build.build(tmp_path / "now", ["proxy.userspace.streams.ledger"])
     assert list(tmp_path.iterdir()) == []
 
 

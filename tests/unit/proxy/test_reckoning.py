@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.userspace.relay import Half
+from proxy.userspace.streams.relay import Half
 from proxy.userspace.workers.reckoning import (
     CLOSE,
     CLOSE_WAIT,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.userspace.relay import NEXT, Event, Half, finished, interest, passes_fin
+from proxy.userspace.streams.relay import NEXT, Event, Half, finished, interest, passes_fin
 
 
 class Socket:

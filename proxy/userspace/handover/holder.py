@@ -1,4 +1,4 @@
-"""The one who gives: relays what is left, until a successor asks or time is up. The laws are in ``handover``."""
+"""The one who gives: relays what is left, until a successor asks or time is up. The laws are the room's."""
 
 import os
 import select
@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from proxy.userspace.engine import TICK
-from proxy.userspace.flow import Flow
-from proxy.userspace.handover import BATCH, TAKEN, send, sides
-from proxy.userspace.ledger import PREFACED
+from proxy.userspace.handover.protocol import BATCH, TAKEN, send, sides
 from proxy.userspace.poller import Poller
-from proxy.userspace.relaying import Relay
+from proxy.userspace.streams.engine import TICK
+from proxy.userspace.streams.flow import Flow
+from proxy.userspace.streams.ledger import PREFACED
+from proxy.userspace.streams.relaying import Relay
 from proxy.userspace.worker import Worker
 
 ANSWER_SECONDS = 5.0  # for a successor to take a batch

@@ -9,10 +9,10 @@ from typing import Final
 from proxy.balance import Where
 from proxy.model import Endpoint
 from proxy.userspace.listeners import Choice, Origin
-from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Watched
-from proxy.userspace.relay import ERR, FLOWING, OUT, PRI, Half
 from proxy.userspace.sources import Client
+from proxy.userspace.streams.pipes import Pipe
+from proxy.userspace.streams.relay import ERR, FLOWING, OUT, PRI, Half
 from proxy.userspace.traffic import Traffic
 
 RARE: Final = OUT | ERR | PRI

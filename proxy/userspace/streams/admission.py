@@ -15,7 +15,7 @@ from typing import Final
 
 from proxy.userspace.listeners import Listener
 from proxy.userspace.poller import Poller, Watched
-from proxy.userspace.relaying import Relay
+from proxy.userspace.streams.relaying import Relay
 
 log = logging.getLogger(__name__)
 

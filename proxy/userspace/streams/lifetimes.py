@@ -12,8 +12,8 @@ from time import monotonic
 
 from proxy.model import Endpoint, Frontend, IPAddress, Target
 from proxy.userspace import sockets
-from proxy.userspace.flow import Flow, Side
-from proxy.userspace.relaying import Relay
+from proxy.userspace.streams.flow import Flow, Side
+from proxy.userspace.streams.relaying import Relay
 
 JITTER = 0.1  # of the age, either way: what began together must not end together
 SWEEP = 1.0  # seconds between two looks at the connections that have an age

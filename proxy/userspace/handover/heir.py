@@ -1,4 +1,4 @@
-"""The one who takes over: asks a holder for its flows, batch by batch. The laws are in ``handover``."""
+"""The one who takes over: asks a holder for its flows, batch by batch. The laws are the room's."""
 
 import asyncio
 import logging
@@ -10,11 +10,11 @@ from time import monotonic
 from typing import Any
 
 from proxy.model import Endpoint, Frontend, Protocol, ServicePort
-from proxy.userspace.flow import Flow
-from proxy.userspace.handover import TAKEN, close, receive
-from proxy.userspace.pipes import Pipe
-from proxy.userspace.relay import Half
-from proxy.userspace.takeover import Takeover
+from proxy.userspace.handover.protocol import TAKEN, close, receive
+from proxy.userspace.handover.takeover import Takeover
+from proxy.userspace.streams.flow import Flow
+from proxy.userspace.streams.pipes import Pipe
+from proxy.userspace.streams.relay import Half
 from proxy.userspace.worker import Worker
 
 log = logging.getLogger(__name__)

@@ -13,19 +13,19 @@ from typing import Final
 
 from proxy.balance import Ejections
 from proxy.userspace import sockets
-from proxy.userspace.admission import Admission, Host
 from proxy.userspace.dialing import Dialer
-from proxy.userspace.flow import Flow
-from proxy.userspace.ledger import Ledger
-from proxy.userspace.lifetimes import Lifetimes
 from proxy.userspace.listeners import Listener
-from proxy.userspace.moving import Mover
-from proxy.userspace.pipes import Pipe
 from proxy.userspace.poller import Poller
-from proxy.userspace.preface import of_accepted
-from proxy.userspace.relay import Half
-from proxy.userspace.relaying import Relay
 from proxy.userspace.sources import Client
+from proxy.userspace.streams.admission import Admission, Host
+from proxy.userspace.streams.flow import Flow
+from proxy.userspace.streams.ledger import Ledger
+from proxy.userspace.streams.lifetimes import Lifetimes
+from proxy.userspace.streams.moving import Mover
+from proxy.userspace.streams.pipes import Pipe
+from proxy.userspace.streams.preface import of_accepted
+from proxy.userspace.streams.relay import Half
+from proxy.userspace.streams.relaying import Relay
 from proxy.userspace.syscalls import accept, read
 from proxy.userspace.traffic import TIMED_ONE_IN
 

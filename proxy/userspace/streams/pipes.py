@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from proxy.userspace.ledger import LINK, Ledger
+from proxy.userspace.streams.ledger import LINK, Ledger
 
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ; fcntl(2)
 PIPE_BYTES: Final = 512 * 1024  # more costs less a byte, and has the kernel grow buffers beyond reason

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.userspace import sockets
-from proxy.userspace.flow import Flow, Owner, Side
-from proxy.userspace.pipes import PIPE_BYTES
 from proxy.userspace.poller import Poller
-from proxy.userspace.relay import (
+from proxy.userspace.streams.flow import Flow, Owner, Side
+from proxy.userspace.streams.pipes import PIPE_BYTES
+from proxy.userspace.streams.relay import (
     ENDED,
     ERR,
     FLOWING,
@@ -26,7 +26,7 @@ from proxy.userspace.relay import (
     finished,
     passes_fin,
 )
-from proxy.userspace.relaying import Relay
+from proxy.userspace.streams.relaying import Relay
 from proxy.userspace.syscalls import CHUNK, end_writing, move, write
 
 BULK_AFTER: Final = 3  # full reads in a row that turn a direction to splice(2)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from time import monotonic
 
 from proxy.userspace import sockets
-from proxy.userspace.flow import Flow, Owner, Side
-from proxy.userspace.ledger import PREFACED, Ledger
-from proxy.userspace.pipes import Pipe, PipePool
 from proxy.userspace.poller import Poller
-from proxy.userspace.relay import FLOWING, OUT, READING, Half, interest
+from proxy.userspace.streams.flow import Flow, Owner, Side
+from proxy.userspace.streams.ledger import PREFACED, Ledger
+from proxy.userspace.streams.pipes import Pipe, PipePool
+from proxy.userspace.streams.relay import FLOWING, OUT, READING, Half, interest
 
 
 class Relay:
