@@ -20,7 +20,7 @@ from netplane.kube.errors import StatusError, bad_request
 from netplane.kube.objects import Object, name_of, namespace_of
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
-PING_SECONDS = 2.0  # who is gone is known by the third that cannot be written
+PING_SECONDS = 5.0  # as often as kubectl does
 CLOSE_SECONDS = 5.0
 _LOG = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes")
 _STDIO = ("stdin", "stdout", "stderr")

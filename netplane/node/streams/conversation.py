@@ -10,7 +10,7 @@ from netplane.node.runtimes import Process
 from netplane.node.streams import channels
 from netplane.node.streams.descriptors import Source, write
 
-PING_SECONDS = 2.0  # who is gone is known by the third that cannot be written
+PING_SECONDS = 5.0  # as often as kubectl does
 
 
 class ClientGone(Exception):
