@@ -1,5 +1,6 @@
 """What the kernel's routing says of one packet, asked as the kernel is asked: RTM_GETROUTE (rtnetlink(7))."""
 
+import errno
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -9,12 +10,12 @@ from netplane.debug.facts import Lookup, Route
 
 FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: answer with the table's own entry, protocol included
 KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
-REFUSALS = {  # by error number: EINVAL is what a blackhole says
-    22: "blackhole",
-    113: "unreachable",
-    13: "prohibited",
-    101: "no route",
-    18: "not accepted from there",
+REFUSALS = {
+    errno.EINVAL: "blackhole",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.EACCES: "prohibited",
+    errno.ENETUNREACH: "no route",
+    errno.EXDEV: "not accepted from there",
 }
 
 
@@ -33,6 +34,10 @@ def ask(ipr: IPRoute, lookup: Lookup) -> Route:
     try:
         (message,) = ipr.route("get", flags=FIB_MATCH, **options)
     except NetlinkError as error:
+        if error.code == errno.EINVAL and lookup.arriving and not ask(ipr, Lookup(to=lookup.to)).error:
+            return Route(
+                error=f"no packet from {lookup.source} may arrive there (EINVAL)"
+            )  # fib_validate_source
         return Route(error=REFUSALS.get(error.code, str(error)))
     names = ipr.get_links(message.get_attr("RTA_OIF")) if message.get_attr("RTA_OIF") else ()
     default = "0.0.0.0" if message["family"] == 2 else "::"

@@ -56,7 +56,7 @@ def _branch(eyes: Eyes, intent: Intent, choice: Choice) -> Branch:
     out += ways.to_endpoint(eyes, direct, seen, source.node, translated=False)
     out += ways.into_endpoint(eyes, seen)
     back = ways.from_endpoint(eyes, direct, seen, source.node, translated=False)
-    return Branch(seen, (*out, *at_endpoint(eyes, seen)), (*back, *ways.arrive(eyes, direct, to)))
+    return Branch(seen, (*out, *at_endpoint(eyes, seen)), (*back, *ways.arrive(eyes, direct, choice.place)))
 
 
 def _as_to_a_pod(intent: Intent, choice: Choice) -> tuple[Intent, Choice]:

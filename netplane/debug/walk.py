@@ -8,7 +8,7 @@ from netplane.debug import balancers, ways
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Request
 from netplane.debug.hops import Branch, Hop, Walk
-from netplane.debug.intent import Choice, Intent
+from netplane.debug.intent import Choice, Intent, Place
 from netplane.debug.listening import at_endpoint
 from netplane.debug.told import as_told, told
 
@@ -45,7 +45,7 @@ def _to_a_pod(eyes: Eyes, intent: Intent) -> Walk:
     out = _leave(eyes, intent, forwarded=True)
     (choice,) = intent.choices
     branch = _branch(eyes, intent, choice, intent.source.node, translated=False)
-    return Walk(tuple(out), (branch,), tuple(ways.arrive(eyes, intent, intent.address)))
+    return Walk(tuple(out), (branch,), tuple(ways.arrive(eyes, intent, choice.place)))
 
 
 def _out_of_the_cluster(eyes: Eyes, intent: Intent) -> Walk:
@@ -65,7 +65,7 @@ def _by_a_node(eyes: Eyes, intent: Intent, at: str, *, translated: bool) -> Walk
     balance = balancers.translated if translated else balancers.accepted
     out += balance(eyes, intent, at)
     branches = (_branch(eyes, intent, choice, at, translated=translated) for choice in intent.choices)
-    return Walk(tuple(out), tuple(branches), tuple(ways.arrive(eyes, intent, to)), translated)
+    return Walk(tuple(out), tuple(branches), tuple(ways.arrive(eyes, intent, Place(to, at))), translated)
 
 
 def _leave(eyes: Eyes, intent: Intent, *, forwarded: bool) -> list[Hop]:

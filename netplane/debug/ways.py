@@ -10,7 +10,7 @@ from netplane.config import IPAddress
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Lookup, Route
 from netplane.debug.hops import Hop, judged, unseen
-from netplane.debug.intent import Choice, Intent
+from netplane.debug.intent import Choice, Intent, Place
 
 PEER_ROUTES = 98  # the node agent's route protocol
 MARK = 0x200  # proxy.userspace.ruleset.MARK: replies to connections that carry a client's address
@@ -115,10 +115,9 @@ def from_endpoint(eyes: Eyes, intent: Intent, choice: Choice, start: str, *, tra
     return hops
 
 
-def arrive(eyes: Eyes, intent: Intent, came_from: IPAddress) -> list[Hop]:
+def arrive(eyes: Eyes, intent: Intent, answering: Place) -> list[Hop]:
     """The last part of the way back: from the accepting side to the client."""
-    source = intent.source
-    at = intent.target_node if intent.balancer == "" else intent.balancer
+    source, at = intent.source, answering.node
     if not source.node:
         way = f"the way from {at} to {source.address}"
         return [
@@ -127,9 +126,11 @@ def arrive(eyes: Eyes, intent: Intent, came_from: IPAddress) -> list[Hop]:
         ]
     if at == source.node and not source.pod:
         return []  # both ends on the node itself
-    origin = "" if at == source.node and intent.balancer else str(came_from)
+    origin = (
+        "" if at == source.node and not answering.pod else str(answering.address)
+    )  # its own arrive from nowhere
     lookup = Lookup(to=str(source.address), source=origin, arriving=origin)
-    text = f"answer from {came_from} to {source.address}"
+    text = f"answer from {answering.address} to {source.address}"
     if not source.pod:
         return [_routed(eyes, source.node, lookup, text, _local)]
     attached = eyes.pod(source.node, source.address)

@@ -1,6 +1,7 @@
 """Explain against real namespaces: a healthy path is said to work, each injected fault is named."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,9 @@ import pytest
 from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS, Paths
 from netplane.debug import explain
 from netplane.debug.explain import Explanation
+from netplane.debug.facts import Lookup
 from netplane.debug.hops import State
+from netplane.debug.routing import ask
 from netplane.debug.verdict import Outcome
 from netplane.errors import ConfigError
 from netplane.kube.client import Client
@@ -23,9 +26,9 @@ from proxy.ebpf.build import build as build_programs
 from proxy.ebpf.datapath import EbpfDataPath
 from proxy.ebpf.probe import where
 from proxy.nftables.datapath import NftablesDataPath
-from proxy.snapshot import build, node_facts
+from proxy.snapshot import PROXY_NAME_LABEL, build, node_facts
 from tests.fakes_datapath import Hosted
-from tests.netns.debug.conftest import endpoint_slice
+from tests.netns.debug.conftest import NODE_ADDRESSES, endpoint_slice, service
 
 if TYPE_CHECKING:
     from tests.netns.debug.conftest import World
@@ -34,6 +37,12 @@ else:
 
 pytestmark = pytest.mark.netns
 SERVICE = "svc/hello:http"
+LISTENER = """
+import signal, socket, sys
+listening = socket.create_server((sys.argv[1], 10249))
+print("ready", flush=True)
+signal.pause()
+"""
 
 
 def explained(
@@ -82,12 +91,38 @@ def test_a_healthy_service_works_and_every_hop_is_seen(world: World) -> None:
         ("node/n1", "default/b:8080"),
         ("node/n2", "default/b:8080"),
         ("default/a", "svc/hello.default:80"),
+        ("default/client", "node/n1:10249"),
+        ("default/b", "node/n1:10249"),
+        ("node/n1", "node/n1:10249"),
     ],
 )
 def test_other_healthy_connections_work(world: World, source: str, target: str) -> None:
     world.start_proxy()
+    world.start("n1", [sys.executable, "-c", LISTENER, "0.0.0.0"])
     found = explained(world, source, target)
     assert found.verdict.outcome is Outcome.WORKS, found.render()
+
+
+def test_a_service_that_the_nodes_own_dns_answers_works(world: World) -> None:
+    """Its answers start on the client's own node: asked as if they arrived there, the kernel refuses them."""
+    dns = service(clusterIP="10.96.0.10", clusterIPs=["10.96.0.10"], ports=[{"port": 10249}])
+    dns["metadata"] |= {"name": "dns", "labels": {PROXY_NAME_LABEL: "netplane-dns"}}
+    world.objects["services"].append(dns)
+    with rtnl(world.netns["n1"]) as ipr:
+        ipr.addr("add", index=1, address="10.96.0.10", prefixlen=32)
+    world.start("n1", [sys.executable, "-c", LISTENER, "10.96.0.10"])
+    found = explained(world, target="svc/dns:10249")
+    assert found.verdict.outcome is Outcome.WORKS, found.render()
+
+
+def test_a_refusal_of_the_kernels_is_named_for_what_it_is(world: World) -> None:
+    world.route("n1", "add", dst="10.9.0.0/16", type="blackhole")
+    with entered_netns(world.netns["n1"]), rtnl() as ipr:
+        own = ask(ipr, Lookup(to="10.244.1.3", source=NODE_ADDRESSES["n1"], arriving=NODE_ADDRESSES["n1"]))
+        assert own.error == "no packet from 192.168.77.11 may arrive there (EINVAL)"
+        assert ask(ipr, Lookup(to="10.9.0.1")).error == "blackhole"
+        passed_on = Lookup(to="10.9.0.1", source="10.244.1.3", arriving="10.244.1.3")
+        assert ask(ipr, passed_on).error == "blackhole"
 
 
 def test_a_lost_route_to_one_node_is_a_suspect_and_to_all_is_broken(world: World) -> None:
