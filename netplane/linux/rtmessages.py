@@ -59,15 +59,15 @@ class Route(NamedTuple):
     gateways: tuple[IPv4Address | IPv6Address, ...]
 
 
-def routes(family: socket.AddressFamily) -> Iterator[Route]:
-    """All routes of an address family, of every table. Raises KernelError."""
-    for body in _dump(_GET_ROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-        found, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
-        if found == family:
+def routes(family: socket.AddressFamily, protocol: int = 0) -> Iterator[Route]:
+    """All routes of an address family (that a route protocol has), of every table. Raises KernelError."""
+    for body in _dump(_GET_ROUTE, _ROUTE.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)):
+        found, length, _, _, table, by, _, kind, _ = _ROUTE.unpack_from(body)
+        if found == family and protocol in (0, by):
             said = attributes(body[_ROUTE.size :])
             first = said.get(_DESTINATION, bytes(_BITS[family] // 8))
             table = _number(said[_TABLE]) if _TABLE in said else table
-            yield Route(ip_network((first, length)), table, kind, protocol, tuple(_gateways(said)))
+            yield Route(ip_network((first, length)), table, kind, by, tuple(_gateways(said)))
 
 
 def _gateways(said: Mapping[int, bytes]) -> Iterator[IPv4Address | IPv6Address]:

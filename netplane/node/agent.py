@@ -183,6 +183,7 @@ class Agent:
             tasks.create_task(node.keep_lease(settings.lease_renew, settings.lease_duration))
             tasks.create_task(node.keep_status())
             tasks.create_task(self._keep_routes())
+            tasks.create_task(self._hear_of_routes())
             daemon.status(f"node {settings.node_name} at {', '.join(map(str, self._addresses))}")
 
     async def _register(self) -> NodeObject:
@@ -235,7 +236,7 @@ class Agent:
             self._node.changed.set()
 
     async def _keep_routes(self) -> None:
-        """Routes to the other nodes, after every change of a Node; and our own pod CIDRs into the configuration."""
+        """Routes to the other nodes, after every change of either; our own pod CIDRs into the configuration."""
         said: list[str] = []
         while True:
             await self._nodes_changed.wait()
@@ -253,6 +254,10 @@ class Agent:
             delay = 5.0 if problems else None  # a route that the kernel refused may be possible later
             if delay is not None:
                 asyncio.get_running_loop().call_later(delay, self._nodes_changed.set)
+
+    async def _hear_of_routes(self) -> None:
+        async for _ in routes.unrest():
+            self._nodes_changed.set()
 
     async def _configure_network(self) -> None:
         own = self._nodes.get("", self._settings.node_name)

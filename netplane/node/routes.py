@@ -4,21 +4,33 @@ Wanted comes from the Nodes, present from the kernel, and the difference is appl
 is skipped with a warning and harms nobody else's route. Our own pod CIDR is made unreachable as a whole, so that what
 is sent to a pod that is gone fails at once and never leaves by a default route; living pods have routes of their own
 (/32), which win.
+
+Others change the kernel's routes, too: a network daemon that tidies up takes ours away, and a link that goes down takes
+along what led over it, without a word. So whatever the kernel says of its routes is a reason to look again: at the
+latest, the link's own route comes back with a word.
 """
 
+import asyncio
 import ipaddress
-from collections.abc import Iterable, Sequence
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from netplane.config import IPAddress, IPNetwork
 from netplane.kube.objects import Object, name_of
+from netplane.linux import rtmessages
 from netplane.linux.rtnl import rtnl
+
+log = logging.getLogger(__name__)
 
 PROTOCOL = 98
 MAIN_TABLE = 254
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
+LOOK_EVERY = 30.0  # seconds; should word of a change ever not reach us
+LOOK_PAUSE = 1.0  # seconds; each pod that comes or goes is a change of routes
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -111,15 +123,12 @@ def _sorted(routes: Iterable[Route]) -> list[Route]:
 
 def observe() -> frozenset[Route]:
     """Our routes in the kernel, of the calling thread's network namespace. Blocks."""
-    found: set[Route] = set()
-    with rtnl() as ipr:
-        for message in ipr.get_routes(table=MAIN_TABLE, proto=PROTOCOL):
-            if message["proto"] != PROTOCOL or not message.get("dst"):
-                continue
-            destination = ipaddress.ip_network(f"{message.get('dst')}/{message['dst_len']}")
-            gateway = message.get("gateway")
-            found.add(Route(destination, ipaddress.ip_address(gateway) if gateway else None))
-    return frozenset(found)
+    return frozenset(
+        Route(found.destination, next(iter(found.gateways), None))
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for found in rtmessages.routes(family, PROTOCOL)
+        if found.table == MAIN_TABLE
+    )
 
 
 def apply(changes: Changes) -> list[str]:
@@ -130,6 +139,7 @@ def apply(changes: Changes) -> list[str]:
             for route in routes:
                 try:
                     ipr.route(verb, **_arguments(route))
+                    log.info("%s route to %s via %s", verb, route.destination, route.gateway or "nothing")
                 except NetlinkError as error:
                     problems.append(f"cannot {verb} the route to {route.destination}: {error.args[-1]}")
     return problems
@@ -152,3 +162,12 @@ def reconcile(own_name: str, nodes: Sequence[Object]) -> tuple[int, list[str]]:
     want = wanted(own_name, nodes)
     problems = apply(diff(observe(), want.routes))
     return len(want.routes) - len(problems), [*want.warnings, *problems]
+
+
+async def unrest() -> AsyncIterator[None]:
+    """Whenever this node's routes may be others than they were. Within the event loop's network namespace."""
+    with rtmessages.Notices(rtmessages.ROUTES) as notices:
+        while True:
+            await notices.heard(LOOK_EVERY)
+            yield
+            await asyncio.sleep(LOOK_PAUSE)

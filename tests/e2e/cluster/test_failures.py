@@ -70,6 +70,16 @@ def test_a_node_that_was_silent_for_a_moment_serves_again(lab: Lab, service: str
     assert len(kept) >= 2, "pods of the other nodes are left alone"
 
 
+def test_a_lost_route_to_another_node_comes_back(lab: Lab, service: str) -> None:
+    """The node finds out by itself, and says what it did."""
+    (network,) = lab.get("node", "n1")["spec"]["podCIDRs"]
+    assert network in lab.exec("n2", "ip", "route", "show", "proto", "98")
+    lab.exec("n2", "ip", "route", "del", network)
+    eventually(lambda: network in lab.exec("n2", "ip", "route", "show", "proto", "98"), "the route", 20)
+    pod = next(pod for pod in lab.pods("app=hello") if pod["spec"]["nodeName"] == "n1")
+    assert lab.exec("n2", "curl", "-sS", "-m", "5", f"http://{pod['status']['podIP']}:8080/")
+
+
 def agents_run(lab: Lab) -> bool:
     return all(
         lab.exec(node, "netplane", "supervise", "status", "-o", "json").count('"running"') >= 4

@@ -91,3 +91,41 @@ def test_routes_follow_the_nodes_and_only_ours_are_touched(vagrant):
     assert inside(vagrant, routes.reconcile, "n1", [nodes[0]]) == (1, [])
     assert inside(vagrant, routes.observe) == {route("10.244.1.0/24", None)}
     assert foreign(vagrant) == ["10.244.77.0"]
+
+
+async def test_what_others_take_away_is_heard_of_and_put_back(vagrant, monkeypatch):
+    """By a route that is deleted, and by a link that goes down and comes back, of which only the latter is told."""
+    monkeypatch.setattr(routes, "LOOK_EVERY", 600.0)
+    nodes = [node("n1", "10.244.1.0/24", "192.168.77.11"), node("n2", "10.244.2.0/24", "192.168.77.12")]
+    await asyncio.to_thread(inside, vagrant, routes.reconcile, "n1", nodes)
+    whole = inside(vagrant, routes.observe)
+    assert len(whole) == 2
+    unrest = routes.unrest()
+
+    async def heard():
+        async with asyncio.timeout(5):
+            await anext(unrest)
+
+    for take in (without_route, without_link):
+        async with asyncio.TaskGroup() as tasks:
+            with entered_netns(vagrant):
+                tasks.create_task(heard())
+                await asyncio.sleep(0)  # it listens from now on
+            await asyncio.to_thread(take, vagrant)
+        await asyncio.to_thread(inside, vagrant, routes.reconcile, "n1", nodes)
+        assert inside(vagrant, routes.observe) == whole
+    await unrest.aclose()
+
+
+def without_route(netns):
+    with rtnl(netns) as ipr:
+        ipr.route("del", dst="10.244.2.0/24")
+    assert len(inside(netns, routes.observe)) == 1
+
+
+def without_link(netns):
+    with rtnl(netns) as ipr:
+        index = ipr.link_lookup(ifname="eth1")[0]
+        ipr.link("set", index=index, state="down")
+        assert len(inside(netns, routes.observe)) == 1
+        ipr.link("set", index=index, state="up")
