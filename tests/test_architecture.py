@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "netplane.debug": FOUNDATION
     | {"proxy.userspace.observe", "proxy.datapath", "cni.leases"}
     | {"proxy.nftables.observe", "proxy.nftables.names", "proxy.ebpf.observe", "proxy.codec"}
-    | {"proxy.frontends", "proxy.model", "proxy.snapshot", "proxy.userspace.sources"},
+    | {"proxy.frontends", "proxy.model", "proxy.selection", "proxy.snapshot", "proxy.userspace.sources"},
     # The CNI plugin is measured as a runtime meets it: installed, and its daemon asked whether it is there.
     # A control plane that is measured has files of its own. What an update of the maps costs is measured at the maps.
     "netplane.bench": FOUNDATION
@@ -105,6 +105,7 @@ PURE = (
     "netplane/debug/eyes.py",
     "netplane/debug/hops.py",
     "netplane/debug/intent.py",
+    "netplane/debug/left_out.py",
     "netplane/debug/listening.py",
     "netplane/debug/told.py",
     "netplane/debug/verdict.py",

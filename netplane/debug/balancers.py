@@ -10,7 +10,7 @@ from netplane.debug.facts import Lookup
 from netplane.debug.hops import Hop, judged, unseen
 from netplane.debug.intent import Intent
 from netplane.debug.listening import at_address
-from proxy.model import joined
+from proxy.model import WhenEmpty, joined
 
 
 def differences(
@@ -24,6 +24,11 @@ def differences(
 
 def accepted(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
     """On the node whose proxy (or own process) accepts: delivered locally, past the guard, to a listener."""
+    if intent.refusal and intent.when_empty is WhenEmpty.DROP:  # by a rule, before any listener
+        return [
+            _delivered(eyes, intent, at),
+            judged(at, False, f"dropped, as it must be: {intent.refusal}", "API"),
+        ]
     return [
         _delivered(eyes, intent, at),
         *_guard(eyes, intent, at),
@@ -43,8 +48,9 @@ def translated(eyes: Eyes, intent: Intent, at: str) -> list[Hop]:
     if has is None:
         return [judged(at, False, f"{where} is in no map: refused", place)]
     if not has:
-        expected = "" if intent.choices else ", as it must be without endpoints"
-        return [judged(at, False, f"{where} leads to no endpoint: refused or dropped{expected}", place)]
+        met = "dropped" if intent.when_empty is WhenEmpty.DROP else "refused"
+        expected = "" if intent.choices else f": {met}, as it must be"
+        return [judged(at, False, f"{where} leads to no endpoint{expected}", place)]
     if behind := differences(intent, has):
         return [judged(at, False, f"the table is behind the API: it {behind}", place)]
     one = has[0] if len(has) == 1 else f"one at random of {', '.join(has)}"

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from netplane.config import IPAddress, IPNetwork
+from netplane.debug.left_out import Asked, each, nobody, slices_of
 from netplane.errors import ConfigError
 from netplane.kube.objects import (
     Object,
@@ -17,13 +18,14 @@ from netplane.kube.objects import (
     key_of,
     labels_of,
     name_of,
-    namespace_of,
     resource_version_of,
 )
 from proxy.frontends import EVERY_ADDRESS
-from proxy.model import Frontend, NodeFacts, Protocol, Target, joined
-from proxy.snapshot import PROXY_NAME_LABEL, SERVICE_NAME_LABEL, build, node_facts
+from proxy.model import Frontend, NodeFacts, Protocol, Target, WhenEmpty, joined
+from proxy.snapshot import PROXY_NAME_LABEL, build, node_facts
 from proxy.userspace.sources import classify, keeps_address
+
+INTERNAL, EXTERNAL = "internalTrafficPolicy", "externalTrafficPolicy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Intent:
     """What should happen. ``balancer``: the node whose proxy accepts the connection, "" where none does.
 
     ``refusal``: why nobody may answer, "" where somebody may. ``frontend``: what to ask the proxy about, as
-    ``facts.Request`` spells it.
+    ``facts.Request`` spells it. ``when_empty``: what the client meets where nobody may answer.
     """
 
     source: Place
@@ -100,6 +102,7 @@ class Intent:
     refusal: str = ""
     target_node: str = ""
     frontend: str = ""
+    when_empty: WhenEmpty = WhenEmpty.REJECT
 
 
 def pod_addresses(pod: Object) -> list[IPAddress]:
@@ -258,12 +261,16 @@ def _service(start: Place, address: IPAddress, port: int, world: World, *, balan
         s for s in world.services if key_of(s) == ObjectKey(target.service.namespace, target.service.name)
     )
     choices = tuple(_choices(start, target, node, world))
-    refusal = "" if choices else "no endpoint of the Service is ready"
+    inside = classify(str(start.address), node).inside
     spec = service.get("spec") or {}
+    kind, policy = _policy(spec, address, own=own)
+    local = policy if spec.get(policy) == "Local" and not (inside and policy == EXTERNAL) else ""
+    asked = Asked(_port(spec, target), address.version, node, local)
+    pieces = slices_of(service, world.slices, address.version)
     title = (
-        f"svc {target.service} {'NodePort' if own else 'ClusterIP'} {address}:{port}/TCP"
-        f" itp={spec.get('internalTrafficPolicy', 'Cluster')} affinity={spec.get('sessionAffinity', 'None')}"
-        f" rv={resource_version_of(service) or '?'}"
+        f"svc {target.service} {kind} {address}:{port}/TCP"
+        f" {'etp' if policy == EXTERNAL else 'itp'}={spec.get(policy) or 'Cluster'}"
+        f" affinity={spec.get('sessionAffinity', 'None')} rv={resource_version_of(service) or '?'}"
     )
     return Intent(
         start,
@@ -273,11 +280,26 @@ def _service(start: Place, address: IPAddress, port: int, world: World, *, balan
         balancer,
         next((a for a in node.addresses if a.version == address.version), None),
         choices,
-        tuple(_excluded(service, choices, world)),
-        refusal,
+        tuple(each(pieces, asked, {choice.place.address for choice in choices})),
+        "" if choices else nobody(pieces, asked),
         balancer,
-        f"{joined(frontend.address, port)}|{'inside' if classify(str(start.address), node).inside else 'outside'}",
+        f"{joined(frontend.address, port)}|{'inside' if inside else 'outside'}",
+        (target.inside if inside else target.outside).when_empty,
     )
+
+
+def _policy(spec: Mapping[str, Any], address: IPAddress, *, own: bool) -> tuple[str, str]:
+    """What kind of address this is to the Service, and the traffic policy that is meant for such."""
+    if own:
+        return "NodePort", EXTERNAL
+    if str(address) in (spec.get("clusterIPs") or [spec.get("clusterIP")]):
+        return "ClusterIP", INTERNAL
+    return "external address", EXTERNAL
+
+
+def _port(spec: Mapping[str, Any], target: Target) -> Mapping[str, Any]:
+    """The Service's port that a target is of."""
+    return next(p for p in spec["ports"] if target.service.port in (p.get("name"), str(p["port"])))
 
 
 def _left_to_another(address: IPAddress, world: World) -> str:
@@ -302,28 +324,3 @@ def _choices(start: Place, target: Target, node: NodeFacts, world: World) -> lis
         own = next((a for a in node.addresses if a.version == endpoint.address.version), start.address)
         found.append(Choice(place, endpoint.port, start.address if kept else own, kept))
     return found
-
-
-def _excluded(service: Object, choices: Sequence[Choice], world: World) -> list[str]:
-    """The Service's other endpoints, and what keeps each out."""
-    chosen = {choice.place.address for choice in choices}
-    found: list[str] = []
-    for piece in world.slices:
-        owner = ObjectKey(namespace_of(piece), labels_of(piece).get(SERVICE_NAME_LABEL, ""))
-        if owner != key_of(service):
-            continue
-        for entry in piece.get("endpoints") or []:
-            left_out = (text for text in entry.get("addresses") or [] if ip_address(text) not in chosen)
-            found.extend(f"{text} {_reason(entry)}" for text in left_out)
-    return found
-
-
-def _reason(entry: Mapping[str, Any]) -> str:
-    conditions = entry.get("conditions") or {}
-    if conditions.get("terminating"):
-        return "terminating (excluded)"
-    if conditions.get("ready") is False:
-        return "not ready (excluded)"
-    hints = entry.get("hints") or {}
-    names = [str(name.get("name")) for field in ("forNodes", "forZones") for name in hints.get(field) or []]
-    return f"meant for {', '.join(names)} (excluded)" if names else "excluded by the traffic policy"

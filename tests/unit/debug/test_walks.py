@@ -179,6 +179,65 @@ def test_excluded_endpoints_say_why() -> None:
     assert found.excluded == ("10.244.1.7 not ready (excluded)", "10.244.2.9 terminating (excluded)")
 
 
+def local(**spec: Any) -> World:
+    """hello with policies of its own, and one pod only, on n2."""
+    hello = service("hello", "10.96.0.20", HTTP)
+    hello["spec"] |= spec
+    return replace(
+        WORLD, services=[hello], slices=[endpoints("hello", ("b", READY), ("a", {"ready": False}))]
+    )
+
+
+@pytest.mark.parametrize("rules", [Rules(True, True, True), Rules(translates=True)])
+def test_a_local_policy_names_itself_and_the_nodes_to_ask(rules: Rules) -> None:
+    world = local(externalTrafficPolicy="Local")
+    intent = resolve("192.0.2.1", "node/n1:30080", world)
+    assert "NodePort 192.168.77.11:30080/TCP etp=Local" in intent.title
+    assert intent.excluded == (
+        "10.244.2.9 on n2, and externalTrafficPolicy is Local (excluded)",
+        "10.244.1.7 not ready (excluded)",
+    )
+    facts = answers(intent)
+    facts["n1"] = replace(facts["n1"], rules=rules, translations=dict.fromkeys([intent.frontend], ()))
+    found = walk(intent, Eyes(facts))
+    cause = "1 endpoint is ready, but none on n1, and externalTrafficPolicy is Local: ask n2"
+    assert judge(intent, found).cause == cause
+    assert "dropped, as it must be" in found.out[-1].text
+    assert not any("accepted" in hop.text or "refused" in hop.text for hop in found.out)
+    # The cluster's own clients reach every endpoint, and n2 has one.
+    assert resolve("node/n1", "node/n1:30080", world).choices
+    assert resolve("192.0.2.1", "node/n2:30080", world).choices
+
+
+def test_an_internal_policy_is_for_the_cluster_ip_only() -> None:
+    world = local(internalTrafficPolicy="Local")
+    intent = resolve("default/client", "svc/hello:80", world)
+    assert "itp=Local" in intent.title
+    assert intent.refusal == "1 endpoint is ready, but none on n1, and internalTrafficPolicy is Local: ask n2"
+    assert "etp=Cluster" in resolve("default/client", "node/n1:30080", world).title
+
+
+def test_without_any_endpoint_and_with_none_ready_are_told_apart() -> None:
+    nothing = replace(WORLD, slices=[])
+    assert "has no endpoints" in resolve("default/client", "svc/hello:80", nothing).refusal
+    intent = resolve("default/client", "svc/none:80", WORLD)
+    assert intent.refusal == "no endpoint of the Service is ready"
+    facts = answers(intent)
+    facts["n1"] = replace(
+        facts["n1"], rules=Rules(translates=True), translations=dict.fromkeys([intent.frontend], ())
+    )
+    assert "leads to no endpoint: refused, as it must be" in walk(intent, Eyes(facts)).out[-1].text
+
+
+def test_a_target_port_that_no_pod_has_is_named() -> None:
+    misnamed = endpoints("hello", ("a", READY), ("b", READY)) | {"ports": None}
+    named = service("hello", "10.96.0.20", HTTP | {"targetPort": "wbe"})
+    found = resolve("default/client", "svc/hello:80", replace(WORLD, services=[named], slices=[misnamed]))
+    said = "its slice has no port for Service port http/TCP"
+    assert found.refusal == f"{said}: no pod of it has a port that is named wbe"
+    assert found.excluded == (f"10.244.1.7 {said} (excluded)", f"10.244.2.9 {said} (excluded)")
+
+
 def test_an_endpoint_that_is_meant_for_others_says_for_whom() -> None:
     near = endpoints("hello", ("a", READY), ("b", READY))
     for entry in near["endpoints"]:
