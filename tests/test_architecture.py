@@ -107,6 +107,7 @@ PURE = (
     "netplane/debug/intent.py",
     "netplane/debug/left_out.py",
     "netplane/debug/listening.py",
+    "netplane/debug/silent.py",
     "netplane/debug/told.py",
     "netplane/debug/verdict.py",
     "netplane/debug/walk.py",

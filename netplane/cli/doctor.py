@@ -13,6 +13,7 @@ from netplane.cli.output import dump, output_option, table
 if TYPE_CHECKING:
     from netplane.debug.ailments import Finding
 
+NEXT = "Where one connection goes, and where it ends: netplane explain SOURCE svc/NAME"
 COLUMNS = {"subject": "CHECK", "state": "STATE", "text": "SEEN"}
 
 
@@ -26,7 +27,10 @@ COLUMNS = {"subject": "CHECK", "state": "STATE", "text": "SEEN"}
 )
 @output_option
 def doctor(root: Path, kubeconfig: Path | None, output: str) -> None:
-    """Look for every known cause of "my Service does not answer", on this machine and in the API.
+    """Look for what keeps Services from answering, on this machine and in the API.
+
+    On a node: its daemons, kernel, network files, certificates and DNS; its routes to the other nodes' pods; whether
+    the endpoints that are its own pods listen. In the API: Nodes, and Services without a ready endpoint.
 
     Exit 0: nothing is broken. 1: something is. 2: something could not be looked at.
 
@@ -47,6 +51,7 @@ def doctor(root: Path, kubeconfig: Path | None, output: str) -> None:
             {**row, "text": ". ".join(filter(None, (row["text"].rstrip("."), row["hint"])))} for row in rows
         ]
         click.echo(table(said, COLUMNS), nl=False)
+        click.echo(NEXT)
     else:
         dump(rows, output)
     states = {one.state for one in found}
@@ -84,4 +89,4 @@ def examine(root: Path, kubeconfig: Path | None) -> Iterator["Finding"]:
     except NetplaneError as error:
         yield Finding("api", State.UNSEEN, str(error))
         return
-    yield from asyncio.run(looking.cluster(reached, own_name(root) if is_node else ""))
+    yield from asyncio.run(looking.cluster(reached, own_name(root) if is_node else "", root))

@@ -1,9 +1,13 @@
 """Why a Service does not answer, and why a node is no good, as far as the API's objects tell. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any
 
+from netplane.config import IPNetwork
+from netplane.debug.facts import Route
 from netplane.debug.hops import State
 from netplane.kube.objects import Object, condition, is_true, key_of, labels_of, name_of, namespace_of
 from proxy.snapshot import PROXY_NAME_LABEL, SERVICE_NAME_LABEL
@@ -33,7 +37,7 @@ def of_services(
         spec = service.get("spec") or {}
         if spec.get("type") == "ExternalName" or PROXY_NAME_LABEL in labels_of(service):
             continue  # a name only, or another program's to serve
-        own = [piece for piece in slices if _belongs(piece, service)]
+        own = [piece for piece in slices if belongs(piece, service)]
         lost = [port for port in spec.get("ports") or [] if not _served(port, own)]
         good += not lost
         for port in lost:
@@ -62,7 +66,61 @@ def of_node(node: Object) -> Iterator[Finding]:
         yield Finding(subject, State.OK, "Ready")
 
 
-def _belongs(piece: Object, service: Object) -> bool:
+def of_others(nodes: Sequence[Object], own: str) -> Iterator[Finding]:
+    """One for each other node that is no good, and one for all of them."""
+    others = [node for node in nodes if name_of(node) != own]
+    found = [one for node in others for one in of_node(node)]
+    yield from (one for one in found if one.state is not State.OK)
+    good = sum(one.state is State.OK for one in found)
+    yield Finding("other nodes", State.OK, f"{good} of {len(others)} are Ready")
+
+
+def of_routes(nodes: Sequence[Object], own: str, routes: Mapping[IPNetwork, Route]) -> Iterator[Finding]:
+    """One for each pod network of another node that this node's kernel does not lead there, and one for all others.
+
+    ``routes``: what the kernel says of each pod network.
+    """
+    good = 0
+    for node in nodes:
+        if name_of(node) == own:
+            continue
+        for network in pod_networks(node):
+            route, gateways = routes[network], _internal(node)
+            if route.network == str(network) and route.gateway in gateways:
+                good += 1
+                continue
+            if route.error or route.network != str(network):
+                otherwise = route.error or f"they leave by {route.network} {route.device}"
+                text = f"there is no route to its pods, {network}: {otherwise}"
+            else:
+                text = (
+                    f"the route to its pods, {network}, leads to {route.gateway or route.device}, not to it"
+                )
+            hint = "netplane-node makes it: its log says what kept it"
+            yield Finding(f"route to {name_of(node)}", State.BROKEN, text, hint)
+    yield Finding("routes", State.OK, f"{good} lead to other nodes' pods")
+
+
+def pod_networks(node: Object) -> Iterator[IPNetwork]:
+    """Those of its pod CIDRs that are any; what is wrong with the others the node agents' logs say."""
+    for text in (node.get("spec") or {}).get("podCIDRs") or []:
+        with suppress(ValueError):
+            yield ip_network(text)
+
+
+def _internal(node: Object) -> set[str]:
+    entries = (node.get("status") or {}).get("addresses") or []
+    return {str(entry.get("address")) for entry in entries if entry.get("type") == "InternalIP"}
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """A list that stays on its line."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def belongs(piece: Object, service: Object) -> bool:
+    """Whether an EndpointSlice is of a Service."""
     named = labels_of(piece).get(SERVICE_NAME_LABEL) == name_of(service)
     return named and namespace_of(piece) == namespace_of(service)
 

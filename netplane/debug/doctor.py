@@ -1,4 +1,4 @@
-"""Every known cause of "my Service does not answer", looked for on this machine and in the API. Changes nothing.
+"""The known causes of "my Service does not answer", looked for on this machine and in the API. Changes nothing.
 
 Each check says what it saw. What could not be looked at is said to be so, and is no sign of health. Whether a single
 connection arrives, and where it ends, is ``explain``'s to say.
@@ -17,16 +17,21 @@ import dns.rcode
 from cryptography import x509
 
 from netplane.config import CLUSTER_DOMAIN, DNS_ADDRESSES, IPAddress, Paths
-from netplane.debug.ailments import Finding, of_node, of_services
+from netplane.debug import silent
+from netplane.debug.ailments import Finding, of_node, of_others, of_routes, of_services, pod_networks
+from netplane.debug.collect import collect
+from netplane.debug.facts import Lookup
 from netplane.debug.hops import State
+from netplane.debug.routing import ask
 from netplane.errors import ConfigError, KernelError, NetplaneError, cause_of
 from netplane.kube import errors
 from netplane.kube.client import Client
 from netplane.kube.kubeconfig import Kubeconfig
-from netplane.kube.objects import Object
+from netplane.kube.objects import Object, name_of
 from netplane.kube.resources import ENDPOINTSLICES, NODES, PODS, SERVICES, Resource
 from netplane.linux import sysctl
 from netplane.linux.nfnetlink import Tables
+from netplane.linux.rtnl import rtnl
 
 NAMES = ("netplane", "cni", "proxy", "controlplane")  # what our wheel installs, and nobody else may
 OTHER_PROXIES = (
@@ -67,14 +72,13 @@ def names(addresses: Sequence[IPAddress] = DNS_ADDRESSES, domain: str = CLUSTER_
         yield Finding(subject, State.OK if good else State.BROKEN, f"{name} is {said}")
 
 
-async def cluster(access: Kubeconfig, node: str) -> list[Finding]:
-    """What the API says of this node (\"\": of none) and of all Services."""
+async def cluster(access: Kubeconfig, node: str, root: Path = Path("/")) -> list[Finding]:
+    """What the API says of this node (\"\": of none), the others and all Services, and whether this node follows it."""
     try:
         async with Client(access, user_agent="netplane-doctor") as client:
-            services, slices = await asyncio.gather(
-                *(_list(client, one) for one in (SERVICES, ENDPOINTSLICES))
+            services, slices, nodes = await asyncio.gather(
+                *(_list(client, one) for one in (SERVICES, ENDPOINTSLICES, NODES))
             )
-            nodes = await _list(client, NODES) if node else []
             try:
                 pods: Sequence[Object] | None = await _list(client, PODS)
             except errors.StatusError:
@@ -82,12 +86,32 @@ async def cluster(access: Kubeconfig, node: str) -> list[Finding]:
     except NetplaneError as error:
         return [Finding("api", State.BROKEN, str(error), "Does the control plane run?")]
     found = [Finding("api", State.OK, f"{access.server} answers")]
-    own = [one for one in nodes if one["metadata"]["name"] == node]
-    if node and not own:
-        found.append(
-            Finding(f"node {node}", State.BROKEN, "the API has no such Node", "Does netplane-node run?")
-        )
-    return [*found, *(one for obj in own for one in of_node(obj)), *of_services(services, slices, pods)]
+    own = next((one for one in nodes if name_of(one) == node), None)
+    if node and own is None:
+        text = "the API has no such Node"
+        found.append(Finding(f"node {node}", State.BROKEN, text, "Does netplane-node run?"))
+    found += [*(of_node(own) if own else ()), *of_others(nodes, node)]
+    found += [*of_services(services, slices, pods), *silent.of_policies(services, slices, nodes)]
+    if own is not None:
+        here = silent.locals_of(services, slices, own)
+        found += await asyncio.to_thread(lambda: [*routes(nodes, node), *listeners(here, node, root)])
+    return found
+
+
+def routes(nodes: Sequence[Object], own: str) -> Iterator[Finding]:
+    """Whether the kernel leads to the other nodes' pods: asked for an address of each. Blocking."""
+    networks = [one for node in nodes if name_of(node) != own for one in pod_networks(node)]
+    with rtnl() as ipr:
+        found = {
+            network: ask(ipr, Lookup(to=str(network[min(2, network.num_addresses - 1)])))
+            for network in networks
+        }
+    yield from of_routes(nodes, own, found)
+
+
+def listeners(endpoints: Sequence[silent.Local], node: str, root: Path) -> Iterator[Finding]:
+    """Whether somebody listens at these endpoints of this node. Blocking."""
+    yield from silent.of_listeners(endpoints, collect(silent.question(endpoints), node, root))
 
 
 async def _list(client: Client, resource: Resource) -> Sequence[Object]:

@@ -2,8 +2,10 @@
 
 import datetime
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -11,12 +13,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from netplane.config import Paths
-from netplane.debug import doctor
+from netplane.debug import doctor, silent
 from netplane.debug.hops import State
 from netplane.kube import kubeconfig
+from netplane.kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from netplane.linux import nft, sysctl
 from netplane.linux.namespaces import entered_netns, new_netns
 
+if TYPE_CHECKING:
+    from tests.netns.debug.conftest import World
+else:
+    World = Any
+
+LOOPBACK = """
+import socket, time
+with socket.create_server(("127.0.0.1", 7070)):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
 pytestmark = pytest.mark.netns
 
 
@@ -103,3 +117,32 @@ def test_no_dns(node: Paths) -> None:
     (found,) = doctor.names()
     assert found.state is State.BROKEN
     assert found.text == "cannot ask for kubernetes.default.svc.cluster.local: Network is unreachable"
+
+
+@pytest.mark.parametrize(
+    ("port", "text"),
+    [
+        (8080, None),
+        (9090, "nothing listens at 10.244.1.7:9090"),
+        (7070, "it listens on 127.0.0.1:7070 only, and not on 10.244.1.7"),
+    ],
+)
+def test_an_endpoint_of_this_node_that_does_not_listen(world: World, port: int, text: str | None) -> None:
+    """Pod a is here, and pod b on another node."""
+    world.start("a", [sys.executable, "-c", LOOPBACK])
+    for piece in world.objects[ENDPOINTSLICES.plural]:
+        piece["ports"][0]["port"] = port
+    services, slices, nodes = (world.objects[one.plural] for one in (SERVICES, ENDPOINTSLICES, NODES))
+    with entered_netns(world.netns["n1"]):
+        found = list(doctor.listeners(silent.locals_of(services, slices, nodes[0]), "n1", world.root))
+    assert [one.text for one in found if one.state is not State.OK] == ([text] if text else [])
+
+
+def test_a_route_to_another_nodes_pods_that_is_gone(world: World) -> None:
+    nodes = world.objects[NODES.plural]
+    for missing in (False, True):
+        if missing:
+            world.route("n1", "del", dst="10.244.2.0/24")
+        with entered_netns(world.netns["n1"]):
+            found = {one.subject: one.state for one in doctor.routes(nodes, "n1")}
+        assert found.get("route to n2") is (State.BROKEN if missing else None)

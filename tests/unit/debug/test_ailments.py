@@ -1,8 +1,11 @@
 """What the API's objects say of a Service that does not answer, and of a node that is no good."""
 
+from ipaddress import ip_network
+
 import pytest
 
-from netplane.debug.ailments import of_node, of_services
+from netplane.debug.ailments import of_node, of_others, of_routes, of_services
+from netplane.debug.facts import Route
 from netplane.debug.hops import State
 
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
@@ -101,3 +104,47 @@ def test_a_node_says_what_it_lacks(conditions, spec, state, text):
     (found,) = of_node({"metadata": {"name": "n1"}, "spec": spec, "status": {"conditions": listed}})
     assert (found.subject, found.state) == ("node n1", state)
     assert text in found.text
+
+
+def other(name, ready="True", cidr="10.244.2.0/24"):
+    return {
+        "metadata": {"name": name},
+        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "192.168.77.12"}],
+            "conditions": [
+                {"type": "Ready", "status": ready, "reason": "NodeStatusUnknown", "message": "silent"}
+            ],
+        },
+    }
+
+
+def test_another_node_that_is_not_ready_is_named():
+    broken, summary = of_others([other("n1", "Unknown"), other("n2", "Unknown"), other("n3")], "n1")
+    assert (broken.subject, broken.state) == ("node n2", State.BROKEN)
+    assert broken.text == "not Ready: NodeStatusUnknown: silent"
+    assert (summary.state, summary.text) == (State.OK, "1 of 2 are Ready")
+
+
+@pytest.mark.parametrize(
+    ("route", "text"),
+    [
+        (Route(network="10.244.2.0/24", gateway="192.168.77.12", device="eth0"), ""),
+        (
+            Route(network="0.0.0.0/0", gateway="192.168.77.1", device="eth0"),
+            "there is no route to its pods, 10.244.2.0/24: they leave by 0.0.0.0/0 eth0",
+        ),
+        (Route(error="no route"), "there is no route to its pods, 10.244.2.0/24: no route"),
+        (
+            Route(network="10.244.2.0/24", gateway="192.168.77.99"),
+            "the route to its pods, 10.244.2.0/24, leads to 192.168.77.99, not to it",
+        ),
+    ],
+)
+def test_a_route_to_another_nodes_pods_that_is_missing_is_named(route, text):
+    nodes = [other("n1", cidr="10.244.1.0/24"), other("n2"), other("n3", cidr="nonsense")]
+    *broken, summary = of_routes(nodes, "n1", {ip_network("10.244.2.0/24"): route})
+    assert [(one.subject, one.state, one.text) for one in broken] == (
+        [("route to n2", State.BROKEN, text)] if text else []
+    )
+    assert summary.text == f"{0 if text else 1} lead to other nodes' pods"
