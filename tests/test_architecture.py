@@ -102,6 +102,7 @@ PURE = (
     "netplane/bench/plot.py",
     "netplane/debug/ailments.py",
     "netplane/debug/balancers.py",
+    "netplane/debug/ends.py",
     "netplane/debug/eyes.py",
     "netplane/debug/hops.py",
     "netplane/debug/intent.py",

@@ -7,7 +7,7 @@ and the nft listing, and changes nothing. What cannot be read is named in ``prob
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,7 +25,7 @@ from netplane.linux.nfnetlink import Tables
 from netplane.linux.rtnl import rtnl
 from proxy.codec import encode_targets
 from proxy.ebpf import observe as hooks
-from proxy.model import Protocol, joined
+from proxy.model import Frontend, Protocol, joined
 from proxy.nftables import observe as translated
 from proxy.nftables.names import FAMILY, TABLE
 from proxy.userspace import observe
@@ -69,8 +69,7 @@ def collect(request: Request, node: str, root: Path) -> Facts:
 def _pod(found: Attachment) -> Pod:
     if found.inside is None:
         return Pod(found.device, found.routed, found.up)
-    sockets = observe.listening(Path(f"/proc/{found.inside.pid}/net")).values()
-    listeners = tuple(Listener(str(where), port) for where, port in sockets)
+    listeners = tuple(listener for _, listener in _sockets(Path(f"/proc/{found.inside.pid}/net")))
     return Pod(found.device, found.routed, found.up, found.inside.inode, listeners)
 
 
@@ -89,11 +88,16 @@ def _listeners(ports: tuple[int, ...]) -> tuple[Listener, ...]:
 
     A supervisor keeps copies of its daemons' sockets; the youngest process with the socket is the one that serves.
     """
-    sockets = {inode: at for inode, at in observe.listening().items() if at[1] in ports}
+    sockets = {inode: listener for inode, listener in _sockets() if listener.port in ports}
     owners = _owners(set(sockets))
-    return tuple(
-        Listener(str(address), port, owners.get(inode, "")) for inode, (address, port) in sockets.items()
-    )
+    return tuple(replace(listener, process=owners.get(inode, "")) for inode, listener in sockets.items())
+
+
+def _sockets(proc: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[int, Listener]]:
+    """Whatever anybody may send to in a network namespace, by inode."""
+    for protocol, found in ((Protocol.TCP, observe.listening(proc)), (Protocol.UDP, observe.receiving(proc))):
+        for inode, (address, port) in found.items():
+            yield inode, Listener(str(address), port, protocol=protocol)
 
 
 def _owners(inodes: set[int]) -> dict[int, str]:
@@ -167,8 +171,8 @@ def _told(frontends: tuple[str, ...], root: Path, problems: dict[str, str]) -> d
         return {}
     found = {}
     for frontend, route in routes.items():
-        key = f"{joined(frontend.address, frontend.port)}|inside"
-        if frontend.protocol is Protocol.TCP and key in frontends:
+        key = f"{frontend}|inside"
+        if key in frontends:
             found[key] = tuple(map(str, route.endpoints))
     return found
 
@@ -198,9 +202,10 @@ def _of(frontends: tuple[str, ...], entries: Iterable[Mapping[str, Any]]) -> dic
     found: dict[str, tuple[str, ...]] = {}
     for entry in entries:
         at = entry["frontend"]
+        frontend = Frontend(ip_address(at["address"]), at["port"], Protocol(at["protocol"]))
         for side in ("inside", "outside"):
-            key = f"{joined(ip_address(at['address']), at['port'])}|{side}"
-            if at["protocol"] == "TCP" and key in frontends:
+            key = f"{frontend}|{side}"
+            if key in frontends:
                 found[key] = _endpoints(entry.get(side) or entry["inside"])
     return found
 

@@ -49,7 +49,7 @@ class Eyes:
         return facts.pods.get(str(address)) if facts else None
 
     def listeners(self, node: str, port: int) -> tuple[Listener, ...] | None:
-        """The node's own listeners on a port."""
+        """The node's own listeners on a port, of every transport."""
         self.ports.setdefault(node, {})[port] = None
         facts = self.facts.get(node)
         return tuple(found for found in facts.listeners if found.port == port) if facts else None

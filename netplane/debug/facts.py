@@ -35,8 +35,8 @@ class Lookup:
 class Request:
     """All that one node is asked.
 
-    ``pods``: addresses to find here; ``ports``: whose listeners to name; ``frontends``: ``address:port|inside``
-    (or ``|outside``: for which clients) to ask the node's proxy about.
+    ``pods``: addresses to find here; ``ports``: whose listeners to name; ``frontends``: ``address:port/tcp|inside``
+    (or ``/udp``; ``|outside``: for which clients) to ask the node's proxy about.
     """
 
     pods: tuple[str, ...] = ()
@@ -73,11 +73,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening TCP socket and whose it is; ``process`` is "" where no visible process has it."""
+    """A socket that takes connections, or datagrams from anybody; ``process`` is "" where no visible one has it."""
 
     address: str
     port: int
     process: str = ""
+    protocol: str = "TCP"
 
 
 @dataclass(frozen=True, slots=True)

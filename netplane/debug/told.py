@@ -48,7 +48,7 @@ def _branch(eyes: Eyes, intent: Intent, choice: Choice) -> Branch:
     direct, seen = _as_to_a_pod(intent, choice)
     if to == source.address:
         own = judged(source.node, True, "it speaks to itself: no packet leaves the pod", "-")
-        return Branch(seen, (own, *at_endpoint(eyes, seen)), ())
+        return Branch(seen, (own, *at_endpoint(eyes, seen, intent.protocol)), ())
     out: list[Hop] = []
     if source.pod:
         out += ways.leave_pod(eyes, source.node, source.address, to)
@@ -56,7 +56,11 @@ def _branch(eyes: Eyes, intent: Intent, choice: Choice) -> Branch:
     out += ways.to_endpoint(eyes, direct, seen, source.node, translated=False)
     out += ways.into_endpoint(eyes, seen)
     back = ways.from_endpoint(eyes, direct, seen, source.node, translated=False)
-    return Branch(seen, (*out, *at_endpoint(eyes, seen)), (*back, *ways.arrive(eyes, direct, choice.place)))
+    return Branch(
+        seen,
+        (*out, *at_endpoint(eyes, seen, intent.protocol)),
+        (*back, *ways.arrive(eyes, direct, choice.place)),
+    )
 
 
 def _as_to_a_pod(intent: Intent, choice: Choice) -> tuple[Intent, Choice]:

@@ -5,10 +5,11 @@ Pure. The walk's steps follow from the Intent alone, never from what is seen; so
 """
 
 from netplane.debug import balancers, ways
+from netplane.debug.ends import Place
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Request
 from netplane.debug.hops import Branch, Hop, Walk
-from netplane.debug.intent import Choice, Intent, Place
+from netplane.debug.intent import Choice, Intent
 from netplane.debug.listening import at_endpoint
 from netplane.debug.told import as_told, told
 
@@ -85,4 +86,4 @@ def _branch(eyes: Eyes, intent: Intent, choice: Choice, start: str, *, translate
     out = ways.to_endpoint(eyes, intent, choice, start, translated=translated)
     out += ways.into_endpoint(eyes, choice)
     back = ways.from_endpoint(eyes, intent, choice, start, translated=translated)
-    return Branch(choice, (*out, *at_endpoint(eyes, choice)), tuple(back))
+    return Branch(choice, (*out, *at_endpoint(eyes, choice, intent.protocol)), tuple(back))

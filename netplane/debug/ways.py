@@ -7,10 +7,11 @@ only so is the answer the one that the packet gets.
 from collections.abc import Callable
 
 from netplane.config import IPAddress
+from netplane.debug.ends import Place
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import Lookup, Route
 from netplane.debug.hops import Hop, judged, unseen
-from netplane.debug.intent import Choice, Intent, Place
+from netplane.debug.intent import Choice, Intent
 
 PEER_ROUTES = 98  # the node agent's route protocol
 MARK = 0x200  # proxy.userspace.ruleset.MARK: replies to connections that carry a client's address

@@ -3,7 +3,7 @@
 import asyncio
 
 from netplane.config import IPNetwork
-from netplane.debug.intent import World
+from netplane.debug.ends import World
 from netplane.kube.client import Client
 from netplane.kube.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 

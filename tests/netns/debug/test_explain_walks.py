@@ -37,6 +37,13 @@ else:
 
 pytestmark = pytest.mark.netns
 SERVICE = "svc/hello:http"
+RECEIVER = """
+import signal, socket
+receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiving.bind(("0.0.0.0", 8053))
+print("ready", flush=True)
+signal.pause()
+"""
 LISTENER = """
 import signal, socket, sys
 listening = socket.create_server((sys.argv[1], 10249))
@@ -113,6 +120,25 @@ def test_a_service_that_the_nodes_own_dns_answers_works(world: World) -> None:
     world.start("n1", [sys.executable, "-c", LISTENER, "10.96.0.10"])
     found = explained(world, target="svc/dns:10249")
     assert found.verdict.outcome is Outcome.WORKS, found.render()
+
+
+def test_a_service_over_udp_is_explained_over_udp(world: World) -> None:
+    port = {"name": "echo", "port": 53, "targetPort": 8053, "protocol": "UDP"}
+    world.objects["services"] = [service(ports=[port])]
+    world.objects["endpointslices"][0]["ports"] = [{"name": "echo", "port": 8053, "protocol": "UDP"}]
+    world.start_proxy()
+    missing = explained(world, target="svc/hello:53")
+    assert "nothing listens at 10.244.1.7:8053: port unreachable" in missing.verdict.cause, missing.render()
+    for name in ("a", "b"):
+        world.start(name, [sys.executable, "-c", RECEIVER])
+    found = explained(world, target="svc/hello:53")
+    assert found.verdict.outcome is Outcome.WORKS, found.render()
+    text = found.render()
+    assert "10.96.0.20:53/UDP" in text
+    assert "accepted at 10.96.0.20:53" in text
+    assert "proxy picks in turn from 10.244.1.7:8053, 10.244.2.9:8053" in text
+    with pytest.raises(ConfigError, match="the probe is a TCP connection, and this is UDP"):
+        explained(world, target="svc/hello:53", probe=True)
 
 
 def test_a_refusal_of_the_kernels_is_named_for_what_it_is(world: World) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from netplane.config import CLUSTER_CIDRS, SERVICE_CIDRS
+from netplane.debug.ends import World
 from netplane.debug.explain import Explanation
 from netplane.debug.eyes import Eyes
 from netplane.debug.facts import (
@@ -23,10 +24,11 @@ from netplane.debug.facts import (
     encode,
 )
 from netplane.debug.hops import State
-from netplane.debug.intent import Intent, World, resolve
+from netplane.debug.intent import Intent, resolve
 from netplane.debug.verdict import Outcome, Verdict, judge
 from netplane.debug.walk import requests, walk
 from netplane.errors import ConfigError, PeerError
+from proxy.model import Protocol
 
 PODS = {"client": ("n1", "10.244.1.3"), "a": ("n1", "10.244.1.7"), "b": ("n2", "10.244.2.9")}
 NODES = {"n1": "192.168.77.11", "n2": "192.168.77.12"}
@@ -131,7 +133,7 @@ SERVICE = resolve("default/client", "svc/hello:http", WORLD)
 
 def test_a_service_becomes_its_frontend_its_endpoints_and_who_they_see() -> None:
     assert (str(SERVICE.address), SERVICE.port, SERVICE.balancer) == ("10.96.0.20", 80, "n1")
-    assert SERVICE.frontend == "10.96.0.20:80|inside"
+    assert SERVICE.frontend == "10.96.0.20:80/tcp|inside"
     assert [(c.place.pod, c.place.node, c.port, str(c.seen_as), c.kept) for c in SERVICE.choices] == [
         ("default/a", "n1", 8080, "10.244.1.3", True),
         ("default/b", "n2", 8080, "10.244.1.3", True),
@@ -145,9 +147,13 @@ def test_a_pod_that_reaches_itself_is_seen_as_its_node() -> None:
 
 def test_a_node_port_is_accepted_on_the_node_that_has_the_address() -> None:
     found = resolve("default/b", "192.168.77.11:30080", WORLD)
-    assert (found.balancer, found.frontend) == ("n1", "0.0.0.0:30080|inside")
+    assert (found.balancer, found.frontend) == ("n1", "0.0.0.0:30080/tcp|inside")
     outside = resolve("192.0.2.1", "node/n2:30080", WORLD)
-    assert (outside.source.node, outside.balancer, outside.frontend) == ("", "n2", "0.0.0.0:30080|outside")
+    assert (outside.source.node, outside.balancer, outside.frontend) == (
+        "",
+        "n2",
+        "0.0.0.0:30080/tcp|outside",
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,7 @@ def test_a_node_port_is_accepted_on_the_node_that_has_the_address() -> None:
     [
         ("default/client", "svc/none:80", Outcome.BROKEN, "no endpoint of the Service is ready"),
         ("default/client", "10.96.0.99:80", Outcome.BROKEN, "^no Service has this address$"),
-        ("default/client", "10.96.0.20:81", Outcome.BROKEN, r"its Service has TCP ports \[80\], not 81"),
+        ("default/client", "10.96.0.20:81", Outcome.BROKEN, "its Service has ports 80/TCP, not 81/TCP"),
         ("192.0.2.1", "10.96.0.20:80", Outcome.BROKEN, "from inside the cluster only"),
         ("default/client", "svc/dns:http", Outcome.WORKS, "^$"),
         (
@@ -177,6 +183,64 @@ def test_verdicts_that_follow_from_the_intent(source: str, target: str, outcome:
 def test_excluded_endpoints_say_why() -> None:
     found = resolve("default/client", "svc/none:80", WORLD)
     assert found.excluded == ("10.244.1.7 not ready (excluded)", "10.244.2.9 terminating (excluded)")
+
+
+UDP = {"name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30080}
+
+
+def spoken(*ports: dict[str, Any]) -> World:
+    """hello with these ports, each served by both pods."""
+    pieces = endpoints("hello", ("a", READY), ("b", READY))
+    pieces["ports"] = [{"name": p["name"], "port": 8080, "protocol": p["protocol"]} for p in ports]
+    return replace(WORLD, services=[service("hello", "10.96.0.20", *ports)], slices=[pieces])
+
+
+@pytest.mark.parametrize(
+    "target", ["svc/hello:80", "svc/hello:udp", "svc/hello", "10.96.0.20:80", "node/n1:30080"]
+)
+def test_a_service_that_speaks_udp_only_is_explained_over_udp(target: str) -> None:
+    intent = resolve("default/client", target, spoken(UDP))
+    assert intent.protocol is Protocol.UDP
+    assert "/UDP " in intent.title
+    assert len(intent.choices) == 2
+    assert "/udp|inside" in intent.frontend
+    facts = answers(intent)
+    found = judged(intent, facts)
+    assert "nothing listens at" in found.cause, "healthy TCP listeners are none of UDP"
+    assert "port unreachable [/proc/net/udp]" in found.cause
+    for name, said in facts.items():
+        taking = tuple(replace(one, protocol="UDP") for one in said.listeners)
+        pods = {
+            a: replace(p, listeners=(Listener("0.0.0.0", 8080, protocol="UDP"),))
+            for a, p in said.pods.items()
+        }
+        facts[name] = replace(said, listeners=taking, pods=pods)
+    assert judged(intent, facts) == Verdict(Outcome.WORKS)
+
+
+@pytest.mark.parametrize(
+    ("target", "protocol"),
+    [
+        ("svc/hello:80", Protocol.TCP),
+        ("svc/hello:80/udp", Protocol.UDP),
+        ("svc/hello:udp/udp", Protocol.UDP),
+        ("svc/hello:udp", Protocol.UDP),
+        ("10.96.0.20:80", Protocol.TCP),
+        ("10.96.0.20:80/udp", Protocol.UDP),
+        ("node/n1:30080/UDP", Protocol.UDP),
+        ("default/b:8080/udp", Protocol.UDP),
+        ("10.244.2.9:8080", Protocol.TCP),
+    ],
+)
+def test_of_two_transports_tcp_is_meant_unless_the_other_is_said(target: str, protocol: Protocol) -> None:
+    intent = resolve("default/client", target, spoken(HTTP, UDP))
+    assert (intent.protocol, bool(intent.choices)) == (protocol, True)
+
+
+def test_ports_of_either_transport_are_named_to_whom_asks_for_another() -> None:
+    world = spoken(HTTP, UDP)
+    refusal = resolve("default/client", "10.96.0.20:81", world).refusal
+    assert refusal == "its Service has ports 80/TCP, 80/UDP, not 81/TCP"
 
 
 def local(**spec: Any) -> World:
@@ -255,9 +319,15 @@ def test_an_endpoint_that_is_meant_for_others_says_for_whom() -> None:
         ("somewhere", "svc/hello:80", "not an address"),
         ("default/client", "svc/hello.other:80", "no Service hello in namespace other"),
         ("default/client", "svc/two", "port '' is not one of the Service's ports"),
-        ("default/client", "svc/two:z", "x=1, y=2"),
+        ("default/client", "svc/two:z", "x=1/TCP, y=2/TCP"),
         ("default/client", "10.96.0.20:http", "not a port number"),
         ("default/client", "nowhere:80", "not an address"),
+        (
+            "default/client",
+            "svc/hello:80/udp",
+            "port '80'/UDP is not one of the Service's ports .http=80/TCP.",
+        ),
+        ("default/client", "svc/hello:80/sctp", "sctp is not a transport that can be explained: tcp or udp"),
     ],
 )
 def test_what_names_nothing_is_refused_by_name(source: str, target: str, message: str) -> None:
