@@ -386,7 +386,7 @@ def test_clients_who_have_this_process_only_find_room_where_others_wait(world, r
     ]
     running.sync(services, slices)
     first = [pair(world, peer) for _ in range(4)]
-    running.call(_limit(running, running.worker.engine.poller.count))
+    running.call(_limit(running))
     with world.connect("client", ADDRESS, PORT) as waiting:
         waiting.sendall(b"hello")
         with world.connect("client", "10.96.0.12", PORT) as sticky:
@@ -425,8 +425,10 @@ def visit(world) -> bytes:
         return bytes(stream.readline().split()[0])
 
 
-async def _limit(running, descriptors: int) -> None:
-    running.worker.engine.admission.limit = descriptors
+async def _limit(running, descriptors: int | None = None) -> None:
+    """Where no number is given: what is in use, between two events."""
+    engine = running.worker.engine
+    engine.admission.limit = engine.poller.count if descriptors is None else descriptors
 
 
 def test_a_flow_can_be_looked_at(world, running, peer) -> None:
