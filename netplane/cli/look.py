@@ -17,7 +17,13 @@ SERVICES = {
     "local": "LOCAL",
     "affinity": "AFFINITY",
 }
-ENDPOINTS = {"service": "SERVICE", "endpoint": "ENDPOINT", "local": "LOCAL", "state": "STATE"}
+ENDPOINTS = {
+    "service": "SERVICE",
+    "endpoint": "ENDPOINT",
+    "local": "LOCAL",
+    "state": "STATE",
+    "clients": "CLIENTS",
+}
 FLOWS = {
     "service": "SERVICE",
     "client": "CLIENT",
@@ -80,15 +86,23 @@ def services(root: Path, output: str) -> None:
 @click.argument("service", required=False)
 @output_option
 def endpoints(root: Path, service: str | None, output: str) -> None:
-    """Where each Service leads from this node; SERVICE is namespace/name, default all.
+    """Where each Service leads from this node; SERVICE is [NAMESPACE/]NAME[:PORT], by default all.
+
+    Without a namespace it is one of namespace "default". CLIENTS "inside": policy Local keeps clients from
+    outside the cluster off that endpoint here.
 
     \b
     Example:
-      netplane endpoints default/hello
+      netplane endpoints hello
+      netplane endpoints shop/web:http
     """
     from netplane.cli import views
 
-    show(views.endpoints(_targets(root), service), ENDPOINTS, output)
+    targets = _targets(root)
+    show(views.endpoints(targets, service), ENDPOINTS, output)
+    if output == "table":
+        for line in views.silences(targets, service):
+            click.echo(line)
 
 
 @click.command()

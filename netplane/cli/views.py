@@ -32,27 +32,54 @@ def services(targets: Sequence[Target]) -> list[Row]:
 
 
 def endpoints(targets: Sequence[Target], service: str | None = None) -> list[Row]:
-    """One row an endpoint of a Service port; `service` is namespace/name. Raises ConfigError for one unknown here."""
-    served = sorted({_service(target).rpartition(":")[0] for target in targets})
-    if service is not None and service.rpartition(":")[0] not in served and service not in served:
-        raise ConfigError(
-            f"cannot find Service {service}: this node's proxy serves {', '.join(served) or 'none'}"
-        )
+    """One row an endpoint of a Service port; `service` is [namespace/]name[:port], namespace `default` where none is.
+
+    `clients`: "inside" where policy Local keeps clients from outside the cluster off it at this node, else "all".
+    Raises ConfigError for a Service unknown here.
+    """
     rows: dict[tuple[str, str], Row] = {}
-    for target in targets:
+    for target in _of_service(targets, service):
         name = _service(target)
-        if service is not None and name.rpartition(":")[0] != service and name != service:
-            continue
+        outside = {_address(endpoint) for endpoint in target.get("outside", target["inside"])["endpoints"]}
         for endpoint in target["inside"]["endpoints"]:
             address = _address(endpoint)
-            state = "terminating" if endpoint["terminating"] else "ready"
+            known = rows.get((name, address), {}).get("clients", "all")
             rows[name, address] = {
                 "service": name,
                 "endpoint": address,
                 "local": "yes" if endpoint["local"] else "no",
-                "state": state,
+                "state": "terminating" if endpoint["terminating"] else "ready",
+                "clients": known if address in outside else "inside",
             }
     return [rows[key] for key in sorted(rows)]
+
+
+def silences(targets: Sequence[Target], service: str | None = None) -> list[str]:
+    """A line for each frontend at which clients meet silence, for policy Local leaves them no endpoint on this node."""
+    found = []
+    for target in _of_service(targets, service):
+        who = "clients from outside the cluster" if "outside" in target else "clients"
+        pool = target.get("outside", target["inside"])
+        if not pool["endpoints"] and pool["whenEmpty"] == "drop":
+            where = f"{_service(target)} at {_frontend(target['frontend'])}"
+            found.append(
+                f"{where}: {who} get no answer from this node: policy Local, and no endpoint is here"
+            )
+    return sorted(found)
+
+
+def _of_service(targets: Sequence[Target], service: str | None) -> Sequence[Target]:
+    """Those of one Service, or of all. Raises ConfigError for one unknown here."""
+    if service is None:
+        return targets
+    wanted = service if "/" in service else f"default/{service}"
+    found = [one for one in targets if wanted in (_service(one), _service(one).rpartition(":")[0])]
+    if not found:
+        served = sorted({_service(target).rpartition(":")[0] for target in targets})
+        raise ConfigError(
+            f"cannot find Service {wanted}: this node's proxy serves {', '.join(served) or 'none'}"
+        )
+    return found
 
 
 def flows(found: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -100,7 +100,10 @@ class LabSpec:
             if one.name == name:
                 return one
         known = ", ".join(one.name for one in self.machines)
-        raise ConfigError(f"cannot find machine {name!r} in lab {self.name}: it has {known}")
+        raise ConfigError(
+            f"cannot find machine {name!r} in lab {self.name}: it has {known}",
+            f'"netplane lab exec" takes "{OUTSIDE}", too, the lab\'s own network',
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For the lab's own record."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from netplane.cli.views import endpoints, flows, services, sync
+from netplane.cli.views import endpoints, flows, services, silences, sync
 from netplane.errors import ConfigError
 
 
@@ -46,6 +46,30 @@ def test_an_endpoint_is_one_row_however_many_frontends_lead_to_it():
     assert endpoints(TARGETS, "default/empty") == []
     assert len(endpoints(TARGETS, "default/six:http")) == 1
     assert len(endpoints(TARGETS)) == 3
+
+
+def test_a_service_without_a_namespace_is_of_the_default_one():
+    assert endpoints(TARGETS, "web") == endpoints(TARGETS, "default/web")
+    assert endpoints(TARGETS, "web:http") == endpoints(TARGETS, "default/web:http")
+    with pytest.raises(ConfigError, match="cannot find Service default/nobody: "):
+        endpoints(TARGETS, "nobody")
+
+
+def test_clients_that_policy_local_leaves_without_an_endpoint_are_told_of():
+    """As on a node without a pod of the Service; at the ClusterIP all is well."""
+    nobody = {"endpoints": [], "whenEmpty": "drop"}
+    inside = target("10.96.0.40", 80, "near", "10.244.1.2")
+    port = {**target("0.0.0.0", 30081, "near", "10.244.1.2"), "outside": nobody}
+    (row,) = endpoints([inside, port, inside], "near")
+    assert (row["state"], row["clients"]) == ("ready", "inside")
+    why = "get no answer from this node: policy Local, and no endpoint is here"
+    assert silences([*TARGETS, inside, port]) == [
+        f"default/near:http at 0.0.0.0:30081/TCP: clients from outside the cluster {why}"
+    ]
+    assert silences([inside, port], "near") == silences([inside, port])
+    none = {**target("10.96.0.41", 80, "here"), "inside": nobody}
+    assert silences([none]) == [f"default/here:http at 10.96.0.41:80/TCP: clients {why}"]
+    assert [row["clients"] for row in endpoints(TARGETS)] == ["all"] * 3
 
 
 def test_a_service_that_is_not_there_is_named_with_those_that_are():

@@ -38,7 +38,7 @@ def test_machines_have_their_places_on_the_underlay():
     ]
     assert spec.server == "https://192.168.77.10:6443"
     assert spec.machine("n2").root == Path("/var/lib/netplane/labs/a/n2")
-    with pytest.raises(ConfigError, match="it has m1, n1, n2"):
+    with pytest.raises(ConfigError, match=r'it has m1, n1, n2\. "netplane lab exec" takes "outside", too'):
         spec.machine("n3")
 
 
