@@ -1,6 +1,9 @@
 """Asking a container how it is: the I/O of probes, from the node to the pod."""
 
 import asyncio
+import os
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,8 +43,8 @@ async def ask(probe: Probe, target: Target) -> str:
 
 
 async def _http(check: HttpGet, address: str) -> str:
-    host = check.host or address
-    url = f"{check.scheme}://{f'[{host}]' if ':' in host else host}:{check.port}{check.path}"
+    where = _authority(check.host or address, check.port)
+    url = f"{check.scheme}://{where}{check.path}"
     # As kubelet: the certificate of a probe's target is nobody's to verify. So no store of authorities is read.
     connector = aiohttp.TCPConnector(ssl=False, force_close=True)
     headers = {"User-Agent": "netplane-probe", "Accept": "*/*", **dict(check.headers)}
@@ -53,6 +56,10 @@ async def _http(check: HttpGet, address: str) -> str:
             if 200 <= response.status < 400:
                 return ""
             return f"HTTP probe failed with statuscode: {response.status}"
+    except aiohttp.ClientConnectorError as error:
+        return f'Get "{url}": {_not_connected(where, error.os_error)}'
+    except aiohttp.ServerDisconnectedError:
+        return f'Get "{url}": EOF'
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return f'Get "{url}": {error}'
 
@@ -62,11 +69,24 @@ async def _tcp(check: TcpConnect, address: str) -> str:
     try:
         _, writer = await asyncio.open_connection(host, check.port)
     except OSError as error:
-        return f"dial tcp {host}:{check.port}: {error.strerror or error}"
+        return _not_connected(_authority(host, check.port), error)
     writer.close()
     with suppress(OSError):  # a reset after the handshake: it did accept
         await writer.wait_closed()
     return ""
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _not_connected(where: str, error: OSError) -> str:
+    """In Go's words (net.OpError), which kubelet's events have: tools look for them."""
+    if (
+        isinstance(error, socket.gaierror | ssl.SSLError) or not error.errno
+    ):  # numbers of another kind, or none
+        return f"dial tcp {where}: {error}"
+    return f"dial tcp {where}: connect: {os.strerror(error.errno).lower()}"
 
 
 async def _exec(check: Exec, target: Target, timeout: float) -> str:

@@ -162,8 +162,33 @@ async def test_http_tcp_and_their_failures():
         assert await prober.ask(Probe(Purpose.READINESS, HttpGet("http", "", port, "/ok")), target) == ""
         busy = await prober.ask(Probe(Purpose.READINESS, HttpGet("http", "", port, "/no")), target)
         assert busy == "HTTP probe failed with statuscode: 503"
-    closed = await prober.ask(Probe(Purpose.READINESS, TcpConnect("", port)), target)
-    assert "127.0.0.1" in closed
+    refused = f"dial tcp 127.0.0.1:{port}: connect: connection refused"
+    assert await prober.ask(Probe(Purpose.READINESS, TcpConnect("", port)), target) == refused
+    asked = await prober.ask(Probe(Purpose.READINESS, HttpGet("http", "", port, "/")), target)
+    assert asked == f'Get "http://127.0.0.1:{port}/": {refused}'
+
+
+async def test_a_target_that_hangs_up_is_told_as_kubelet_tells_it():
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with listening(serve) as port:
+        probe = Probe(Purpose.READINESS, HttpGet("http", "", port, "/"))
+        said = await prober.ask(probe, prober.Target(None, "c", "127.0.0.1"))
+    assert said == f'Get "http://127.0.0.1:{port}/": EOF'
+
+
+async def test_a_host_without_an_address_and_one_of_ipv6(monkeypatch):
+    target = prober.Target(None, "c", "::1")
+    closed = await prober.ask(Probe(Purpose.READINESS, TcpConnect("", 1)), target)
+    assert closed.startswith("dial tcp [::1]:1: connect: ")
+
+    async def unknown(_host, _port):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio, "open_connection", unknown)
+    nobody = await prober.ask(Probe(Purpose.READINESS, TcpConnect("nobody.invalid", 80)), target)
+    assert nobody == f"dial tcp nobody.invalid:80: [Errno {socket.EAI_NONAME}] Name or service not known"
 
 
 async def test_a_silent_target_times_out():
