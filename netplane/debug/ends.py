@@ -14,6 +14,7 @@ from netplane.errors import ConfigError
 from netplane.kube.objects import Object, ObjectKey, key_of, name_of
 from proxy.model import NodeFacts, Protocol
 from proxy.snapshot import node_facts
+from proxy.userspace.sources import within
 
 FORMS = "TARGET is svc/name:port, ns/pod:port, node/name:port or address:port, each perhaps with /udp"
 
@@ -47,6 +48,11 @@ class World:
         """The node that has an address."""
         known = (self.node(name_of(node)) for node in self.nodes)
         return next((node for node in known if node is not None and address in node.addresses), None)
+
+    def network_of(self, address: IPAddress) -> str:
+        """The node whose pod network an address is in, "" for none."""
+        known = (self.node(name_of(node)) for node in self.nodes)
+        return next((node.name for node in known if node is not None and within(address, node.pod_cidrs)), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ def source_of(text: str, world: World) -> Place:
     if (found := world.pod_at(address)) is not None:
         return place_of(found, address)
     node = world.node_at(address)
+    if node is None and (network := world.network_of(address)):
+        raise ConfigError(f"cannot explain from {text}: no pod has this address ({network}'s network)")
     return Place(address, node.name if node is not None else "")
 
 

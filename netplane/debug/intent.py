@@ -70,7 +70,13 @@ def resolve(source: str, target: str, world: World) -> Intent:
         )
     if (node := world.node_at(address)) is not None:
         return _service(start, wanted, world, balancer=node.name)
-    return Intent(start, address, port, f"{address}, which is outside the cluster", protocol=protocol)
+    straight = partial(Intent, start, address, port, protocol=protocol)
+    if network := world.network_of(address):
+        nobody_has = f"no pod has this address ({network}'s network)"
+        return straight(
+            f"{address}, in the pod network of {network}", refusal=nobody_has, target_node=network
+        )
+    return straight(f"{address}, which is outside the cluster")
 
 
 def _is_frontend(wanted: Wanted, world: World) -> bool:

@@ -38,6 +38,8 @@ def walk(intent: Intent, eyes: Eyes, *, translated: bool | None = None) -> Walk:
     at = intent.target_node or intent.balancer
     if not at:
         return _out_of_the_cluster(eyes, intent)
+    if intent.refusal and not intent.balancer:
+        return _to_nobody(eyes, intent, at)
     return _by_a_node(eyes, intent, at, translated=translated and bool(intent.balancer))
 
 
@@ -47,6 +49,15 @@ def _to_a_pod(eyes: Eyes, intent: Intent) -> Walk:
     (choice,) = intent.choices
     branch = _branch(eyes, intent, choice, intent.source.node, translated=False)
     return Walk(tuple(out), (branch,), tuple(ways.arrive(eyes, intent, choice.place)))
+
+
+def _to_nobody(eyes: Eyes, intent: Intent, at: str) -> Walk:
+    """To the node ``at`` that the address would be a pod of."""
+    source, to = intent.source, intent.address
+    out = _leave(eyes, intent, forwarded=True)
+    if source.node and at != source.node:
+        out.append(ways.towards(eyes, source.node, to, source.address if source.pod else None, at))
+    return Walk((*out, ways.veth(eyes, at, to, "reaches the pod at")), (), ())
 
 
 def _out_of_the_cluster(eyes: Eyes, intent: Intent) -> Walk:

@@ -164,6 +164,7 @@ def test_a_node_port_is_accepted_on_the_node_that_has_the_address() -> None:
         ("default/client", "10.96.0.20:81", Outcome.BROKEN, "its Service has ports 80/TCP, not 81/TCP"),
         ("192.0.2.1", "10.96.0.20:80", Outcome.BROKEN, "from inside the cluster only"),
         ("default/client", "svc/dns:http", Outcome.WORKS, "^$"),
+        ("default/client", "10.244.2.77:80", Outcome.BROKEN, r"^no pod has this address \(n2's network\)$"),
         (
             "default/client",
             "203.0.113.9:443",
@@ -317,6 +318,7 @@ def test_an_endpoint_that_is_meant_for_others_says_for_whom() -> None:
         ("default/none", "svc/hello:80", "no pod none in namespace default"),
         ("node/n9", "svc/hello:80", "no node n9"),
         ("somewhere", "svc/hello:80", "not an address"),
+        ("10.244.1.77", "svc/hello:80", r"no pod has this address \(n1's network\)"),
         ("default/client", "svc/hello.other:80", "no Service hello in namespace other"),
         ("default/client", "svc/two", "port '' is not one of the Service's ports"),
         ("default/client", "svc/two:z", "x=1/TCP, y=2/TCP"),
@@ -399,6 +401,16 @@ def test_facts_and_requests_survive_the_way_as_json() -> None:
         decode_facts(b"Traceback", "n1")
     with pytest.raises(ConfigError, match="facts of n1"):
         decode_facts(b'{"pods": 3}', "n1")
+
+
+def test_the_address_of_a_pod_that_is_gone_is_sought_where_it_was() -> None:
+    intent = resolve("default/client", "10.244.2.77:80", WORLD)
+    facts = answers(intent)
+    facts["n2"] = replace(facts["n2"], pods={"10.244.2.77": Pod()})
+    walked = walk(intent, Eyes(facts))
+    text = Explanation(intent, walked, judge(intent, walked)).render()
+    assert "outside the cluster" not in text
+    assert "!n2   no route to 10.244.2.77/32: no link leads to it" in text
 
 
 def test_the_text_numbers_hops_and_ends_with_the_verdict() -> None:
