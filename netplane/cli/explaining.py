@@ -25,14 +25,14 @@ def explain(
     else:
         where = places.only_here(own_name(root))
         access = Kubeconfig.load(kubeconfig or Paths(root).kubeconfig("admin"))
-    return asyncio.run(_explain(access, where, source, target, probe))
+    return asyncio.run(_explain(access, where, source, target, probe, lab_name or ""))
 
 
 async def _explain(
-    access: Kubeconfig, where: places.Spawn, source: str, target: str, probe: bool
+    access: Kubeconfig, where: places.Spawn, source: str, target: str, probe: bool, lab: str
 ) -> Explanation:
     async with Client(access, user_agent="netplane-explain") as client:
-        return await explaining.run(source, target, client=client, spawn=where, probe=probe)
+        return await explaining.run(source, target, client=client, spawn=where, probe=probe, lab=lab)
 
 
 def own_name(root: Path) -> str:

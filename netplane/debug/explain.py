@@ -132,10 +132,11 @@ async def run(
     client: Client,
     spawn: places.Spawn,
     probe: bool = False,
+    lab: str = "",
     cluster_cidrs: tuple[IPNetwork, ...] = CLUSTER_CIDRS,
     service_cidrs: tuple[IPNetwork, ...] = SERVICE_CIDRS,
 ) -> Explanation:
-    """Explain one connection. Raises NetplaneError as the module says."""
+    """Explain one connection; ``lab``: whose nodes these are, for what to run next. Raises as the module says."""
     world = await world_of(client, cluster_cidrs, service_cidrs)
     intent = resolve(source, target, world)
     if probe and intent.protocol is not Protocol.TCP:
@@ -149,7 +150,7 @@ async def run(
         from netplane.debug import capture  # scapy takes a second to import: only a probe pays
 
         view = await capture.view_of(intent, spawn=spawn)
-    return Explanation(intent, seen, judge(intent, seen), view)
+    return Explanation(intent, seen, judge(intent, seen, lab), view)
 
 
 async def look(wanted: dict[str, Request], spawn: places.Spawn) -> dict[str, Facts]:

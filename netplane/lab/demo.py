@@ -87,6 +87,7 @@ async def _show(spec: LabSpec, say: Say) -> Demonstration:
             client=client,
             spawn=spawn.on_nodes(spec),
             probe=True,
+            lab=spec.name,
         )
     return Demonstration(spec, tuple(answers), explanation)
 

@@ -403,6 +403,34 @@ def test_facts_and_requests_survive_the_way_as_json() -> None:
         decode_facts(b'{"pods": 3}', "n1")
 
 
+@pytest.mark.parametrize(("lab", "words"), [("", ""), ("demo", " --lab demo")])
+def test_what_to_run_next_can_be_pasted(lab: str, words: str) -> None:
+    facts = answers(SERVICE)
+    facts["n2"] = replace(facts["n2"], pods={"10.244.2.9": Pod("np9", True, True, 4026, ())})
+    found = judge(SERVICE, walk(SERVICE, Eyes(facts)), lab)
+    assert found.next == f"netplane explain{words} node/n2 10.244.2.9:8080"
+    _, source, target = found.next.replace(words, "").removeprefix("netplane ").split()
+    nearer = resolve(source, target, WORLD)
+    assert (nearer.source.node, nearer.choices[0].place.pod) == ("n2", "default/b")
+    assert not judge(nearer, walk(nearer, Eyes(facts)), lab).next, "nothing is nearer than its own node"
+    udp = resolve("default/client", "default/b:8080/udp", WORLD)
+    assert judge(udp, walk(udp, Eyes(answers(udp))), lab).next.endswith(" node/n2 10.244.2.9:8080/udp")
+
+
+@pytest.mark.parametrize(
+    ("target", "lab", "command"),
+    [
+        ("svc/none:80", "", "netplane doctor"),
+        ("svc/none:80", "demo", "netplane lab exec --name demo n1 -- netplane doctor"),
+        ("10.96.0.99:80", "demo", "kubectl get services -A"),
+        ("10.244.2.77:80", "demo", ""),
+    ],
+)
+def test_a_refusal_says_who_knows_more(target: str, lab: str, command: str) -> None:
+    intent = resolve("default/client", target, WORLD)
+    assert judge(intent, walk(intent, Eyes({})), lab).next == command
+
+
 def test_the_address_of_a_pod_that_is_gone_is_sought_where_it_was() -> None:
     intent = resolve("default/client", "10.244.2.77:80", WORLD)
     facts = answers(intent)
