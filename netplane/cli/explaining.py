@@ -20,12 +20,20 @@ def explain(
         from netplane.lab import place, spawn
 
         spec = place.load(lab_name)
+        source = in_lab(source)
         where = spawn.on_nodes(spec)
         access = Kubeconfig.load(place.outside_kubeconfig(spec.directory))
     else:
         where = places.only_here(own_name(root))
         access = Kubeconfig.load(kubeconfig or Paths(root).kubeconfig("admin"))
     return asyncio.run(_explain(access, where, source, target, probe, lab_name or ""))
+
+
+def in_lab(source: str) -> str:
+    """SOURCE, where a lab has a name of its own for it: its caller is outside all nodes."""
+    from netplane.lab.spec import OUTSIDE, OUTSIDE_ADDRESS
+
+    return str(OUTSIDE_ADDRESS) if source == OUTSIDE else source
 
 
 async def _explain(

@@ -97,7 +97,7 @@ def source_of(text: str, world: World) -> Place:
         if not pod_addresses(pod):
             raise ConfigError(f"cannot explain from {text}: the pod has no address yet")
         return place_of(pod, pod_addresses(pod)[0])
-    address = _address(text, "SOURCE is ns/pod, node/name or an address")
+    address = _address(text, "SOURCE is ns/pod, node/name, an address or, with --lab, outside")
     if (found := world.pod_at(address)) is not None:
         return place_of(found, address)
     node = world.node_at(address)

@@ -120,11 +120,7 @@ def arrive(eyes: Eyes, intent: Intent, answering: Place) -> list[Hop]:
     """The last part of the way back: from the accepting side to the client."""
     source, at = intent.source, answering.node
     if not source.node:
-        way = f"the way from {at} to {source.address}"
-        return [
-            towards(eyes, at, source.address, None, at=""),
-            beyond(at, way, "the client is outside the cluster"),
-        ]
+        return _out_to_the_client(eyes, source.address, answering)
     if at == source.node and not source.pod:
         return []  # both ends on the node itself
     origin = (
@@ -137,6 +133,15 @@ def arrive(eyes: Eyes, intent: Intent, answering: Place) -> list[Hop]:
     attached = eyes.pod(source.node, source.address)
     device = attached.device if attached else None
     return [_routed(eyes, source.node, lookup, text, lambda route: _any(route) and route.device == device)]
+
+
+def _out_to_the_client(eyes: Eyes, client: IPAddress, answering: Place) -> list[Hop]:
+    """To a client outside the cluster. It called a node, so it has a way to it; whether it has one to a pod decides."""
+    decision = towards(eyes, answering.node, client, None, at="")
+    if not answering.pod:
+        return [decision]
+    way = f"the way from {answering.node} to {client}"
+    return [decision, beyond(answering.node, way, "the client is outside the cluster")]
 
 
 def _own_route(eyes: Eyes, node: str, pod: IPAddress, to: str, *, named: bool = False) -> Hop:

@@ -23,7 +23,7 @@ from netplane.kube.objects import Object, condition, is_deleting, name_of, names
 from netplane.kube.resources import ALL, DEPLOYMENTS, ENDPOINTSLICES, EVENTS, PODS, SERVICES, Resource
 from netplane.lab import demo_text, place, spawn, up
 from netplane.lab.demo_text import Answers
-from netplane.lab.spec import OUTSIDE, LabSpec
+from netplane.lab.spec import OUTSIDE, OUTSIDE_ADDRESS, LabSpec
 
 Say = Callable[[str], None]
 
@@ -180,7 +180,7 @@ async def _from_pod(spec: LabSpec, node: str, pod: Object, url: str) -> Answers:
 async def _from_outside(spec: LabSpec, url: str) -> Answers:
     command = spawn.python_module("netplane.lab.ask", url, str(REQUESTS))
     return Answers(
-        "outside the nodes", "192.168.77.1", url, _parse(await spawn.output_of(spec, OUTSIDE, command))
+        "outside the nodes", str(OUTSIDE_ADDRESS), url, _parse(await spawn.output_of(spec, OUTSIDE, command))
     )
 
 

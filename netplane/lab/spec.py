@@ -13,6 +13,7 @@ from netplane.errors import ConfigError
 LABS = Path("/var/lib/netplane/labs")
 UNDERLAY = IPv4Network("192.168.77.0/24")
 OUTSIDE = "outside"
+OUTSIDE_ADDRESS = UNDERLAY[1]  # the bridge's
 # What VirtualBox gives the first interface of every machine, the same to all of them.
 NAT_ADDRESS = IPv4Interface("10.0.2.15/24")
 NAT_GATEWAY = IPv4Interface("10.0.2.2/24")

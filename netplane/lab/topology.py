@@ -12,7 +12,7 @@ from typing import Any
 from pyroute2 import NetlinkError
 
 from netplane.errors import KernelError
-from netplane.lab.spec import NAT_ADDRESS, NAT_GATEWAY, UNDERLAY, Machine
+from netplane.lab.spec import NAT_ADDRESS, NAT_GATEWAY, OUTSIDE_ADDRESS, UNDERLAY, Machine
 from netplane.linux.namespaces import new_netns
 from netplane.linux.rtnl import rtnl
 
@@ -36,7 +36,7 @@ class Wired:
 
 def make_underlay() -> None:
     """The bridge in the caller's own namespace, which has the underlay's first address: the outside."""
-    address = IPv4Interface(f"{UNDERLAY[1]}/{UNDERLAY.prefixlen}")
+    address = IPv4Interface(f"{OUTSIDE_ADDRESS}/{UNDERLAY.prefixlen}")
     with rtnl() as netlink:
         try:
             _up(netlink, "lo")

@@ -94,6 +94,7 @@ def test_a_healthy_service_works_and_every_hop_is_seen(world: World) -> None:
         ("default/b", "10.244.1.7:8080"),
         ("default/client", "node/n1:30080"),
         ("default/b", "192.168.77.11:30080"),
+        ("192.168.77.1", "node/n1:30080"),
         ("node/n1", "svc/hello:80"),
         ("node/n1", "default/b:8080"),
         ("node/n2", "default/b:8080"),

@@ -171,7 +171,8 @@ def test_a_node_port_is_accepted_on_the_node_that_has_the_address() -> None:
             Outcome.UNDETERMINED,
             "nothing beyond this node is ours to see",
         ),
-        ("192.0.2.1", "node/n1:30080", Outcome.UNDETERMINED, "outside the cluster"),
+        ("192.0.2.1", "node/n1:30080", Outcome.WORKS, "^$"),
+        ("192.0.2.1", "default/b:8080", Outcome.UNDETERMINED, "the client is outside the cluster"),
     ],
 )
 def test_verdicts_that_follow_from_the_intent(source: str, target: str, outcome: Outcome, cause: str) -> None:
@@ -317,7 +318,7 @@ def test_an_endpoint_that_is_meant_for_others_says_for_whom() -> None:
     [
         ("default/none", "svc/hello:80", "no pod none in namespace default"),
         ("node/n9", "svc/hello:80", "no node n9"),
-        ("somewhere", "svc/hello:80", "not an address"),
+        ("somewhere", "svc/hello:80", "not an address.*with --lab, outside"),
         ("10.244.1.77", "svc/hello:80", r"no pod has this address \(n1's network\)"),
         ("default/client", "svc/hello.other:80", "no Service hello in namespace other"),
         ("default/client", "svc/two", "port '' is not one of the Service's ports"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from netplane.cli.explaining import in_lab
 from netplane.errors import ConfigError
 from netplane.lab.spec import LabSpec, every_possible_machine
 
@@ -57,3 +58,8 @@ def test_socket_paths_fit_into_a_socket_address():
 def test_what_down_looks_for_covers_what_up_can_make():
     spec = LabSpec(name="a", nodes=9)
     assert set(spec.machines) <= set(every_possible_machine(spec.directory))
+
+
+def test_explain_knows_a_labs_outside_by_name():
+    assert in_lab("outside") == "192.168.77.1"
+    assert in_lab("node/n1") == "node/n1"
