@@ -35,6 +35,7 @@ from netplane.debug.sniff import Copy
 from netplane.debug.world import world_of
 from netplane.errors import ConfigError, NetplaneError, PeerError
 from netplane.kube.client import Client
+from proxy.model import Protocol, joined
 
 START_SECONDS = 20.0
 """How long a node may take to start looking; Python's and scapy's start are most of it."""
@@ -124,13 +125,16 @@ async def request_view(
 
 
 async def view_of(intent: Intent, *, spawn: places.Spawn, path: str = "/", seconds: float = 10.0) -> View:
-    """The same for a connection that has been resolved. Raises ConfigError where SOURCE is no pod."""
+    """The same for a connection that has been resolved. Raises ConfigError where none can be sent."""
     source = intent.source
     if not source.pod or not intent.port:
         raise ConfigError(
             f"cannot send packets from {source}: it is not a pod, or TARGET has no port",
             "Use ns/pod as SOURCE and a TARGET with a port",
         )
+    if intent.protocol is not Protocol.TCP:
+        cause = f"the probe is a TCP connection, and this is {intent.protocol}"
+        raise ConfigError(f"cannot send packets to {joined(intent.address, intent.port)}: {cause}")
     cookie = f"netplane-probe={secrets.token_hex(8)}"
     question = Question(
         pod=str(source.address),

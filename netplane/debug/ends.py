@@ -11,12 +11,16 @@ from typing import Any
 
 from netplane.config import IPAddress, IPNetwork
 from netplane.errors import ConfigError
-from netplane.kube.objects import Object, ObjectKey, key_of, name_of
+from netplane.kube.objects import Object, ObjectKey, key_of, name_of, namespace_of
 from proxy.model import NodeFacts, Protocol
 from proxy.snapshot import node_facts
 from proxy.userspace.sources import within
 
-FORMS = "TARGET is svc/name:port, ns/pod:port, node/name:port or address:port, each perhaps with /udp"
+FORMS = (
+    "TARGET is svc/name:port, ns/pod:port, node/name:port, address:port, a Service's DNS name or an http URL"
+)
+SCHEMES = {"http": "80", "https": "443"}
+DNS_NAME = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(\.(?P<namespace>[a-z0-9-]+)(\.svc(\.[a-z0-9.-]+)?)?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +126,20 @@ def place_of(pod: Object, address: IPAddress) -> Place:
 
 def target_of(text: str, start: Place, world: World) -> Wanted:
     """Where TARGET is. Raises ConfigError where it names nothing, or no transport that is explained."""
-    match = re.fullmatch(r"(.+:[^/:]+)/(\w+)", text)
-    named, protocol = (match[1], _protocol(text, match[2])) if match else (text, None)
+    said = _of_url(text)
+    match = re.fullmatch(r"(.+:[^/:]+)/(\w+)", said)
+    named, protocol = (match[1], _protocol(text, match[2])) if match else (said, None)
     kind, slash, rest = named.partition("/")
     if not slash:
         host, port = _split(named)
+        if service := _by_dns(host, start, world):
+            return _service(text, service, port, protocol, start, world)
         return Wanted(_address(host, FORMS), _number(port), protocol)
     name, _, port = rest.partition(":")
     if kind == "svc":
-        return _service(text, name, port, protocol, start, world)
+        name, _, given = name.partition(".")
+        key = ObjectKey(given.partition(".")[0] or _namespace(start), name)
+        return _service(text, key, port, protocol, start, world)
     if kind == "node":
         return Wanted(_node_place(name, text, world).address, _number(port), protocol)
     pod = world.pod(kind, name)
@@ -147,15 +156,42 @@ def _protocol(text: str, word: str) -> Protocol:
     raise ConfigError(f"cannot explain {text}: {word} is not a transport that can be explained: tcp or udp")
 
 
+def _of_url(text: str) -> str:
+    """``host:port`` of an http URL; anything else as it is."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        return text
+    if scheme not in SCHEMES:
+        raise ConfigError(
+            f"cannot explain {text}: {scheme} is not a URL's scheme that is known here: http or https"
+        )
+    host, port = _split(rest.partition("/")[0])
+    return f"{f'[{host}]' if ':' in host else host}:{port or SCHEMES[scheme]}"
+
+
+def _by_dns(host: str, start: Place, world: World) -> ObjectKey | None:
+    """The Service that a name stands for in a pod; a name of one word only where there is such a Service."""
+    match = DNS_NAME.fullmatch(host.removesuffix("."))
+    if match is None:
+        return None
+    key = ObjectKey(match["namespace"] or _namespace(start), match["name"])
+    return key if match["namespace"] or any(key_of(obj) == key for obj in world.services) else None
+
+
+def _namespace(start: Place) -> str:
+    return start.pod.partition("/")[0] or "default"
+
+
 def _service(
-    text: str, name: str, port: str, protocol: Protocol | None, start: Place, world: World
+    text: str, key: ObjectKey, port: str, protocol: Protocol | None, start: Place, world: World
 ) -> Wanted:
-    name, _, given = name.partition(".")
-    own = start.pod.partition("/")[0] or "default"
-    key = ObjectKey(given.partition(".")[0] or own, name)
     service = next((obj for obj in world.services if key_of(obj) == key), None)
     if service is None:
-        raise ConfigError(f"cannot explain {text}: there is no Service {name} in namespace {key.namespace}")
+        others = [namespace_of(obj) for obj in world.services if name_of(obj) == key.name]
+        there = f"; there is one in {', '.join(sorted(others))}" if others else ""
+        raise ConfigError(
+            f"cannot explain {text}: there is no Service {key.name} in namespace {key.namespace}{there}"
+        )
     spec = service.get("spec") or {}
     texts = [ip for ip in spec.get("clusterIPs") or [spec.get("clusterIP")] if ip and ip != "None"]
     addresses = [address for address in map(ip_address, texts) if address.version == start.address.version]
@@ -182,7 +218,11 @@ def _port(
         f"{entry.get('name') or '-'}={entry.get('port')}/{entry.get('protocol') or 'TCP'}" for entry in ports
     )
     said = f"{port!r}/{protocol}" if protocol else repr(port)
-    raise ConfigError(f"cannot explain {text}: port {said} is not one of the Service's ports ({known})")
+    node_port = any(port == str(entry.get("nodePort")) for entry in ports)
+    raise ConfigError(
+        f"cannot explain {text}: port {said} is not one of the Service's ports ({known})",
+        f"It is its nodePort, which nodes have: node/NAME:{port}" if node_port else "",
+    )
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -13,8 +13,8 @@ Entry for the command line and the lab:
     explanation.exit_code     -> 0 works, 1 broken, 2 undetermined
 
 SOURCE: ns/pod, node/name, address. TARGET: svc/name:port, svc/name.ns:port, ns/pod:port, node/name:port,
-address[:port], each port perhaps with /udp. Raises NetplaneError when SOURCE or TARGET name nothing, or the API does
-not answer.
+address[:port], each port perhaps with /udp; a Service's DNS name; an http URL of one of those. Raises NetplaneError
+when SOURCE or TARGET name nothing, or the API does not answer.
 """
 
 import asyncio
@@ -30,9 +30,8 @@ from netplane.debug.intent import Intent, resolve
 from netplane.debug.verdict import Outcome, Verdict, judge
 from netplane.debug.walk import requests, walk
 from netplane.debug.world import world_of
-from netplane.errors import ConfigError, NetplaneError
+from netplane.errors import NetplaneError
 from netplane.kube.client import Client
-from proxy.model import Protocol
 
 if TYPE_CHECKING:
     from netplane.debug.capture import View
@@ -139,10 +138,6 @@ async def run(
     """Explain one connection; ``lab``: whose nodes these are, for what to run next. Raises as the module says."""
     world = await world_of(client, cluster_cidrs, service_cidrs)
     intent = resolve(source, target, world)
-    if probe and intent.protocol is not Protocol.TCP:
-        raise ConfigError(
-            f"cannot probe {target}: the probe is a TCP connection, and this is {intent.protocol}"
-        )
     found = await look(requests(intent), spawn)
     seen = walk(intent, Eyes(found))
     view = None

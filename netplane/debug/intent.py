@@ -12,11 +12,12 @@ from typing import Any
 from netplane.config import IPAddress
 from netplane.debug.ends import Place, Wanted, World, place_of, source_of, target_of
 from netplane.debug.left_out import Asked, each, nobody, slices_of
+from netplane.errors import ConfigError
 from netplane.kube.objects import ObjectKey, key_of, labels_of, resource_version_of
 from proxy.frontends import EVERY_ADDRESS
 from proxy.model import Frontend, NodeFacts, Protocol, Target, WhenEmpty, joined
 from proxy.snapshot import PROXY_NAME_LABEL, build
-from proxy.userspace.sources import classify, keeps_address
+from proxy.userspace.sources import classify, keeps_address, within
 
 INTERNAL, EXTERNAL = "internalTrafficPolicy", "externalTrafficPolicy"
 
@@ -59,18 +60,16 @@ def resolve(source: str, target: str, world: World) -> Intent:
     start = source_of(source, world)
     wanted = target_of(target, start, world)
     address, port, protocol = wanted.address, wanted.port, wanted.protocol or Protocol.TCP
-    if any(address in network for network in world.service_cidrs) or _is_frontend(wanted, world):
+    if within(address, world.service_cidrs) or _is_frontend(wanted, world):
         return _service(start, wanted, world, balancer=start.node)
+    straight = partial(Intent, start, address, port, protocol=protocol)
     if (pod := world.pod_at(address)) is not None:
         place = place_of(pod, address)
-        choice = Choice(place, port, start.address, kept=True)
         title = f"{place}{'' if protocol is Protocol.TCP else f', {protocol}'}"
-        return Intent(
-            start, address, port, title, choices=(choice,), target_node=place.node, protocol=protocol
-        )
+        choice = Choice(place, port, start.address, kept=True)
+        return straight(title, choices=(choice,), target_node=place.node)
     if (node := world.node_at(address)) is not None:
         return _service(start, wanted, world, balancer=node.name)
-    straight = partial(Intent, start, address, port, protocol=protocol)
     if network := world.network_of(address):
         nobody_has = f"no pod has this address ({network}'s network)"
         return straight(
@@ -96,62 +95,65 @@ def _frontend(wanted: Wanted, address: IPAddress, targets: Mapping[Frontend, Tar
 def _service(start: Place, wanted: Wanted, world: World, *, balancer: str) -> Intent:
     """A connection that a proxy accepts, or (at a node's address) perhaps any process of that node."""
     address, port = wanted.address, wanted.port
-    node = world.node(balancer) or NodeFacts("", (), (), world.cluster_cidrs, world.service_cidrs)
+    node = world.node(balancer) or NodeFacts(balancer, (), (), world.cluster_cidrs, world.service_cidrs)
     targets = build(world.services, world.slices, node).targets
     own = address in node.addresses
     frontend = _frontend(wanted, EVERY_ADDRESS[address.version] if own else address, targets)
-    target, protocol = targets.get(frontend), frontend.protocol
+    protocol = frontend.protocol
     where = f"{joined(address, port)}/{protocol}"
     straight = partial(Intent, start, address, port, protocol=protocol)
+    target = targets.get(frontend)
     if target is None and own:
         word = "port" if protocol is Protocol.TCP else f"{protocol} port"
         return straight(f"{word} {port} of node {balancer}", target_node=balancer)
-    foreign = _left_to_another(address, world)
-    if target is None and foreign:
-        return straight(
-            f"{foreign[0]} ClusterIP {where}, answered on this node by {foreign[1]}", target_node=balancer
+    if not balancer and target is not None and not within(address, world.service_cidrs):
+        raise ConfigError(
+            f"cannot explain {where} from outside the cluster: the node that it arrives at is not known",
+            "Explain the rest of the way from that node: SOURCE node/NAME",
         )
     if not balancer:
         return straight(where, refusal="a Service's ClusterIP is reachable from inside the cluster only")
+    if target is None and (foreign := _left_to_another(address, world)):
+        service, proxy = foreign
+        title = f"svc {service} ClusterIP {where}, answered on this node by {proxy}"
+        return straight(title, target_node=balancer)
     if target is None:
-        ports = ", ".join(
-            f"{f.port}/{f.protocol}" for f in sorted(targets, key=lambda f: f.order) if f.address == address
-        )
-        cause = (
-            f"its Service has ports {ports}, not {port}/{protocol}"
-            if ports
-            else "no Service has this address"
-        )
-        return straight(where, balancer=balancer, refusal=cause)
-    service = next(
-        s for s in world.services if key_of(s) == ObjectKey(target.service.namespace, target.service.name)
-    )
-    choices = tuple(_choices(start, target, node, world))
-    inside = classify(str(start.address), node).inside
+        its = sorted((f for f in targets if f.address == address), key=lambda f: f.order)
+        ports = ", ".join(f"{f.port}/{f.protocol}" for f in its)
+        no_port = f"its Service has ports {ports}, not {port}/{protocol}"
+        return straight(where, balancer=balancer, refusal=no_port if its else "no Service has this address")
+    return _balanced(start, address, frontend, target, node, world)
+
+
+def _balanced(
+    start: Place, address: IPAddress, frontend: Frontend, target: Target, node: NodeFacts, world: World
+) -> Intent:
+    """A connection to a Service, by its own rules on the node that accepts."""
+    key = ObjectKey(target.service.namespace, target.service.name)
+    service = next(one for one in world.services if key_of(one) == key)
     spec = service.get("spec") or {}
-    kind, policy = _policy(spec, address, own=own)
+    inside = classify(str(start.address), node).inside
+    choices = tuple(_choices(start, target, node, world))
+    kind, policy = _policy(spec, address, own=frontend.address.is_unspecified)
     local = policy if spec.get(policy) == "Local" and not (inside and policy == EXTERNAL) else ""
     asked = Asked(_port(spec, target), address.version, node, local)
     pieces = slices_of(service, world.slices, address.version)
-    title = (
-        f"svc {target.service} {kind} {where}"
-        f" {'etp' if policy == EXTERNAL else 'itp'}={spec.get(policy) or 'Cluster'}"
-        f" affinity={spec.get('sessionAffinity', 'None')} rv={resource_version_of(service) or '?'}"
-    )
     return Intent(
         start,
         address,
-        port,
-        title,
-        balancer,
-        next((a for a in node.addresses if a.version == address.version), None),
-        choices,
-        tuple(each(pieces, asked, {choice.place.address for choice in choices})),
-        "" if choices else nobody(pieces, asked),
-        balancer,
-        f"{frontend}|{'inside' if inside else 'outside'}",
-        (target.inside if inside else target.outside).when_empty,
-        protocol,
+        frontend.port,
+        f"svc {target.service} {kind} {joined(address, frontend.port)}/{frontend.protocol}"
+        f" {'etp' if policy == EXTERNAL else 'itp'}={spec.get(policy) or 'Cluster'}"
+        f" affinity={spec.get('sessionAffinity', 'None')} rv={resource_version_of(service) or '?'}",
+        balancer=node.name,
+        balancer_address=node.address(address.version),
+        choices=choices,
+        excluded=tuple(each(pieces, asked, {choice.place.address for choice in choices})),
+        refusal="" if choices else nobody(pieces, asked),
+        target_node=node.name,
+        frontend=f"{frontend}|{'inside' if inside else 'outside'}",
+        when_empty=(target.inside if inside else target.outside).when_empty,
+        protocol=frontend.protocol,
     )
 
 

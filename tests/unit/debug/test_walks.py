@@ -163,6 +163,7 @@ def test_a_node_port_is_accepted_on_the_node_that_has_the_address() -> None:
         ("default/client", "10.96.0.99:80", Outcome.BROKEN, "^no Service has this address$"),
         ("default/client", "10.96.0.20:81", Outcome.BROKEN, "its Service has ports 80/TCP, not 81/TCP"),
         ("192.0.2.1", "10.96.0.20:80", Outcome.BROKEN, "from inside the cluster only"),
+        ("192.0.2.1", "svc/dns:http", Outcome.BROKEN, "from inside the cluster only"),
         ("default/client", "svc/dns:http", Outcome.WORKS, "^$"),
         ("default/client", "10.244.2.77:80", Outcome.BROKEN, r"^no pod has this address \(n2's network\)$"),
         (
@@ -336,6 +337,73 @@ def test_an_endpoint_that_is_meant_for_others_says_for_whom() -> None:
 def test_what_names_nothing_is_refused_by_name(source: str, target: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(source, target, WORLD)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "hello:80",
+        "hello.default:80",
+        "hello.default.svc:http",
+        "hello.default.svc.cluster.local:80",
+        "hello.default.svc.cluster.local.:80",
+        "hello.default.svc.cluster.local",
+        "hello.default:80/tcp",
+        "svc/hello.default.svc.cluster.local:80",
+        "http://hello.default/",
+        "http://hello/index.html?q=1:2",
+        "http://hello.default.svc.cluster.local:80",
+        "http://10.96.0.20/",
+    ],
+)
+def test_a_service_is_known_by_the_names_that_pods_have_for_it(target: str) -> None:
+    assert resolve("default/client", target, WORLD) == SERVICE
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("svc/hello.web:80", "no Service hello in namespace web; there is one in default$"),
+        ("hello.web.svc.cluster.local:80", "no Service hello in namespace web; there is one in default$"),
+        ("nosuch.default:80", "no Service nosuch in namespace default$"),
+        (
+            "svc/hello:30080",
+            r"'30080' is not one .*http=80/TCP.*It is its nodePort, which nodes have: node/NAME:30080",
+        ),
+        ("https://hello.default/", "port '443' is not one of the Service's ports"),
+        ("ftp://hello.default/", "ftp is not a URL's scheme"),
+        ("http://nowhere/", "not an address"),
+        ("http://", "not an address"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_what_is(target: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve("default/client", target, WORLD)
+    assert re.search(message, str(caught.value)), caught.value
+
+
+def test_an_external_address_is_no_cluster_ip() -> None:
+    hello = service("hello", "10.96.0.20", HTTP)
+    hello["spec"] |= {"externalIPs": ["203.0.113.9"], "externalTrafficPolicy": "Local"}
+    world = replace(WORLD, services=[hello])
+    intent = resolve("node/n1", "203.0.113.9:80", world)
+    assert "external address 203.0.113.9:80/TCP etp=Local" in intent.title
+    assert len(intent.choices) == 2
+    with pytest.raises(
+        ConfigError, match="from outside the cluster: the node that it arrives at is not known"
+    ):
+        resolve("192.0.2.1", "203.0.113.9:80", world)
+
+
+def test_a_node_that_is_gone_from_the_api_balances_all_the_same() -> None:
+    intent = resolve("default/client", "svc/hello:80", replace(WORLD, nodes=[]))
+    assert (intent.balancer, len(intent.choices)) == ("n1", 2)
+    assert judged(intent, {}).outcome is Outcome.UNDETERMINED
+
+
+def test_a_url_may_have_an_address_of_either_version_and_a_port() -> None:
+    assert resolve("default/client", "http://10.244.2.9:8080/x", WORLD).port == 8080
+    assert resolve("2001:db8::1", "http://[2001:db8::2]:81/", WORLD).port == 81
 
 
 def test_healthy_is_works_and_every_question_is_asked_once() -> None:
