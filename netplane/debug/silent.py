@@ -94,10 +94,14 @@ def of_listeners(endpoints: Sequence[Local], facts: Facts) -> Iterator[Finding]:
 
 
 def _listeners(endpoint: Local, facts: Facts) -> Sequence[Listener] | None:
-    if endpoint.shared:
-        return facts.listeners
     pod = facts.pods.get(str(endpoint.address))
-    return pod.listeners if pod is not None and pod.namespace else None
+    if endpoint.shared:
+        found = facts.listeners
+    elif pod is not None and pod.namespace:
+        found = pod.listeners
+    else:
+        return None
+    return [one for one in found if one.protocol == "TCP"]
 
 
 def _cause(endpoint: Local, listeners: Sequence[Listener]) -> tuple[str, str] | None:

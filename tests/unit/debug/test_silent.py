@@ -51,6 +51,12 @@ def test_an_endpoint_that_listens_is_well(address):
     assert summary.text == "1 of 1 TCP endpoints on this node listen; each node looks at its own"
 
 
+def test_who_takes_datagrams_at_the_port_is_no_listener():
+    broken, _ = said([("0.0.0.0", 8080, "", "UDP")])
+    assert broken.text == "pod p-2: nothing listens at 10.244.1.2:8080"
+    assert not broken.hint
+
+
 def test_nothing_listens_at_the_target_port():
     broken, summary = said([("0.0.0.0", 8080), ("127.0.0.1", 81)], port=9090)
     assert (broken.subject, broken.state) == ("service d/s:http", State.BROKEN)
