@@ -56,9 +56,9 @@ class Holder:
         """Until nothing is left to do, or ``until`` (monotonic seconds), when what is left ends by RST."""
         if not self._accepting:
             self._worker.stop_accepting()
-        checked = 0.0
+        checked, gave = 0.0, False
         while (self._engine.active or self._accepting) and monotonic() < until:
-            ready = {fd for fd, _ in self._poll.poll(TICK * 1000)}
+            ready = {fd for fd, _ in self._poll.poll(0 if gave else TICK * 1000)}
             self._poller.dispatch()
             if monotonic() - checked >= TICK:
                 checked = monotonic()
@@ -68,8 +68,7 @@ class Holder:
                 self._successor.settimeout(ANSWER_SECONDS)
                 self._accepting = False
                 self._worker.stop_accepting()
-            if self._successor is not None:
-                self._give()
+            gave = self._successor is not None and self._give()
         for flow in [*self._engine.flows(), *self._engine.connecting()]:
             self._relay.reset(flow)
         self._poller.flush()
@@ -77,8 +76,8 @@ class Holder:
             self._successor.close()  # which tells it that there is no more
         self._listener.close()
 
-    def _give(self) -> None:
-        """One batch; flows whose endpoint has not answered yet are given once it has."""
+    def _give(self) -> bool:
+        """One batch, if there is any; flows whose endpoint has not answered yet are given once it has."""
         batch = []
         for flow in self._engine.flows():
             if flow.connected and flow.endpoint_side is not None:
@@ -87,6 +86,7 @@ class Holder:
                     break
         if batch:
             self._give_batch(batch)
+        return bool(batch)
 
     def _give_batch(self, batch: Sequence[Flow]) -> None:
         assert self._successor is not None

@@ -12,7 +12,9 @@ import orjson
 from proxy.userspace.streams.flow import Flow, Side
 
 FORMAT = 1
-BATCH = 40  # flows a message: six descriptors each at most, and the kernel carries 253 (SCM_MAX_FD)
+# Flows a message: each stands still for as long as one takes. Six descriptors each at most, of the 253 that the kernel
+# carries (SCM_MAX_FD).
+BATCH = 20
 LARGEST = 128 * 1024  # bytes a message
 TAKEN = b"+"
 NAME = "proxy-flows-{pid}.sock"

@@ -120,6 +120,17 @@ def test_all_flows_pass_in_batches(path: Path) -> None:
     between(path, check, flows=100)
 
 
+def test_batches_follow_one_another_though_nothing_else_happens(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("proxy.userspace.handover.holder.TICK", 60.0)
+
+    async def check(holding: Holding, heir: Worker) -> None:
+        async with asyncio.timeout(20):
+            assert (await inherit(heir, path)).flows == 100
+        await holding.passed(heir=heir)
+
+    between(path, check, flows=100)
+
+
 @pytest.mark.parametrize("prefaced", [False, True])
 def test_whether_a_flow_began_with_a_header_of_ours_goes_along(path: Path, prefaced: bool) -> None:
     async def check(holding: Holding, heir: Worker) -> None:
