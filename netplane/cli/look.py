@@ -164,7 +164,8 @@ def explain(
 ) -> None:
     """Where a connection goes, hop by hop, each from the kernel's own state.
 
-    SOURCE and TARGET: ns/pod[:port], svc/name.ns:port, node/name[:port], address[:port].
+    SOURCE and TARGET: ns/pod[:port], svc/name.ns:port, node/name[:port], address[:port]; a TARGET
+    also a Service's DNS name or URL, and of UDP with /udp after its port; a lab's SOURCE also "outside".
     Exit 0: works. 1: broken. 2: undetermined.
 
     \b
