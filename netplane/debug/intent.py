@@ -176,7 +176,7 @@ def _left_to_another(address: IPAddress, world: World) -> tuple[str, str] | None
     for service in world.services:
         proxy = labels_of(service).get(PROXY_NAME_LABEL)
         if proxy and str(address) in ((service.get("spec") or {}).get("clusterIPs") or []):
-            return f"svc {key_of(service)}", proxy
+            return str(key_of(service)), proxy
     return None
 
 

@@ -544,3 +544,8 @@ def test_the_kernel_tries_no_other_endpoint() -> None:
     assert judged(SERVICE, broken).outcome is Outcome.BROKEN
     relayed = {name: replace(found, rules=Rules(True, True, True)) for name, found in broken.items()}
     assert judged(SERVICE, relayed).outcome is Outcome.WORKS
+
+
+def test_a_service_that_another_program_answers_is_named_with_it() -> None:
+    title = "svc default/dns ClusterIP 10.96.0.10:80/TCP, answered on this node by netplane-dns"
+    assert resolve("default/client", "svc/dns:http", WORLD).title == title
