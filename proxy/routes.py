@@ -126,8 +126,8 @@ def routed() -> list[IPNetwork]:
     return [
         route.destination
         for family in FAMILIES.values()
-        for route in rtmessages.routes(family)
-        if (route.table, route.protocol) == (LOCAL_TABLE, ROUTE_PROTOCOL)
+        for route in rtmessages.routes(family, ROUTE_PROTOCOL)
+        if route.table == LOCAL_TABLE
     ]
 
 

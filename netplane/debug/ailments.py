@@ -9,8 +9,9 @@ from typing import Any
 from netplane.config import IPNetwork
 from netplane.debug.facts import Route
 from netplane.debug.hops import State
+from netplane.debug.left_out import belongs
 from netplane.kube.objects import Object, condition, is_true, key_of, labels_of, name_of, namespace_of
-from proxy.snapshot import PROXY_NAME_LABEL, SERVICE_NAME_LABEL
+from proxy.snapshot import PROXY_NAME_LABEL
 
 TRY = "kubectl get pods -n {namespace} --show-labels"
 
@@ -33,10 +34,8 @@ def of_services(
     ``pods``: None where they may not be read.
     """
     good = 0
-    for service in services:
+    for service in ours(services):
         spec = service.get("spec") or {}
-        if spec.get("type") == "ExternalName" or PROXY_NAME_LABEL in labels_of(service):
-            continue  # a name only, or another program's to serve
         own = [piece for piece in slices if belongs(piece, service)]
         lost = [port for port in spec.get("ports") or [] if not _served(port, own)]
         good += not lost
@@ -119,10 +118,12 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def belongs(piece: Object, service: Object) -> bool:
-    """Whether an EndpointSlice is of a Service."""
-    named = labels_of(piece).get(SERVICE_NAME_LABEL) == name_of(service)
-    return named and namespace_of(piece) == namespace_of(service)
+def ours(services: Sequence[Object]) -> Iterator[Object]:
+    """Those that our proxy leads to endpoints: not a name only, nor another program's to serve."""
+    for service in services:
+        name_only = (service.get("spec") or {}).get("type") == "ExternalName"
+        if not name_only and PROXY_NAME_LABEL not in labels_of(service):
+            yield service
 
 
 def _served(port: Mapping[str, Any], slices: Sequence[Object]) -> bool:

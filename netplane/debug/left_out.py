@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from netplane.config import IPAddress
-from netplane.kube.objects import Object, ObjectKey, key_of, labels_of, namespace_of
+from netplane.kube.objects import Object, labels_of, name_of, namespace_of
 from proxy.model import NodeFacts, Protocol
 from proxy.selection import candidates, usable
 from proxy.snapshot import SERVICE_NAME_LABEL
@@ -38,11 +38,16 @@ class Asked:
         return Protocol(self.port.get("protocol") or "TCP")
 
 
+def belongs(piece: Object, service: Object) -> bool:
+    """Whether an EndpointSlice is of a Service."""
+    named = labels_of(piece).get(SERVICE_NAME_LABEL) == name_of(service)
+    return named and namespace_of(piece) == namespace_of(service)
+
+
 def slices_of(service: Object, slices: Sequence[Object], version: int) -> list[Object]:
     """The slices that say they are this Service's, in one IP version."""
-    of = [piece for piece in slices if piece.get("addressType") == f"IPv{version}"]
-    owners = (ObjectKey(namespace_of(piece), labels_of(piece).get(SERVICE_NAME_LABEL, "")) for piece in of)
-    return [piece for piece, owner in zip(of, owners, strict=True) if owner == key_of(service)]
+    kind = f"IPv{version}"
+    return [piece for piece in slices if piece.get("addressType") == kind and belongs(piece, service)]
 
 
 def each(own: Sequence[Object], asked: Asked, chosen: Collection[IPAddress]) -> list[str]:

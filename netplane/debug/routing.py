@@ -35,9 +35,8 @@ def ask(ipr: IPRoute, lookup: Lookup) -> Route:
         (message,) = ipr.route("get", flags=FIB_MATCH, **options)
     except NetlinkError as error:
         if error.code == errno.EINVAL and lookup.arriving and not ask(ipr, Lookup(to=lookup.to)).error:
-            return Route(
-                error=f"no packet from {lookup.source} may arrive there (EINVAL)"
-            )  # fib_validate_source
+            # fib_validate_source of the kernel: not the way there is refused, but such a packet.
+            return Route(error=f"no packet from {lookup.source} may arrive there (EINVAL)")
         return Route(error=REFUSALS.get(error.code, str(error)))
     names = ipr.get_links(message.get_attr("RTA_OIF")) if message.get_attr("RTA_OIF") else ()
     default = "0.0.0.0" if message["family"] == 2 else "::"

@@ -10,11 +10,11 @@ from ipaddress import ip_address
 from typing import Any
 
 from netplane.config import IPAddress
-from netplane.debug.ailments import Finding, belongs, shortened
+from netplane.debug.ailments import Finding, ours, shortened
 from netplane.debug.facts import Facts, Listener, Request
 from netplane.debug.hops import State
-from netplane.kube.objects import Object, is_true, key_of, labels_of, name_of
-from proxy.snapshot import PROXY_NAME_LABEL
+from netplane.debug.left_out import belongs
+from netplane.kube.objects import Object, is_true, key_of, name_of
 
 LISTEN_WIDE = "Have the program listen on 0.0.0.0"
 
@@ -42,7 +42,7 @@ def locals_of(services: Sequence[Object], slices: Sequence[Object], node: Object
             port["port"],
             entry["addresses"][0] in own,
         )
-        for service in served_here(services)
+        for service in ours(services)
         for piece in slices
         if belongs(piece, service) and piece.get("addressType") != "FQDN"
         for asked in (service.get("spec") or {}).get("ports") or []
@@ -53,14 +53,6 @@ def locals_of(services: Sequence[Object], slices: Sequence[Object], node: Object
         if entry.get("nodeName") == name_of(node)
     ]
     return list(dict.fromkeys(found))
-
-
-def served_here(services: Sequence[Object]) -> Iterator[Object]:
-    """Those with endpoints that we lead to."""
-    for service in services:
-        name_only = (service.get("spec") or {}).get("type") == "ExternalName"
-        if not name_only and PROXY_NAME_LABEL not in labels_of(service):
-            yield service
 
 
 def question(endpoints: Sequence[Local]) -> Request:
@@ -130,7 +122,7 @@ def of_policies(
 ) -> Iterator[Finding]:
     """Where policy Local means silence. That is what was asked for, so nothing is broken."""
     ready = {name_of(node) for node in nodes if is_true(node, "Ready")}
-    for service in served_here(services):
+    for service in ours(services):
         own = [piece for piece in slices if belongs(piece, service)]
         having = {entry.get("nodeName") for piece in own for entry in _ready(piece)}
         without = sorted(ready - having)

@@ -123,9 +123,8 @@ def arrive(eyes: Eyes, intent: Intent, answering: Place) -> list[Hop]:
         return _out_to_the_client(eyes, source.address, answering)
     if at == source.node and not source.pod:
         return []  # both ends on the node itself
-    origin = (
-        "" if at == source.node and not answering.pod else str(answering.address)
-    )  # its own arrive from nowhere
+    sent_here = at == source.node and not answering.pod  # what a node sends itself arrives from no device
+    origin = "" if sent_here else str(answering.address)
     lookup = Lookup(to=str(source.address), source=origin, arriving=origin)
     text = f"answer from {answering.address} to {source.address}"
     if not source.pod:

@@ -82,9 +82,7 @@ def _authority(host: str, port: int) -> str:
 
 def _not_connected(where: str, error: OSError) -> str:
     """In Go's words (net.OpError), which kubelet's events have: tools look for them."""
-    if (
-        isinstance(error, socket.gaierror | ssl.SSLError) or not error.errno
-    ):  # numbers of another kind, or none
+    if isinstance(error, socket.gaierror | ssl.SSLError) or not error.errno:  # its number is no errno
         return f"dial tcp {where}: {error}"
     return f"dial tcp {where}: connect: {os.strerror(error.errno).lower()}"
 
